@@ -1,0 +1,125 @@
+"""Early stopping as an (init, update) pair of pure functions, so that it runs inside the compiled loop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+_LARGER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "top_", "r2", "iou")
+_SMALLER_IS_BETTER = ("loss", "entropy", "error", "mse", "mae", "mape", "deviance", "penalty", "norm", "nll", "perplexity", "hinge", "divergence")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StopperState:
+    """What the stopper remembers.
+
+    Attributes:
+      best: the best value of the monitor, float32 scalar.
+      best_epoch: its epoch, from 1; 0 while there is none.
+      wait: checks since then without improvement, int32 scalar.
+      improved: whether the last check was the best so far.
+      stopped: whether training should stop.
+    """
+
+    best: Array
+    best_epoch: Array
+    wait: Array
+    improved: Array
+    stopped: Array
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop when a metric no longer improves: Keras's `EarlyStopping`, its words and its meanings.
+
+    Two differences, both where Keras loses something: NaN never counts as best, and there is no `restore_best_weights`, because best
+    and last are both returned.
+
+    Attributes:
+      monitor: a column of the history, such as `val_loss`.
+      patience: stop after this many checks in a row without improvement (0 stops at the first, as 1 does).
+      min_delta: an improvement must be larger than this.
+      mode: "min", "max", or "auto": by the metric's name.
+      baseline: improvements count only once the metric is better than this.
+      start_from_epoch: epochs before the first check.
+
+    Raises:
+      ValueError: negative or NaN numbers, an unknown mode.
+
+    Example:
+      >>> stopping = EarlyStopping("val_loss", patience=2)
+      >>> state = stopping.init()
+      >>> for epoch, value in enumerate([0.5, 0.4, 0.45, 0.41], start=1):
+      ...     state = stopping.update(state, value, epoch)
+      >>> bool(state.stopped), int(state.best_epoch)
+      (True, 2)
+    """
+
+    monitor: str = "val_loss"
+    patience: int = 0
+    min_delta: float = 0.0
+    mode: Literal["auto", "min", "max"] = "auto"
+    baseline: float | None = None
+    start_from_epoch: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("patience", "start_from_epoch"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"EarlyStopping({name}=...) counts epochs: an integer of 0 or more, got {value!r}.")
+        if not 0 <= self.min_delta < math.inf:
+            raise ValueError(f"EarlyStopping(min_delta=...) must be 0 or more, got {self.min_delta!r}.")
+        if self.baseline is not None and not math.isfinite(self.baseline):
+            raise ValueError(f"EarlyStopping(baseline=...) must be finite, got {self.baseline!r}.")
+        if self.mode not in ("auto", "min", "max"):
+            raise ValueError(f'EarlyStopping(mode=...) is "auto", "min" or "max", got {self.mode!r}.')
+
+    @property
+    def direction(self) -> Literal["min", "max"]:
+        """Whether smaller or larger is better.
+
+        Raises:
+          ValueError: "auto" and a name that does not tell.
+        """
+        if self.mode != "auto":
+            return self.mode
+        name = self.monitor.removeprefix("val_")
+        if any(word in name for word in _SMALLER_IS_BETTER):
+            return "min"
+        if any(word in name for word in _LARGER_IS_BETTER):
+            return "max"
+        raise ValueError(f'The name {self.monitor!r} does not tell whether larger is better: give EarlyStopping(mode="min") or "max".')
+
+    def init(self) -> StopperState:
+        """Nothing seen yet."""
+        zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        worst = jnp.inf if self.direction == "min" else -jnp.inf
+        return StopperState(jnp.asarray(worst, jnp.float32), zero, zero, no, no)
+
+    def update(self, state: StopperState, value: Array | float, epoch: Array | int) -> StopperState:
+        """The state after epoch `epoch` (from 1) gave `value`. Pure; once stopped, stays stopped."""
+        value, epoch = jnp.asarray(value, jnp.float32), jnp.asarray(epoch, jnp.int32)
+        sign = 1 if self.direction == "min" else -1
+
+        def better(than: Array | float) -> Array:
+            return sign * value + self.min_delta < sign * jnp.asarray(than, jnp.float32)
+
+        checks = epoch > self.start_from_epoch
+        # Any number beats no number, however bad; NaN compares as false and so never improves.
+        improved = checks & (better(state.best) | ((state.best_epoch == 0) & jnp.isfinite(value)))
+        restart = improved if self.baseline is None else improved & better(self.baseline)
+        wait = jnp.where(restart, 0, state.wait + checks)
+        stops = checks & ~improved & (wait >= self.patience) & (epoch > 1)
+        return StopperState(
+            best=jnp.where(improved, value, state.best),
+            best_epoch=jnp.where(improved, epoch, state.best_epoch),
+            wait=wait,
+            improved=improved,
+            stopped=state.stopped | stops,
+        )

@@ -1,0 +1,113 @@
+"""What is trained: a model, its objective, and how it is optimised."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+RowFunction = Callable[[Any, Any], Array]
+"""(logits, y) -> one number a row, shape (rows,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is trained. It holds functions only, never numbers that training changes, and is compared by identity.
+
+    Two fits of one `Task` object share their compiled programs; a second, equal-looking Task compiles its own.
+
+    Attributes:
+      model: a Linen module with `__call__(self, x, *, train)`.
+      loss: (logits, y) -> the data loss of each row, shape (rows,). It is logged under its `__name__`.
+      optimizer: any optax transformation; one that asks for `value=` gets the objective.
+      metrics: name -> (logits, y) -> one number a row.
+      penalty: params -> scalar, added to the data loss (see `flaxfit.penalties`).
+      constraint: params -> params, applied after each update (see `flaxfit.constraints`).
+      augment: (key, x, y) -> (x, y), on each training batch after `preprocess`; never in evaluation.
+      preprocess: x -> x, on every batch, in training and evaluation.
+      rngs: the Linen random streams that the model draws from in training.
+      learning_rate: number or schedule, for the log only: optax does not tell.
+      eval_params: TrainState -> params used for validation, best weights and prediction, such as an average of weights.
+
+    Raises:
+      TypeError: a field that is not of its kind.
+
+    Example:
+      >>> import flaxfit as ff, optax
+      >>> task = ff.Task(model=ff.nn.MLP((16,), 1), loss=ff.losses.binary_crossentropy, optimizer=optax.adam(1e-3))
+      >>> task.loss_name
+      'binary_crossentropy'
+    """
+
+    model: nn.Module
+    loss: RowFunction
+    optimizer: optax.GradientTransformation
+    metrics: Mapping[str, RowFunction] = field(default_factory=dict)
+    penalty: Callable[[Any], Array] | None = None
+    constraint: Callable[[Any], Any] | None = None
+    augment: Callable[[Array, Any, Any], tuple[Any, Any]] | None = None
+    preprocess: Callable[[Any], Any] | None = None
+    rngs: tuple[str, ...] = ("dropout",)
+    learning_rate: Any = None
+    eval_params: Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            hint = "pass MyModel(...), not the class" if isinstance(self.model, type) else "an NNX module goes through flax.nnx.bridge.ToLinen"
+            raise TypeError(f"Task(model=...) must be a flax.linen.Module, got {type(self.model).__name__}: {hint}.")
+        if not isinstance(self.optimizer, optax.GradientTransformation):
+            raise TypeError(
+                f"Task(optimizer=...) must be an optax transformation such as optax.adam(1e-3), got {type(self.optimizer).__name__}."
+            )
+        if not isinstance(self.metrics, Mapping):
+            raise TypeError('Task(metrics=...) maps names to functions, as in {"accuracy": ff.metrics.binary_accuracy}.')
+        functions = {"loss": self.loss, **{f"metrics[{name!r}]": metric for name, metric in self.metrics.items()}}
+        optional = {name: getattr(self, name) for name in ("penalty", "constraint", "augment", "preprocess", "eval_params")}
+        functions |= {name: function for name, function in optional.items() if function is not None}
+        for name, function in functions.items():
+            if not callable(function):
+                raise TypeError(f"Task({name}=...) must be a function, got {type(function).__name__}.")
+        object.__setattr__(self, "metrics", MappingProxyType(dict(self.metrics)))
+        object.__setattr__(self, "rngs", (self.rngs,) if isinstance(self.rngs, str) else tuple(self.rngs))
+
+    @property
+    def loss_name(self) -> str:
+        """The name under which the data loss is logged: the function's own, or `data_loss` where it has none."""
+        function = self.loss
+        while isinstance(function, functools.partial):
+            function = function.func
+        name = getattr(function, "__name__", "<lambda>")
+        return "data_loss" if name == "<lambda>" else name
+
+    def apply(self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Array] | None = None) -> tuple[Any, Any]:
+        """The model's outputs for preprocessed rows, and its collections after them.
+
+        Given `rngs` the model trains: it may draw from them and change its collections. Half-precision outputs come back as float32,
+        so that losses and metrics are computed in it.
+        """
+        train = rngs is not None
+        output = self.model.apply(
+            {"params": params, **collections}, x, train=train, rngs=dict(rngs or {}), mutable=list(collections) if train else False
+        )
+        logits, collections = output if train else (output, collections)
+        return jax.tree.map(_at_least_float32, logits), collections
+
+    def prepared(self, x: Any) -> Any:
+        """`x` as the model sees it."""
+        return x if self.preprocess is None else self.preprocess(x)
+
+    def penalised(self, params: Any) -> Array:
+        """The penalty, zero where there is none."""
+        return jnp.zeros(()) if self.penalty is None else self.penalty(params)
+
+
+def _at_least_float32(array: Array) -> Array:
+    return array.astype(jnp.float32) if array.dtype in (jnp.bfloat16, jnp.float16) else array
