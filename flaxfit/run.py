@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,29 +13,12 @@ import optax
 from jax import Array, lax
 
 from flaxfit.data import order
+from flaxfit.data.dataset import Dataset
 from flaxfit.regularize.masks import kernels
 from flaxfit.state import RunState, TrainState, for_evaluation, initialise
 from flaxfit.steps import eval_step, train_step
 from flaxfit.stopping import EarlyStopping
 from flaxfit.task import Task
-
-
-class Batch(NamedTuple):
-    """Rows: inputs, targets and weights (or None), pytrees of arrays with equal leading axes."""
-
-    x: Any
-    y: Any
-    weight: Array | None = None
-
-    @property
-    def rows(self) -> int:
-        return jax.tree.leaves(self.x)[0].shape[0]
-
-    def take(self, index: Array) -> Batch:
-        return jax.tree.map(lambda array: array[index], self)
-
-    def part(self, start: Array | int, size: int) -> Batch:
-        return jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, start, size), self)
 
 
 @dataclass(frozen=True)
@@ -64,17 +48,22 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
     return -(-rows // batch_size)
 
 
+def logged(task: Task) -> list[str]:
+    """The names of what training and validation both log, in order. The data loss is the second of them."""
+    return ["loss", task.loss_name, *(["penalty"] if task.penalty else []), *task.metrics]
+
+
 def columns(task: Task, validates: bool, state: TrainState) -> tuple[str, ...]:
-    """The names of what each epoch logs, in order. The data loss is the second of them."""
-    names = ["loss", task.loss_name, *(["penalty"] if task.penalty else []), *task.metrics]
+    """The names of what each epoch logs, in order."""
+    names = logged(task)
     names += [f"val_{name}" for name in names] if validates else []
-    names += ["learning_rate"] if _learning_rate(task, state) is not None else []
-    return (*names, *_norms(state.params), "gradient_norm", "best_epoch")
+    return (*names, *sorted(jax.eval_shape(lambda state: _measures(task, state), state)), "gradient_norm", "best_epoch")
 
 
 def start(task: Task, plan: Plan, key: Array, x: Any, initial: TrainState | None = None) -> RunState:
     """The run at its beginning, with fresh weights or those of `initial`."""
-    train = initialise(task, key, x) if initial is None else initial
+    # A copy of `initial`, since the run gives its buffers away.
+    train = initialise(task, key, x) if initial is None else jax.tree.map(jnp.copy, initial)
     if train.opt_state is None:
         train = TrainState(train.step, train.params, train.collections, task.optimizer.init(train.params))
     zero = jnp.zeros((), jnp.int32)
@@ -82,7 +71,7 @@ def start(task: Task, plan: Plan, key: Array, x: Any, initial: TrainState | None
     return RunState(train, train, for_evaluation(task, train), plan.stopping.init(), sums, zero, zero, jnp.zeros((), bool), key)
 
 
-def advance(task: Task, plan: Plan, state: RunState, data: Batch, validation: Batch | None, until: Array) -> tuple[RunState, Array]:
+def advance(task: Task, plan: Plan, state: RunState, data: Dataset, validation: Dataset | None, until: Array) -> tuple[RunState, Array]:
     """Trains until the run has done `until` steps, or stops by itself.
 
     Args:
@@ -98,32 +87,31 @@ def advance(task: Task, plan: Plan, state: RunState, data: Batch, validation: Ba
       The run's state then, and the metrics of the epochs that ended on the way: float32, shape (capacity, columns), of which the
       first `new epoch - old epoch` rows are filled, in the order of `columns`.
     """
-    steps = steps_per_epoch(data.rows, plan.batch_size)
-    whole, rest = divmod(data.rows, plan.batch_size)
+    steps = steps_per_epoch(len(data), plan.batch_size)
+    whole, rest = divmod(len(data), plan.batch_size)
 
     def step_of(size: int, keys: Array) -> Callable[[RunState], RunState]:
         def step(state: RunState) -> RunState:
             if plan.replacement:
-                index = order.drawn(state.key, state.epoch * steps + state.step, size, data.rows)
+                index = order.drawn(state.key, state.epoch * steps + state.step, size, len(data))
             else:
-                index = order.shuffled(state.step * plan.batch_size + jnp.arange(size), keys, data.rows)
-            train, sums = train_step(task, state.train, state.key, *data.take(index))
+                index = order.shuffled(state.step * plan.batch_size + jnp.arange(size), keys, len(data))
+            train, sums = train_step(task, state.train, state.key, *_fields(data[index]))
             sums = state.sums + jnp.stack([sums[name] for name in _summed(task)])
-            return _with(state, train=train, sums=sums, step=state.step + 1)
+            return replace(state, train=train, sums=sums, step=state.step + 1)
 
         return step
 
     def some_epoch(carry: tuple[RunState, Array]) -> tuple[RunState, Array]:
-        state, logged = carry
-        keys = order.round_keys(state.key, state.epoch, data.rows)
+        state, table = carry
+        keys = order.round_keys(state.key, state.epoch, len(data))
         end = jnp.minimum(until - state.epoch * steps, steps)
         if whole:
             state = lax.while_loop(lambda s: s.step < jnp.minimum(end, whole), step_of(plan.batch_size, keys), state)
         if rest:  # a step of its own shape: padding would disturb batch norm in any model
             state = lax.cond((state.step == whole) & (end > whole), step_of(rest, keys), lambda s: s, state)
-        return lax.cond(
-            state.step == steps, lambda s, rows: _end_epoch(task, plan, first, data.rows, validation, s, rows), lambda *c: c, state, logged
-        )
+        ended = functools.partial(_end_epoch, task, plan, first, len(data), validation)
+        return lax.cond(state.step == steps, ended, lambda *carry: carry, state, table)
 
     def goes_on(carry: tuple[RunState, Array]) -> Array:
         state, _ = carry
@@ -131,29 +119,26 @@ def advance(task: Task, plan: Plan, state: RunState, data: Batch, validation: Ba
         return (state.epoch * steps + state.step < until) & ~stopped
 
     first = state.epoch
-    logged = jnp.zeros((plan.capacity, len(columns(task, validation is not None, state.train))), jnp.float32)
-    return lax.while_loop(goes_on, some_epoch, (state, logged))
+    table = jnp.zeros((plan.capacity, len(columns(task, validation is not None, state.train))), jnp.float32)
+    return lax.while_loop(goes_on, some_epoch, (state, table))
 
 
-def _with(state: RunState, **changes: Any) -> RunState:
-    return RunState(**{**vars(state), **changes})
+def _fields(data: Dataset) -> tuple[Any, Any, Any]:
+    return data.x, data.y, data.sample_weight
 
 
 def _end_epoch(
-    task: Task, plan: Plan, first: Array, rows: int, validation: Batch | None, state: RunState, logged: Array
+    task: Task, plan: Plan, first: Array, rows: int, validation: Dataset | None, state: RunState, table: Array
 ) -> tuple[RunState, Array]:
     """Validates, logs, asks the stopper, keeps best and last finite weights."""
     epoch, train = state.epoch + 1, state.train
     evaluated = for_evaluation(task, train)
-    means = dict(zip(_summed(task), state.sums / rows, strict=True))
+    means = dict(zip(_summed(task), state.sums / rows, strict=True)) | _measures(task, train)
     if validation is not None:
         means |= {f"val_{name}": value for name, value in evaluate(task, evaluated, validation, plan.eval_batch_size).items()}
     finite = jnp.isfinite(means["loss"]) & jnp.isfinite(means.get("val_loss", 0.0)) & _all_finite((train.params, train.collections))
     stopper = plan.stopping.update(state.stopper, means[plan.stopping.monitor], epoch)
-    means |= _norms(train.params) | {"best_epoch": stopper.best_epoch}
-    rate = _learning_rate(task, train)
-    if rate is not None:
-        means["learning_rate"] = rate
+    means["best_epoch"] = stopper.best_epoch
     row = jnp.stack([jnp.asarray(means[name], jnp.float32) for name in columns(task, validation is not None, train)])
     return RunState(
         train=train,
@@ -165,29 +150,33 @@ def _end_epoch(
         step=jnp.zeros_like(state.step),
         diverged=~finite if plan.terminate_on_nan else state.diverged,
         key=state.key,
-    ), lax.dynamic_update_slice_in_dim(logged, row[None], epoch - 1 - first, 0)
+    ), lax.dynamic_update_slice_in_dim(table, row[None], epoch - 1 - first, 0)
 
 
-def evaluate(task: Task, state: TrainState, data: Batch, batch_size: int) -> dict[str, Array]:
+def evaluate(task: Task, state: TrainState, data: Dataset, batch_size: int) -> dict[str, Array]:
     """Exact means over all rows: `loss` (the objective), the data loss, `penalty` where there is one, the metrics."""
-    whole, rest = divmod(data.rows, batch_size)
-    sums = eval_step(task, state, *data.part(whole * batch_size, rest)) if rest else None
+    whole, rest = divmod(len(data), batch_size)
+
+    def part(first: Array | int, size: int) -> tuple[Any, Any, Any]:
+        return _fields(jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, first, size), data))
+
+    sums = eval_step(task, state, *part(whole * batch_size, rest)) if rest else None
 
     def step(index: Array, sums: dict[str, Array]) -> dict[str, Array]:
-        more = eval_step(task, state, *data.part(index * batch_size, batch_size))
+        more = eval_step(task, state, *part(index * batch_size, batch_size))
         return jax.tree.map(jnp.add, sums, more)
 
     if whole:
-        shapes = jax.eval_shape(lambda: eval_step(task, state, *data.part(0, batch_size)))
+        shapes = jax.eval_shape(lambda: eval_step(task, state, *part(0, batch_size)))
         sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes) if sums is None else sums
         sums = lax.fori_loop(0, whole, step, sums)
-    means = {name: value / data.rows for name, value in (sums or {}).items()}
+    means = {name: value / len(data) for name, value in (sums or {}).items()}
     penalty = task.penalised(state.params)
     return {"loss": means[task.loss_name] + penalty, **means} | ({"penalty": penalty} if task.penalty else {})
 
 
 def _summed(task: Task) -> tuple[str, ...]:
-    return ("loss", task.loss_name, *(["penalty"] if task.penalty else []), *task.metrics, "gradient_norm")
+    return (*logged(task), "gradient_norm")
 
 
 def _choose(condition: Array, new: Any, old: Any) -> Any:
@@ -199,17 +188,17 @@ def _all_finite(tree: Any) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floating])) if floating else jnp.ones((), bool)
 
 
-def _norms(params: Any) -> dict[str, Array]:
-    """L1, L2 and largest absolute value of all kernels together; nothing where no leaf is a kernel."""
-    chosen = [p for p, m in zip(jax.tree.leaves(params), jax.tree.leaves(kernels(params)), strict=True) if m]
-    if not chosen:
-        return {}
-    return {f"kernel_{name}": optax.tree.norm(chosen, ord) for name, ord in (("l1", 1), ("l2", 2), ("max", jnp.inf))}
+def _measures(task: Task, state: TrainState) -> dict[str, Array]:
+    """What an epoch logs of the weights: L1, L2 and largest absolute value of all kernels together, and the last update's rate.
 
-
-def _learning_rate(task: Task, state: TrainState) -> Array | None:
-    """The rate of the last update: what the task tells, or what `optax.inject_hyperparams` keeps."""
-    if task.learning_rate is not None:
-        rate = task.learning_rate
-        return jnp.asarray(rate(jnp.maximum(state.step - 1, 0)) if callable(rate) else rate, jnp.float32)
-    return optax.tree.get(state.opt_state, "learning_rate", None)
+    The rate is what the task tells, or what `optax.inject_hyperparams` keeps; optax's other states keep a count, not the rate.
+    """
+    chosen = [p for p, m in zip(jax.tree.leaves(state.params), jax.tree.leaves(kernels(state.params)), strict=True) if m]
+    measures = {f"kernel_{name}": optax.tree.norm(chosen, ord) for name, ord in (("l1", 1), ("l2", 2), ("max", jnp.inf)) if chosen}
+    rate = task.learning_rate
+    if rate is None:
+        injected = [h["learning_rate"] for _, h in optax.tree.get_all_with_path(state.opt_state, "hyperparams") if "learning_rate" in h]
+        rate = injected[0] if injected else None
+    elif callable(rate):
+        rate = rate(jnp.maximum(state.step - 1, 0))
+    return measures if rate is None else measures | {"learning_rate": jnp.asarray(rate, jnp.float32)}

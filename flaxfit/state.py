@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flaxfit.random import stream
+from flaxfit.streams import stream
 from flaxfit.stopping import StopperState
 from flaxfit.task import Task
 

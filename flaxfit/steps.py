@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from flaxfit.random import stream
+from flaxfit.streams import stream
 from flaxfit.state import TrainState
 from flaxfit.task import Task
 

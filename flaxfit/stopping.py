@@ -38,7 +38,7 @@ class StopperState:
 class EarlyStopping:
     """Stop when a metric no longer improves: Keras's `EarlyStopping`, its words and its meanings.
 
-    Two differences, both where Keras loses something: NaN never counts as best, and there is no `restore_best_weights`, because best
+    Two differences, both where Keras loses something: NaN and infinities never count as best, and there is no `restore_best_weights`, because best
     and last are both returned.
 
     Attributes:
@@ -111,8 +111,7 @@ class EarlyStopping:
             return sign * value + self.min_delta < sign * jnp.asarray(than, jnp.float32)
 
         checks = epoch > self.start_from_epoch
-        # Any number beats no number, however bad; NaN compares as false and so never improves.
-        improved = checks & (better(state.best) | ((state.best_epoch == 0) & jnp.isfinite(value)))
+        improved = checks & jnp.isfinite(value) & (better(state.best) | (state.best_epoch == 0))
         restart = improved if self.baseline is None else improved & better(self.baseline)
         wait = jnp.where(restart, 0, state.wait + checks)
         stops = checks & ~improved & (wait >= self.patience) & (epoch > 1)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flaxfit.random import mix32, stream
+from flaxfit.streams import mix32, stream
 
 
 def _rounds(rows: int) -> int:

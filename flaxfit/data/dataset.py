@@ -1,0 +1,95 @@
+"""Rows to train on or to evaluate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Inputs, targets and weights of the same rows; a pytree, so that the compiled programs take it as it is.
+
+    Attributes:
+      x: inputs: an array, or a dict or tuple of arrays, each with leading axis (rows,). Lists and data frames become arrays.
+      y: targets, likewise; class labels are integers, shape (rows,).
+      sample_weight: how much each row's data loss counts, shape (rows,), or None for all alike.
+
+    Raises:
+      ValueError: no rows, leading axes of unequal length, a weight that is negative.
+      TypeError: values that are no numbers.
+
+    Example:
+      >>> data = Dataset([[0.0], [1.0], [2.0]], [0, 1, 1])
+      >>> len(data), data[1:].y.tolist()
+      (3, [1, 1])
+    """
+
+    x: Any
+    y: Any
+    sample_weight: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("x", "y", "sample_weight"):
+            object.__setattr__(self, name, _arrays(getattr(self, name), name))
+        lengths = {path: leaf.shape[0] for path, leaf in self.leaves()}
+        if len(set(lengths.values())) != 1:
+            listed = ", ".join(f"{path}: {rows}" for path, rows in lengths.items())
+            raise ValueError(f"all arrays of a Dataset must have equally many rows, got {listed}.")
+        if self.sample_weight is not None:
+            if not hasattr(self.sample_weight, "shape") or self.sample_weight.ndim != 1:
+                raise ValueError("Dataset(sample_weight=...) must be one number a row, shape (rows,).")
+            weight = np.asarray(self.sample_weight, np.float32)
+            if not np.all(weight >= 0) or np.any(np.isinf(weight)):
+                raise ValueError("Dataset(sample_weight=...) must be finite and not negative.")
+            object.__setattr__(self, "sample_weight", weight)
+
+    def tree_flatten_with_keys(self) -> tuple[Any, None]:
+        """For JAX."""
+        return [(jax.tree_util.GetAttrKey(name), value) for name, value in vars(self).items()], None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: Any) -> Dataset:
+        """For JAX: unchecked, since the leaves may be anything."""
+        data = object.__new__(cls)
+        vars(data).update(zip(("x", "y", "sample_weight"), children, strict=True))
+        return data
+
+    def __len__(self) -> int:
+        return jax.tree.leaves(self.x)[0].shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Dataset:
+        """The rows of a slice, an index array or a boolean mask."""
+        return jax.tree.map(lambda array: array[rows], self)
+
+    def leaves(self) -> list[tuple[str, Any]]:
+        """Each array with its path, such as `x['age']`."""
+        return [(jax.tree_util.keystr(path).removeprefix("."), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(self)]
+
+
+def _arrays(tree: Any, name: str) -> Any:
+    if isinstance(tree, dict):
+        return {key: _arrays(value, f"{name}[{key!r}]") for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        parts = [_arrays(value, f"{name}[{index}]") for index, value in enumerate(tree)]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    if tree is None:
+        if name != "sample_weight":
+            raise TypeError(f"Dataset({name}=...) is missing: give an array.")
+        return None
+    array = tree if isinstance(tree, jax.Array) else np.asarray(tree)
+    if array.dtype.kind not in "biuf" and not jax.dtypes.issubdtype(array.dtype, np.number):
+        raise TypeError(f"Dataset: {name} holds {array.dtype} values; encode them as numbers first.")
+    if array.ndim == 0:
+        raise ValueError(f"Dataset: {name} is a single number; its first axis must be the rows.")
+    # What the device computes in; the conversion is made once, here, and not at every use.
+    narrow = {"float64": np.float32, "int64": np.int32, "uint64": np.uint32}.get(array.dtype.name)
+    if narrow is None or isinstance(array, jax.Array):
+        return array
+    if array.dtype.kind in "iu" and array.size and (array.max() > np.iinfo(narrow).max or array.min() < np.iinfo(narrow).min):
+        raise ValueError(f"Dataset: {name} holds integers beyond 32 bits.")
+    return array.astype(narrow)

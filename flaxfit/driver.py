@@ -1,0 +1,325 @@
+"""The driver: compiled chunks of a run, with a look at the host between them."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxfit import run
+from flaxfit.checks import (
+    check_alike,
+    check_count,
+    check_data,
+    check_labels,
+    check_monitor,
+    check_program,
+    check_same,
+    check_task,
+    class_weighted,
+)
+from flaxfit.data.dataset import Dataset
+from flaxfit.hooks import Hook, Look, Run
+from flaxfit.programs import compiled, kept
+from flaxfit.report.history import History
+from flaxfit.state import RunState, TrainState, for_evaluation
+from flaxfit.stopping import EarlyStopping
+from flaxfit.task import Task
+
+CHUNK_SECONDS = 2.0
+"""A chunk is made no longer than about this, so that Ctrl-C and signals are heard; its length never changes a result."""
+
+StopReason = Literal["epochs", "early_stopping", "non_finite"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where a fit's wall time went.
+
+    Attributes:
+      compile: seconds of tracing and compiling; next to nothing for a task and shapes seen before.
+      train: seconds inside the compiled chunks.
+      epoch: seconds an epoch, of `train`.
+      chunks: compiled calls.
+    """
+
+    compile: float
+    train: float
+    epoch: float
+    chunks: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave.
+
+    Attributes:
+      history: every logged metric by epoch, from 1.
+      best: the evaluation state of the best epoch by the monitor (without early stopping: `val_loss`, or `loss`); of the last epoch
+        where the monitor was never a number.
+      last: the state after the last epoch; if the run ended on a loss or weight that is not finite, after the last epoch before.
+      best_epoch: the best epoch, None where the monitor was never a number.
+      stop_reason: "epochs", "early_stopping" or "non_finite".
+      timing: where the time went.
+    """
+
+    history: History
+    best: TrainState
+    last: TrainState
+    best_epoch: int | None
+    stop_reason: StopReason
+    timing: Timing
+
+    def __repr__(self) -> str:
+        epochs = len(self.history.epochs)
+        return f"Result({epochs} epochs, stopped by {self.stop_reason}, best epoch {self.best_epoch}, {self.timing.epoch * 1e3:.3g} ms an epoch)"
+
+
+def fit(
+    task: Task,
+    train: Dataset,
+    *,
+    validation: Dataset | None = None,
+    epochs: int = 1,
+    batch_size: int = 32,
+    seed: int = 0,
+    early_stopping: EarlyStopping | None = None,
+    hooks: Sequence[Hook] = (),
+    initial: TrainState | None = None,
+    class_weight: Mapping[int, float] | None = None,
+    replacement: bool = False,
+    terminate_on_nan: bool = True,
+) -> Result:
+    """Trains a task.
+
+    Args:
+      task: what to train. Programs are kept with it: fit the same object again and nothing compiles.
+      train: the training rows; moved to the device once.
+      validation: rows that each epoch is validated on, or None.
+      epochs: how many, at most.
+      batch_size: rows a step; the last step of an epoch takes what is left. Above the rows: one short batch.
+      seed: decides the initial weights, the order of rows and all other randomness.
+      early_stopping: when to stop sooner.
+      hooks: who looks on, how often (see `flaxfit.hooks`).
+      initial: start from these weights instead of fresh ones, and from this optimiser state where there is one.
+      class_weight: integer class -> factor on its rows' training loss, as in Keras.
+      replacement: draw each batch with replacement.
+      terminate_on_nan: end at the first epoch with a loss or a weight that is not finite. False: go on.
+
+    Returns:
+      A `Result`.
+
+    Raises:
+      ValueError, TypeError: an input that cannot work, before anything compiles.
+
+    Warns:
+      RuntimeWarning: the run ended on a value that is not finite; says which and when.
+
+    Example:
+      >>> import flaxfit as ff, numpy as np, optax
+      >>> x = np.linspace(-1, 1, 64)[:, None]
+      >>> task = ff.Task(model=ff.nn.MLP((8,), 1), loss=ff.losses.mse, optimizer=optax.adam(1e-2))
+      >>> result = ff.fit(task, ff.Dataset(x, x[:, 0] ** 2), epochs=5, batch_size=16)
+      >>> len(result.history["loss"]), result.stop_reason
+      (5, 'epochs')
+    """
+    began = time.perf_counter()
+    check_task(task)
+    check_data("train", train)
+    epochs = check_count("epochs", epochs, 1, "epochs")
+    batch_size = check_count("batch_size", batch_size, 1, "rows a step")
+    seed = check_count("seed", seed, 0, "any number")
+    if validation is not None:
+        check_data("validation", validation)
+        check_alike(train, validation)
+    for hook in hooks:
+        if not isinstance(hook, Hook):
+            raise TypeError(f"hooks must be flaxfit.hooks.Hook objects, got {hook!r}{': call it' if isinstance(hook, type) else ''}.")
+    data = train if class_weight is None else class_weighted(train, class_weight)
+    shapes, logits = kept(task, "shapes", (data[:1],), lambda: check_program(task, data))
+    for name, rows in (("train", train), ("validation", validation)):
+        if rows is not None:
+            check_labels(task, name, rows, logits)
+    if initial is not None:
+        check_same("initial", replace(initial, opt_state=None), "the model", replace(shapes, opt_state=None))
+        if initial.opt_state is not None:
+            check_same("initial", initial, "the task", shapes)
+    stopping = early_stopping or EarlyStopping("loss" if validation is None else "val_loss", mode="min")
+    names = run.columns(task, validation is not None, shapes)
+    check_monitor(stopping.monitor, names[:-1])
+    stopping.direction  # noqa: B018  (raises for a name that does not tell)
+
+    plan = run.Plan(min(batch_size, len(data)), stopping, early_stopping is not None, replacement=replacement, terminate_on_nan=terminate_on_nan)
+    data, validation, key = jax.device_put((data, validation, jax.random.key(seed)))
+    begin = compiled(task, ("start", plan.stopping), functools.partial(run.start, task, plan), key, data[:1].x, initial)
+    state = begin(key, data[:1].x, initial)
+    until = jnp.zeros((), jnp.int32)
+    advance = compiled(task, plan, functools.partial(run.advance, task, plan), state, data, validation, until, donate=(0,))
+    compile_seconds = time.perf_counter() - began
+
+    about = Run(task, names, stopping, len(data), run.steps_per_epoch(len(data), plan.batch_size), epochs)
+    state, history, chunks, train_seconds = _drive(lambda state, until: advance(state, data, validation, until), state, about, plan, hooks)
+    reason = _stop_reason(state, plan)
+    if reason == "non_finite":
+        warnings.warn(_what_was_not_finite(history), RuntimeWarning, stacklevel=2)
+    last = state.finite if reason == "non_finite" else state.train
+    best = state.best if int(state.stopper.best_epoch) else for_evaluation(task, last)
+    timing = Timing(compile_seconds, train_seconds, train_seconds / max(1, len(history.epochs)), chunks)
+    return Result(history, best, last, history.best_epoch, reason, timing)
+
+
+class _Log:
+    """The metrics so far, in an array that grows."""
+
+    def __init__(self, names: Sequence[str]):
+        self._names, self._rows, self.epochs = names, np.empty((64, len(names))), 0
+
+    def add(self, rows: np.ndarray) -> None:
+        needed = self.epochs + len(rows)
+        if needed > len(self._rows):
+            self._rows = np.concatenate([self._rows[: self.epochs], np.empty((max(needed, self.epochs), len(self._names)))])
+        self._rows[self.epochs : needed] = rows
+        self.epochs = needed
+
+    def history(self, first: int = 0) -> History:
+        rows = self._rows[first : self.epochs].copy()
+        return History({name: rows[:, column] for column, name in enumerate(self._names)}, first + 1)
+
+
+def _drive(
+    advance: Callable[[RunState, Any], tuple[RunState, Any]], state: RunState, about: Run, plan: run.Plan, hooks: Sequence[Hook]
+) -> tuple[RunState, History, int, float]:
+    """Runs chunk after chunk; between them, and only then, fetches what was logged and lets the hooks look."""
+    log, total = _Log(about.columns), about.epochs * about.steps_per_epoch
+    seconds = min([CHUNK_SECONDS, *(hook.every_seconds for hook in hooks if hook.every_seconds)])
+    position, chunks, spent, pace, ended = 0, 0, 0.0, 1, False
+    began = time.perf_counter()
+    seen = {hook: (0, 0, began) for hook in hooks}
+    with ExitStack() as stack:
+        for hook in hooks:
+            stack.callback(hook.close)
+            hook.begin(about)
+        while not ended:
+            start = time.perf_counter()
+            until = _next_stop(position, pace, about, plan, hooks)
+            state, logged = advance(state, jax.device_put(np.int32(until)))
+            epoch, step, stopped, diverged, rows = jax.device_get((state.epoch, state.step, state.stopper.stopped, state.diverged, logged))
+            now = time.perf_counter()
+            done = int(epoch) * about.steps_per_epoch + int(step) - position
+            position, chunks, spent = position + done, chunks + 1, spent + now - start
+            # Eight times longer at most: the first chunks tell how fast a step is.
+            pace = min(8 * pace, max(1, int(done * seconds / max(now - start, 1e-9))))
+            log.add(rows[: int(epoch) - log.epochs])
+            ended = position >= total or bool(diverged) or (plan.stops and bool(stopped))
+            for hook in hooks:
+                epochs, steps, looked = seen[hook]
+                if ended or hook.due(epochs, log.epochs, steps, position, now - looked):
+                    hook.look(Look(about, functools.partial(log.history, epochs), log.history, state, log.epochs, int(step), now - began, ended))
+                    seen[hook] = log.epochs, position, now
+    return state, log.history(), chunks, spent
+
+
+def _next_stop(position: int, pace: int, about: Run, plan: run.Plan, hooks: Sequence[Hook]) -> int:
+    """How many steps the run shall have done when the host looks next."""
+    length = about.steps_per_epoch
+    epoch = position // length
+    stop = position + pace
+    if stop // length > epoch:  # looks inside an epoch are for epochs longer than a chunk
+        stop -= stop % length
+    for hook in hooks:
+        if hook.every_epochs:
+            stop = min(stop, (epoch // hook.every_epochs + 1) * hook.every_epochs * length)
+        if hook.every_steps:
+            stop = min(stop, (position // hook.every_steps + 1) * hook.every_steps)
+    return min(stop, (epoch + plan.capacity) * length, about.epochs * length)
+
+
+def _stop_reason(state: RunState, plan: run.Plan) -> StopReason:
+    if bool(state.diverged):
+        return "non_finite"
+    return "early_stopping" if plan.stops and bool(state.stopper.stopped) else "epochs"
+
+
+def _what_was_not_finite(history: History) -> str:
+    epoch, values = history.epochs[-1], history.row(-1)
+    names = [name for name in ("loss", "val_loss") if not math.isfinite(values.get(name, 0.0))]
+    what = " and ".join(f"{name} is {values[name]}" for name in names) or "a weight or batch statistic is not finite"
+    return (
+        f"training ended in epoch {epoch}: {what}. Result.last is the state after epoch {epoch - 1}. Lower the learning rate, clip the "
+        "gradient (optax.clip_by_global_norm) or scale the inputs; fit(terminate_on_nan=False) goes on regardless."
+    )
+
+
+def evaluate(
+    task: Task,
+    state: TrainState,
+    data: Dataset,
+    *,
+    batch_size: int = 1024,
+    metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], Any]] | None = None,
+) -> dict[str, Any]:
+    """Scores a state, exactly over all rows.
+
+    Args:
+      task: what was trained.
+      state: `result.best`, `result.last`, or any state of this task.
+      data: the rows to score.
+      batch_size: rows a step, for memory; the result does not depend on it.
+      metrics: more metrics, of the whole set at once: name -> (logits, y) -> number or array, such as `flaxfit.metrics.auc`.
+
+    Returns:
+      `loss` (the objective), the data loss under its name, `penalty` where there is one, the task's metrics, and `metrics`.
+
+    Raises:
+      ValueError, TypeError: as `fit`.
+    """
+    check_task(task)
+    check_data("data", data)
+    batch_size = check_count("batch_size", batch_size, 1, "rows a step")
+    _, logits = kept(task, "shapes", (data[:1],), lambda: check_program(task, data))
+    check_labels(task, "data", data, logits)
+    state, on_device = jax.device_put((for_evaluation(task, state), data))
+    score = compiled(task, ("evaluate", batch_size), lambda s, d: run.evaluate(task, s, d, batch_size), state, on_device)
+    values = jax.device_get(score(state, on_device))
+    scores: dict[str, Any] = {name: float(values[name]) for name in run.logged(task)}
+    if metrics:
+        logits, y = predict(task, state, data.x, batch_size=batch_size), jax.tree.map(np.asarray, data.y)
+        scores |= {name: metric(logits, y) for name, metric in metrics.items()}
+    return scores
+
+
+def predict(task: Task, state: TrainState, x: Any, *, batch_size: int = 1024) -> Any:
+    """The model's outputs (logits) for rows, with the model in evaluation mode.
+
+    Args:
+      task: what was trained.
+      state: `result.best`, `result.last`, or any state of this task.
+      x: inputs as in training: arrays with leading axis (rows,).
+      batch_size: rows a step, for memory.
+
+    Returns:
+      NumPy arrays with leading axis (rows,).
+    """
+    check_task(task)
+    rows = Dataset(x, np.zeros(len(jax.tree.leaves(x)[0]), np.int8))
+    check_data("x", rows)
+    batch_size = check_count("batch_size", batch_size, 1, "rows a step")
+    state = jax.device_put(for_evaluation(task, state))
+
+    def outputs(state: TrainState, x: Any) -> Any:
+        return task.apply(state.params, state.collections, task.prepared(x))[0]
+
+    parts = []
+    for first in range(0, len(rows), batch_size):
+        part = jax.device_put(rows[first : first + batch_size].x)
+        parts.append(jax.device_get(compiled(task, "predict", outputs, state, part)(state, part)))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

@@ -1,0 +1,263 @@
+"""What happens between chunks: progress, logs.
+
+The driver stops the compiled run where some hook wants to look, and hands it what has been logged since it last looked. A hook never
+touches the device by itself: the metrics it gets have been fetched, once for all hooks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from flaxfit.report.history import History
+from flaxfit.state import RunState
+from flaxfit.stopping import EarlyStopping
+from flaxfit.task import Task
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, as hooks see it before it starts.
+
+    Attributes:
+      task: what is trained.
+      columns: the names that each epoch logs, in order.
+      stopping: which metric is monitored, and how.
+      rows: training rows.
+      steps_per_epoch: steps an epoch.
+      epochs: the most epochs it will train.
+    """
+
+    task: Task
+    columns: tuple[str, ...]
+    stopping: EarlyStopping
+    rows: int
+    steps_per_epoch: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a hook gets to see.
+
+    Attributes:
+      run: the run it is about.
+      state: where the run stands, on the device. It is valid during the look only: its buffers are used again.
+      epoch: finished epochs.
+      step: steps done in the epoch under way.
+      seconds: wall time since the run began.
+      ended: whether this is the last look.
+    """
+
+    run: Run
+    _new: Callable[[], History]
+    _all: Callable[[], History]
+    state: RunState
+    epoch: int
+    step: int
+    seconds: float
+    ended: bool
+
+    @property
+    def new(self) -> History:
+        """The epochs since this hook last looked; none where it looks inside an epoch."""
+        return self._new()
+
+    @property
+    def history(self) -> History:
+        """All epochs so far."""
+        return self._all()
+
+
+class Hook:
+    """Looks on between chunks. Override what you need; set how often it wants to look.
+
+    The last look, with `look.ended`, comes always. With all three unset it is the only one.
+
+    Attributes:
+      every_epochs: look after each so many epochs.
+      every_steps: look after each so many steps, inside epochs too.
+      every_seconds: look about this often.
+
+    Example:
+      >>> class PrintLoss(Hook):
+      ...     every_epochs = 10
+      ...     def look(self, look):
+      ...         print(look.epoch, look.new["loss"].mean())
+    """
+
+    every_epochs: int | None = None
+    every_steps: int | None = None
+    every_seconds: float | None = None
+
+    def due(self, old_epoch: int, epoch: int, old_step: int, step: int, seconds: float) -> bool:
+        """Whether to look: given finished epochs and steps of the run, then and now, and seconds since the last look."""
+        return bool(
+            (self.every_epochs and epoch // self.every_epochs > old_epoch // self.every_epochs)
+            or (self.every_steps and step // self.every_steps > old_step // self.every_steps)
+            or (self.every_seconds and seconds >= self.every_seconds)
+        )
+
+    def begin(self, run: Run) -> None:
+        """Called once before training."""
+
+    def look(self, look: Look) -> None:
+        """Called between chunks."""
+
+    def close(self) -> None:
+        """Called at the end, also when training was interrupted or failed."""
+
+
+def _line(names: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}: {value:.4f}" for name, value in names.items())
+
+
+class Progress(Hook):
+    """A progress bar: epochs, rate, time left, current and best value of the monitor.
+
+    On a terminal one live line on standard error; elsewhere plain lines, one now and then and one at the end.
+
+    Args:
+      name: what to call the run.
+      file: where to write; standard error by default.
+    """
+
+    def __init__(self, name: str = "training", file: TextIO | None = None):
+        self.name, self._file, self.every_seconds = name, file, 0.25
+        self._bar: Bar | None = None
+
+    def begin(self, run: Run) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self._console = Console(file=self._file or sys.stderr)
+        self._best, self._printed = "", time.monotonic()
+        if self._console.is_terminal:
+            texts = [progress.TextColumn(f"{{task.{field}}}") for field in ("description", "fields[rate]", "fields[values]")]
+            shape = (texts[0], progress.BarColumn(20), progress.MofNCompleteColumn(), texts[1], progress.TimeRemainingColumn(), texts[2])
+            self._bar = progress.Progress(*shape, console=self._console)
+            self._bar.add_task(self.name, total=run.epochs, rate="", values="")
+            self._bar.start()
+
+    def look(self, look: Look) -> None:
+        rate = f"{look.seconds / (look.epoch + look.step / look.run.steps_per_epoch) * 1e3:.3g} ms/epoch"
+        values = self._values(look)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=look.epoch, rate=rate, values=values)
+        elif look.ended or time.monotonic() - self._printed > 10:
+            self._printed = time.monotonic()
+            line = f"{self.name}: epoch {look.epoch}/{look.run.epochs}, {rate}{values and ', ' + values}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _values(self, look: Look) -> str:
+        new, monitor = look.new, look.run.stopping.monitor
+        if not len(new.epochs):
+            new = look.history
+        if not len(new.epochs):
+            return ""
+        best = new.best_epoch
+        if best is not None and best >= new.epochs[0]:
+            self._best = f", best {new[monitor][best - new.epochs[0]]:.4f} in epoch {best}"
+        return f"{monitor} {new[monitor][-1]:.4f}{self._best}"
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class Dots(Hook):
+    """A dot an epoch, and a full line of metrics every so many: the TensorFlow documentation's `EpochDots`.
+
+    Args:
+      report_every: epochs between full lines.
+      file: where to write; standard output by default.
+    """
+
+    def __init__(self, report_every: int = 100, file: TextIO | None = None):
+        if report_every < 1:
+            raise ValueError(f"Dots(report_every=...) must be at least 1, got {report_every}.")
+        self.report_every, self._file, self.every_seconds = report_every, file, 0.2
+
+    def look(self, look: Look) -> None:
+        file, new = self._file or sys.stdout, look.new
+        for index, epoch in enumerate(new.epochs):
+            if (epoch - 1) % self.report_every == 0:
+                values = {name: value for name, value in new.row(index).items() if name != "best_epoch"}
+                file.write(f"\nEpoch {epoch}: {_line(values)}\n")
+            file.write(".")
+        if look.ended:
+            file.write("\n")
+        file.flush()
+
+
+class TensorBoard(Hook):
+    """Scalars for TensorBoard, in Keras's layout: `epoch_loss` in `train/` and, for validation, in `validation/`.
+
+    Needs tensorboardX (`pip install flaxfit[tensorboard]`).
+
+    Args:
+      log_dir: the run's directory, such as `logs/sizes/Tiny`; made where it is missing.
+    """
+
+    def __init__(self, log_dir: str | os.PathLike[str]):
+        self._directory = Path(log_dir).resolve()
+        self._writers: dict[str, Any] = {}
+        self.every_seconds = 5.0
+
+    def begin(self, run: Run) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ImportError("hooks.TensorBoard needs tensorboardX: pip install flaxfit[tensorboard]") from error
+        parts = ["train", "validation"] if any(name.startswith("val_") for name in run.columns) else ["train"]
+        self._writers = {part: SummaryWriter(str(self._directory / part)) for part in parts}
+
+    def look(self, look: Look) -> None:
+        new = look.new
+        for name, values in new.items():
+            writer = self._writers["validation" if name.startswith("val_") else "train"]
+            for epoch, value in zip(new.epochs, values, strict=True):
+                writer.add_scalar(f"epoch_{name.removeprefix('val_')}", value, int(epoch))
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
+
+
+class Metrics(Hook):
+    """One line of JSON an epoch, which `History.from_jsonl` and any other reader of JSON lines reads.
+
+    Args:
+      path: the file; an older one is replaced, as by Keras's `CSVLogger`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._path = Path(path).resolve()
+        self._file: TextIO | None = None
+        self.every_seconds = 1.0
+
+    def begin(self, run: Run) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("w", encoding="utf-8")
+
+    def look(self, look: Look) -> None:
+        assert self._file is not None
+        self._file.writelines(line + "\n" for line in look.new.lines())
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,143 @@
+"""Metrics: (logits, y) -> one number a row, shape (rows,); and two that need a whole set, for evaluation only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+
+from flaxfit.losses import aligned, is_class_number, row_means
+
+
+def binary_accuracy(logits: Array, y: Array) -> Array:
+    """Whether the logit's sign tells the label: logit > 0 for label 1, else 0. Shapes as `flaxfit.losses.binary_crossentropy`.
+
+    Example:
+      >>> binary_accuracy(jnp.array([[2.0], [2.0], [-1.0]]), jnp.array([1, 0, 0]))
+      Array([1., 0., 1.], dtype=float32)
+    """
+    logits, y = aligned(logits, y)
+    return row_means(((logits > 0) == (y > 0.5)).astype(jnp.float32))
+
+
+def categorical_accuracy(logits: Array, y: Array) -> Array:
+    """Whether the largest logit is the label's. Shapes as `flaxfit.losses.categorical_crossentropy`.
+
+    Example:
+      >>> categorical_accuracy(jnp.array([[0.0, 5.0, 1.0], [3.0, 2.0, 1.0]]), jnp.array([1, 2]))
+      Array([1., 0.], dtype=float32)
+    """
+    return row_means((logits.argmax(-1) == _classes(logits, y)).astype(jnp.float32))
+
+
+def top_k(k: int) -> Callable[[Array, Array], Array]:
+    """A metric: whether the label is among the `k` largest logits. Of equal logits the first counts as larger, so a model
+    whose logits are all the same scores k / classes, not 1.
+
+    Args:
+      k: 1 or more.
+
+    Returns:
+      A function called `top_{k}_accuracy`, with arguments as `categorical_accuracy`.
+
+    Raises:
+      ValueError: k below 1; when called, k above the number of classes.
+
+    Example:
+      >>> top_k(2)(jnp.array([[0.0, 5.0, 1.0], [3.0, 2.0, 1.0]]), jnp.array([2, 2]))
+      Array([1., 0.], dtype=float32)
+    """
+    if k < 1:
+        raise ValueError(f"top_k(k) needs k of 1 or more, got {k!r}.")
+
+    def metric(logits: Array, y: Array) -> Array:
+        classes = _classes(logits, y)
+        if k > logits.shape[-1]:
+            raise ValueError(f"top_k({k}) needs {k} classes or more, the logits have {logits.shape[-1]}.")
+        best = jax.lax.top_k(logits, k)[1]
+        return row_means((best == classes[..., None]).any(-1).astype(jnp.float32))
+
+    metric.__name__ = metric.__qualname__ = f"top_{k}_accuracy"
+    return metric
+
+
+def mae(logits: Array, y: Array) -> Array:
+    """Absolute error, averaged over a row's outputs. Shapes as `flaxfit.losses.mse`.
+
+    Example:
+      >>> mae(jnp.array([[1.0], [3.0]]), jnp.array([0.0, 5.0]))
+      Array([1., 2.], dtype=float32)
+    """
+    logits, y = aligned(logits, y)
+    return row_means(jnp.abs(logits - y))
+
+
+def auc(logits: Any, y: Any) -> float:
+    """Area under the ROC curve. **Needs the whole set: for evaluation only**, not for `Task(metrics=...)`.
+
+    The chance that a row labelled 1 has a larger logit than a row labelled 0, ties counted half: the Mann-Whitney statistic
+    (Hanley and McNeil 1982, "The meaning and use of the area under a receiver operating characteristic curve").
+
+    Args:
+      logits: of label 1, shape (n,) or (n, 1).
+      y: 0 or 1, shape (n,) or (n, 1).
+
+    Returns:
+      From 0 to 1; NaN where a logit is NaN, or where all labels are the same.
+
+    Example:
+      >>> auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+      0.75
+    """
+    from scipy.stats import rankdata
+
+    scores, labels = _whole("auc", logits, y)
+    if scores.size != labels.size:
+        raise ValueError(f"auc is for one logit a row: got logits {scores.shape} for labels {labels.shape}.")
+    scores, positive = scores.ravel(), labels.ravel() > 0.5
+    ones, zeros = int(positive.sum()), int((~positive).sum())
+    if not ones or not zeros:
+        return float("nan")
+    return float((rankdata(scores)[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def confusion_matrix(logits: Any, y: Any) -> np.ndarray:
+    """How often each class was taken for which. **Needs the whole set: for evaluation only**, not for `Task(metrics=...)`.
+
+    Args:
+      logits: shape (n,) or (n, 1) for two classes, (n, classes) for more.
+      y: class numbers, shape (n,), or one-hot rows.
+
+    Returns:
+      Counts, shape (classes, classes): the row is the true class, the column the predicted one.
+
+    Example:
+      >>> confusion_matrix([[2.0], [-1.0], [1.0]], [1, 1, 0])
+      array([[0, 1],
+             [1, 1]])
+    """
+    scores, labels = _whole("confusion_matrix", logits, y)
+    binary = scores.ndim == 1 or scores.shape[1] == 1
+    classes = 2 if binary else scores.shape[1]
+    predicted = (scores.ravel() > 0).astype(int) if binary else scores.argmax(1)
+    true = labels.argmax(1) if labels.ndim == 2 and labels.shape[1] > 1 else labels.ravel().astype(int)
+    if predicted.shape != true.shape:
+        raise ValueError(f"logits {scores.shape} and labels {labels.shape} differ in rows.")
+    if true.size and not 0 <= true.min() <= true.max() < classes:
+        raise ValueError(f"labels run from {true.min()} to {true.max()}, logits {scores.shape} tell {classes} classes apart.")
+    return np.bincount(true * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def _classes(logits: Array, y: Array) -> Array:
+    return y if is_class_number(logits, y) else y.argmax(-1)
+
+
+def _whole(name: str, logits: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(logits, Tracer) or isinstance(y, Tracer):
+        raise TypeError(f"{name} needs the whole set at once: it is for evaluation, not for Task(metrics=...), which sees batches.")
+    return np.asarray(logits, np.float64), np.asarray(y)

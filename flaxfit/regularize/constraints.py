@@ -1,0 +1,43 @@
+"""Constraints: params -> params, applied after each update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from flaxfit.regularize.masks import Mask, resolve
+from flaxfit.regularize.penalties import non_negative
+
+
+def max_norm(limit: Any, mask: Mask | None = None) -> Callable[[Any], Any]:
+    """Scales each unit's incoming weights to an L2 norm of at most `limit` (Srivastava et al. 2014, "Dropout", section 5.1).
+
+    A unit's weights are all axes but the last: Keras's MaxNorm with axis 0 for dense and [0, 1, 2] for convolutional kernels. What is
+    within the limit stays as it is, bit for bit.
+
+    Args:
+      limit: 0 or more, may be traced.
+      mask: which parameters, see `flaxfit.masks.resolve`; kernels where None.
+
+    Returns:
+      params -> params, for `Task(constraint=...)`.
+
+    Raises:
+      ValueError: a negative limit.
+
+    Example:
+      >>> max_norm(1.0)({"kernel": jnp.array([[3.0, 0.0], [4.0, 0.5]])})["kernel"].round(3)
+      Array([[0.6, 0. ],
+             [0.8, 0.5]], dtype=float32)
+    """
+    non_negative("max_norm's limit", limit)
+
+    def scaled(w: Array) -> Array:
+        norm = jnp.sqrt(jnp.square(w).sum(tuple(range(w.ndim - 1)), keepdims=True))
+        return (w * jnp.minimum(1, limit / jnp.maximum(norm, jnp.finfo(w.dtype).tiny))).astype(w.dtype)
+
+    return lambda params: jax.tree.map(lambda chosen, w: scaled(w) if chosen else w, resolve(mask, params), params)

@@ -1,0 +1,211 @@
+"""Pictures of runs: learning curves, schedules, weight norms. They return Figures and never touch pyplot: no display, no global state.
+
+Colours are Okabe and Ito's (2008), told apart with any colour vision, without their yellow, which vanishes on white. The n-th run of a
+mapping has the n-th colour in every picture; after seven they come again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
+from typing import Any, cast
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy.ndimage import gaussian_filter1d
+
+from flaxfit.report.history import History
+from flaxfit.suggest import unknown
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_LINE: dict[str, Any] = {"linewidth": 1.6}
+_VALIDATION: dict[str, Any] = {**_LINE, "linestyle": (0, (3.5, 1.5))}
+_BEST: dict[str, Any] = {"marker": "o", "markersize": 7, "markeredgewidth": 0.8, "markeredgecolor": "white", "linestyle": "none"}
+_END: dict[str, Any] = {"marker": "|", "markersize": 13, "markeredgewidth": 1.8, "linestyle": "none"}
+_LABELS = {
+    "loss": "objective (data loss + penalty)",
+    "binary_crossentropy": "binary cross-entropy (nats a row)",
+    "categorical_crossentropy": "categorical cross-entropy (nats a row)",
+    "mse": "mean squared error",
+    "accuracy": "accuracy (share of rows)",
+    "kernel_l1": "L1 norm of the kernels",
+    "kernel_l2": "L2 norm of the kernels",
+    "kernel_max": "largest |w| in the kernels",
+}
+
+
+def learning_curves(
+    histories: Mapping[str, History],
+    metric: str | None = None,
+    *,
+    smooth: float = 0.0,
+    log_x: bool = False,
+    ylim: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Training (solid) and validation (dashed) against the epoch, one colour a run, with the best epoch and the end marked.
+
+    Args:
+      histories: run name -> History.
+      metric: the training column; its `val_` twin is drawn where there is one. By default the data loss of the first history.
+      smooth: standard deviation in epochs of a Gaussian that smooths the curves; epochs that are not finite are left out of it.
+      log_x: a logarithmic epoch axis, for runs of very different lengths.
+      ylim: lower and upper limit of the metric.
+      ax: where to draw; by default a new Figure.
+      title: above the axes.
+
+    Returns:
+      The Figure; `savefig` writes it.
+
+    Raises:
+      KeyError: a history without the metric.
+      ValueError: no histories, or a `smooth` or `ylim` that is none.
+
+    Example:
+      >>> history = History({"loss": [0.7, 0.5], "mse": [0.7, 0.5], "val_loss": [0.8, 0.9], "val_mse": [0.8, 0.9]})
+      >>> learning_curves({"Tiny": history}, smooth=1).axes[0].get_ylabel()
+      'mean squared error'
+    """
+    first = _first(histories)
+    if not 0 <= smooth < np.inf:
+        raise ValueError(f"smooth=... is a standard deviation in epochs, 0 or more, got {smooth!r}")
+    if ylim is not None and (len(ylim) != 2 or not ylim[0] < ylim[1]):
+        raise ValueError(f"ylim=... is (lower, upper), got {ylim!r}")
+    metric = (first.data_loss if metric is None else metric).removeprefix("val_")
+    ax = _axes(ax)
+    styles: dict[str, dict[str, Any]] = {"training": _LINE}  # what the grey part of the legend explains: only what is there
+
+    def draw(x: np.ndarray, y: np.ndarray, color: str, style: dict[str, Any], meaning: str) -> None:
+        if np.isfinite(y).any():
+            ax.plot(x, y, color=color, **style)
+            styles[meaning] = style
+
+    for color, (run, history) in zip(cycle(PALETTE), histories.items(), strict=False):
+        epochs, values = history.epochs, _smoothed(_column(history, metric, run), smooth)
+        ax.plot(epochs, values, color=color, label=run, **_LINE)
+        if f"val_{metric}" in history:
+            values = _smoothed(history[f"val_{metric}"], smooth)
+            draw(epochs, values, color, _VALIDATION, "validation")
+        best = epochs == history.best_epoch
+        draw(epochs[best], values[best], color, _BEST, "best epoch")
+        last = np.flatnonzero(np.isfinite(values))[-1:]
+        draw(epochs[last], values[last], color, _END, "end of training")
+    _log(ax, log_x)
+    ax.set(xlabel="epoch", ylabel=_LABELS.get(metric, metric.replace("_", " ")), title=title or "")
+    if ylim is not None:
+        ax.set_ylim(*ylim)
+    lines, names = ax.get_legend_handles_labels()
+    lines += [Line2D([], [], **{"color": "0.35", **style}) for style in styles.values()]
+    # Beside the axes: inside, whatever corner is chosen, some run's curve is under it.
+    ax.legend(lines, [*names, *styles], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, frameon=False)
+    return cast(Figure, ax.get_figure(root=True))
+
+
+def schedule(learning_rate: float | Callable[[Any], Any], steps_per_epoch: int, epochs: int, ax: Axes | None = None) -> Figure:
+    """A learning rate against the epoch.
+
+    Args:
+      learning_rate: a number, or a callable of the step (from 0), such as those of `flaxfit.schedules` and optax.
+      steps_per_epoch: steps an epoch.
+      epochs: how far to draw.
+      ax: where to draw; by default a new Figure.
+
+    Returns:
+      The Figure.
+
+    Raises:
+      ValueError: counts below 1.
+
+    Example:
+      >>> figure = schedule(lambda step: 0.001 / (1 + step / 20_000), steps_per_epoch=20, epochs=10_000)
+      >>> figure.axes[0].get_lines()[0].get_ydata()[0].item()
+      0.001
+    """
+    if not (steps_per_epoch >= 1 and epochs >= 1):
+        raise ValueError(f"steps_per_epoch and epochs count from 1, got {steps_per_epoch!r} and {epochs!r}")
+    ax = _axes(ax)
+    steps = np.unique(np.linspace(0, steps_per_epoch * epochs, 1001).astype(int))
+    rates = [float(learning_rate(step)) if callable(learning_rate) else float(learning_rate) for step in steps]
+    ax.plot(steps / steps_per_epoch, rates, color=PALETTE[len(ax.get_lines()) % len(PALETTE)], **_LINE)
+    ax.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+    return cast(Figure, ax.get_figure(root=True))
+
+
+def weight_norms(
+    histories: Mapping[str, History],
+    columns: Sequence[str] = ("kernel_l1", "kernel_l2", "kernel_max"),
+    *,
+    log_x: bool = False,
+    title: str | None = None,
+) -> Figure:
+    """The size of the weights against the epoch, a panel a norm, a colour a run: over-fitted nets tend to have large ones.
+
+    Args:
+      histories: run name -> History.
+      columns: what to draw, a panel each.
+      log_x: a logarithmic epoch axis.
+      title: above the panels.
+
+    Returns:
+      The Figure.
+
+    Raises:
+      KeyError: a history without one of the columns.
+      ValueError: no histories, or no columns.
+
+    Example:
+      >>> history = History({"kernel_l1": [2.0, 3.0], "kernel_l2": [1.0, 2.0], "kernel_max": [0.5, 0.6]})
+      >>> [ax.get_ylabel() for ax in weight_norms({"Tiny": history}).axes]
+      ['L1 norm of the kernels', 'L2 norm of the kernels', 'largest |w| in the kernels']
+    """
+    _first(histories)
+    if not columns:
+        raise ValueError("no columns to draw: give weight_norms at least one")
+    figure = Figure(figsize=(1 + 3 * len(columns), 3.6), dpi=100, layout="constrained")
+    for column, ax in zip(columns, figure.subplots(1, len(columns), squeeze=False)[0], strict=True):
+        for color, (run, history) in zip(cycle(PALETTE), histories.items(), strict=False):
+            _axes(ax).plot(history.epochs, _column(history, column, run), color=color, label=run, **_LINE)
+        ax.set(xlabel="epoch", ylabel=_LABELS.get(column, column.replace("_", " ")), ylim=(0, None))
+        _log(ax, log_x)
+    lines, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(title or "")
+    return figure
+
+
+def _first(histories: Mapping[str, History]) -> History:
+    if not isinstance(histories, Mapping) or isinstance(histories, History) or not histories:
+        raise ValueError(f'histories=... maps names of runs, at least one: {{"Tiny": result.history}}, got {histories!r}')
+    return next(iter(histories.values()))
+
+
+def _column(history: History, name: str, run: str) -> np.ndarray:
+    if name not in history:
+        raise KeyError(unknown("column", name, history, f"in the history of {run!r}"))
+    return history[name]
+
+
+def _smoothed(values: np.ndarray, std: float) -> np.ndarray:
+    """A Gaussian mean over the finite values; where there is none, a gap stays a gap."""
+    if not std or not len(values):
+        return values
+    finite = np.isfinite(values)
+    weights = gaussian_filter1d(finite.astype(float), std, mode="nearest")
+    sums = gaussian_filter1d(np.where(finite, values, 0.0), std, mode="nearest")
+    return np.where(finite, sums / np.where(finite, weights, 1.0), np.nan)
+
+
+def _axes(ax: Axes | None) -> Axes:
+    ax = Figure(figsize=(9, 5), dpi=100, layout="constrained").subplots() if ax is None else ax
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.25, linewidth=0.6)
+    return ax
+
+
+def _log(ax: Axes, log_x: bool) -> None:
+    if log_x:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")

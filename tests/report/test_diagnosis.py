@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.signal import lfilter
+
+from flaxfit.report.diagnosis import Diagnosis, diagnose
+from flaxfit.report.history import History
+
+VERDICTS = {"over-fitted", "close to over-fitting", "still improving", "converged", "diverging", "too short to tell"}
+
+
+def make(training, validation, name="mse", first_epoch=1):
+    # The objective is made useless on purpose: the default must not look at it.
+    other = np.zeros(len(training))
+    return History({"loss": other, name: training, "val_loss": other, f"val_{name}": validation}, first_epoch)
+
+
+def noise(rng, count, phi=0.0):
+    """AR(1) of unit variance."""
+    return lfilter([1], [1, -phi], rng.standard_normal(count + 100))[100:] * math.sqrt(1 - phi**2)
+
+
+def curves(verdict, count):
+    """A training and a validation curve, with the epoch at which validation turns, or None."""
+    t = np.arange(1.0, count + 1)
+    down = np.exp(-3 * t / count)
+    turn = count // 4
+    return {
+        "over-fitted": (0.3 + 0.3 * down, 0.5 + 0.2 * np.maximum(turn - t, 0) / turn + 0.3 * np.maximum(t - turn, 0) / count, turn),
+        "close to over-fitting": (0.3 + 0.3 * down, 0.5 + 0.2 * np.maximum(turn - t, 0) / turn, turn),
+        "still improving": (0.3 + 0.4 * down, 0.4 + 0.4 * down, None),
+        "converged": (0.3 + 0.4 * np.exp(-20 * t / count), 0.32 + 0.4 * np.exp(-20 * t / count), None),
+        "diverging": (0.3 + np.maximum(t - count / 2, 0) / count, 0.4 + np.maximum(t - count / 2, 0) / count, None),
+    }[verdict]
+
+
+@pytest.mark.parametrize("sd", [0.0, 0.002])
+@pytest.mark.parametrize("count", [20, 50, 205, 1000, 10_000])
+@pytest.mark.parametrize("verdict", sorted(VERDICTS - {"too short to tell"}))
+def test_every_verdict_at_every_length(verdict, count, sd):
+    training, validation, turn = curves(verdict, count)
+    rng = np.random.default_rng(count)
+    found = diagnose(make(training + sd / 4 * noise(rng, count), validation + sd * noise(rng, count, 0.3)))
+    assert found.verdict == verdict
+    if turn is None:
+        assert found.epoch is None
+    else:
+        assert found.epoch == pytest.approx(turn, abs=2 + 0.04 * count)
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize("count", [6, 10, 20, 39, 100, 205, 1000])
+def test_noise_is_not_over_fitting(count, phi):
+    rng, runs, t = np.random.default_rng([count, int(10 * phi)]), 200, np.arange(count)
+    for shape in (np.zeros(count), 0.5 * np.exp(-8 * t / count), 0.3 * (t + 5.0) ** -0.3):
+        validations = [0.5 + shape + 0.03 * noise(rng, count, phi) for _ in range(runs)]
+        verdicts = Counter(diagnose(make(0.45 + shape, validation)).verdict for validation in validations)
+        assert verdicts["over-fitted"] + verdicts["diverging"] <= 0.025 * runs
+        # Without allowance for the noise, nearly all of them would have been.
+        naive = np.mean([validation[-1] > 1.01 * validation.min() for validation in validations])
+        assert naive > 0.5
+
+
+def test_false_alarms_over_all_lengths_are_below_two_percent():
+    rng = np.random.default_rng(0)
+    runs = [(count, phi) for count in (8, 12, 15, 17, 25, 60, 300) for phi in (0.0, 0.6) for _ in range(120)]
+    alarms = [diagnose(make(np.ones(n), 1 + 0.05 * noise(rng, n, phi))).verdict == "over-fitted" for n, phi in runs]
+    assert np.mean(alarms) < 0.02
+
+
+@pytest.mark.parametrize(("count", "rise", "power"), [(20, 0.16, 0.9), (100, 0.07, 0.9), (205, 0.05, 0.9), (1000, 0.025, 0.9)])
+def test_power_on_modest_rises(count, rise, power):
+    """From 16 to 2.5 standard deviations of an epoch's noise, the longer the run the smaller."""
+    rng, t = np.random.default_rng(count), np.linspace(0, 1, count)
+    validation = 0.5 + 0.2 * np.exp(-15 * t) + rise * np.maximum(0, t - 0.3) / 0.7
+    found = [diagnose(make(0.5 * np.exp(-3 * t), validation + 0.01 * noise(rng, count, 0.3))).verdict for _ in range(100)]
+    assert np.mean(np.array(found) == "over-fitted") >= power
+
+
+def test_a_large_net_over_fits_at_epoch_5_of_205_not_15():
+    rng, t = np.random.default_rng(0), np.arange(1.0, 206)
+    validation = np.where(t < 5, 0.55 + 0.035 * (5 - t), 0.55 + 0.007 * (t - 5))
+    found = [diagnose(make(0.65 * np.exp(-t / 25), validation + 0.004 * noise(rng, 205, 0.3))) for _ in range(50)]
+    assert {diagnosis.verdict for diagnosis in found} == {"over-fitted"}
+    assert all(4 <= diagnosis.epoch <= 7 for diagnosis in found)
+
+
+def test_onset_of_a_broad_minimum():
+    """Around the bottom the curve lies within its noise: the onset is right in the median, and within an eighth of the run."""
+    rng, t = np.random.default_rng(0), np.arange(1.0, 206)
+    validation = 0.45 + 0.2 * np.exp(-t / 25) + 0.0008 * t  # lowest at 25 log 10 = 57.6
+    found = [diagnose(make(0.4 + 0.2 * np.exp(-t / 60), validation + 0.005 * noise(rng, 205, 0.3))) for _ in range(50)]
+    onsets = np.array([diagnosis.epoch for diagnosis in found])
+    assert np.median(onsets) == pytest.approx(57.6, abs=4)
+    assert np.abs(onsets - 57.6).max() < 25
+
+
+def test_numbers_are_levels_of_the_curves():
+    training, validation, _ = curves("over-fitted", 1000)
+    found = diagnose(make(training, validation))
+    assert found.validation == pytest.approx((0.5, 0.5 + 0.3 * 0.75), abs=0.01)
+    assert found.training == pytest.approx((training[249], training[-1]), abs=0.01)
+    assert found.gap == pytest.approx(validation[249] - training[249], abs=0.01)
+    assert found.final_gap == pytest.approx(validation[-1] - training[-1], abs=0.01)
+    assert found.rise == pytest.approx(0.225, abs=0.01)
+    assert found.statistic > 100 * found.critical > 100
+    assert found.metric == "mse"
+
+
+def test_a_trivial_rise_without_noise_is_none():
+    t = np.arange(100.0)
+    training = np.full(100, 0.4)
+    assert diagnose(make(training, 0.5 + 4e-5 * t)).verdict == "converged"
+    assert diagnose(make(training, 0.5 + 4e-4 * t)).verdict == "over-fitted"
+
+
+def test_training_that_falls_with_validation_is_not_close_to_over_fitting():
+    """Validation's noise hides its last improvement, which training shows: that alone is no stall."""
+    rng, t = np.random.default_rng(0), np.linspace(0, 1, 300)
+    both = 0.5 + 0.2 * np.exp(-5 * t)
+    found = Counter(diagnose(make(both, both + 0.02 * noise(rng, 300))).verdict for _ in range(100))
+    assert found["close to over-fitting"] <= 2
+
+
+def test_training_that_is_worse_than_at_validations_best_diverges_even_if_the_gap_grows():
+    t = np.arange(200.0)
+    training, validation = 0.3 + 0.001 * np.maximum(t - 100, 0), 0.4 + 0.005 * np.maximum(t - 100, 0)
+    assert diagnose(make(training, validation)).verdict == "diverging"
+    # A late bump in a training loss that has fallen far is no divergence.
+    bump = 0.3 * np.exp(-t / 30) + 0.02 * (t > 190)
+    assert diagnose(make(bump, validation)).verdict == "over-fitted"
+
+
+@pytest.mark.parametrize("end", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["training", "validation", "both"])
+@pytest.mark.parametrize("count", [1, 3, 5, 100])
+def test_not_finite_at_the_end_is_diverging(count, where, end):
+    training, validation = np.linspace(0.5, 0.3, count), np.linspace(0.6, 0.4, count)
+    if where != "validation":
+        training[-1] = end
+    if where != "training":
+        validation[-1] = end
+    found = diagnose(make(training, validation))
+    assert found.verdict == "diverging"
+    assert found.epoch is None
+    assert str(end) in str(found)
+
+
+def test_gaps_inside_are_left_out_and_epochs_keep_their_numbers():
+    training, validation, _ = curves("over-fitted", 200)
+    whole = diagnose(make(training, validation))
+    holed = validation.copy()
+    holed[[3, 20, 150]] = np.nan, np.inf, np.nan
+    found = diagnose(make(training, holed))
+    assert (found.verdict, found.epoch) == ("over-fitted", whole.epoch)
+    assert diagnose(make(training, validation, first_epoch=1001)).epoch == 1000 + whole.epoch
+
+
+@pytest.mark.parametrize("verdict", ["over-fitted", "close to over-fitting", "still improving", "converged"])
+def test_one_wild_epoch_changes_nothing(verdict):
+    training, validation, _ = curves(verdict, 400)
+    validation += 0.003 * noise(np.random.default_rng(0), 400)
+    calm = diagnose(make(training, validation))
+    validation[50] = 50.0
+    wild = diagnose(make(training, validation))
+    assert wild.verdict == calm.verdict == verdict
+    assert wild.critical == calm.critical
+    assert wild.rise == pytest.approx(calm.rise, abs=0.005)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_too_short(count):
+    found = diagnose(make(np.linspace(1, 0, count), np.linspace(0, 1, count)))
+    assert found.verdict == "too short to tell"
+    assert math.isnan(found.statistic)
+
+
+def test_few_epochs_show_what_is_plain_and_no_more():
+    t = np.arange(1.0, 9)
+    rng = np.random.default_rng(0)
+    plain = 0.28 + 0.12 * np.exp(1 - t) + 0.02 * t
+    assert diagnose(make(np.exp(-t), plain)).verdict == "over-fitted"
+    found = Counter(diagnose(make(np.exp(-t), 0.3 + 0.02 * noise(rng, 8))).verdict for _ in range(100))
+    assert found["too short to tell"] >= 95
+
+
+def test_larger_is_better():
+    training, validation, turn = curves("over-fitted", 200)
+    zero = np.zeros(200)
+    found = diagnose(History({"loss": zero, "mse": zero, "accuracy": 1 - training, "val_accuracy": 1 - validation}), "accuracy")
+    assert (found.verdict, found.metric) == ("over-fitted", "accuracy")
+    assert found.epoch == pytest.approx(turn, abs=5)
+    assert found.final_gap > found.gap > 0 < found.rise
+    assert "val_accuracy fell from 0.4" in str(found)
+    assert "while accuracy rose from" in str(found)
+
+
+def test_the_data_loss_is_the_default_and_a_metric_may_be_named():
+    training, validation, _ = curves("over-fitted", 100)
+    flat = np.ones(100)
+    history = History({"loss": training, "mse": flat, "mae": training, "val_loss": validation, "val_mse": flat, "val_mae": validation})
+    assert diagnose(history) == diagnose(history, "val_mse")
+    assert diagnose(history).verdict == "converged"
+    assert diagnose(history, "mae").verdict == diagnose(history, "loss").verdict == "over-fitted"
+    # A data loss by any name is smaller the better.
+    assert diagnose(make(training, validation, "my_f1_like")).verdict == "over-fitted"
+
+
+def test_errors_say_what_to_do():
+    history = History({"loss": [1.0], "mse": [1.0], "oddity": [1.0], "val_loss": [1.0], "val_oddity": [1.0]})
+    with pytest.raises(ValueError, match=r"fit with validation=.*no column 'val_mse' .*did you mean 'val_loss'"):
+        diagnose(history)
+    with pytest.raises(KeyError, match=r"no column 'oddty'.*did you mean 'oddity'"):
+        diagnose(history, "oddty")
+    with pytest.raises(ValueError, match=r"'oddity' does not tell whether larger is better"):
+        diagnose(history, "oddity")
+    with pytest.raises(ValueError, match="starts with the columns loss"):
+        diagnose(History({"mse": [1.0]}))
+
+
+def test_sentences():
+    levels = {"gap": 0.03, "final_gap": 0.43, "rise": 0.222, "statistic": 21.04, "critical": 4.13}
+    levels |= {"validation": (0.512, 0.734), "training": (0.482, 0.301)}
+    name = "binary_crossentropy"
+    assert str(Diagnosis("over-fitted", name, 37, **levels)) == (
+        "over-fitted from epoch 37: val_binary_crossentropy rose from 0.512 to 0.734 (z = 21, critical 4.1) "
+        "while binary_crossentropy fell from 0.482 to 0.301; the gap grew from 0.03 to 0.43"
+    )
+    assert str(Diagnosis("close to over-fitting", name, 37, **levels)) == (
+        "close to over-fitting from epoch 37: val_binary_crossentropy stalled at 0.734 "
+        "while binary_crossentropy fell from 0.482 to 0.301; the gap grew from 0.03 to 0.43"
+    )
+    for verdict in ("still improving", "converged"):
+        assert str(Diagnosis(verdict, name, **levels)) == (
+            f"{verdict}: val_binary_crossentropy is at 0.734, binary_crossentropy at 0.301, the gap is 0.43"
+        )
+    flat = {**levels, "training": (0.3, 0.3)}
+    assert "while binary_crossentropy stayed at 0.3;" in str(Diagnosis("over-fitted", name, 37, **flat))
+    assert str(Diagnosis("diverging", name, **levels)) == (
+        "diverging: val_binary_crossentropy rose from 0.512 to 0.734 and binary_crossentropy fell from 0.482 to 0.301"
+    )
+    assert str(Diagnosis("too short to tell", name)).startswith("too short to tell: ")
+
+
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(5, 400), drift=st.floats(-0.3, 0.3), power=st.integers(-60, 60))
+@settings(max_examples=60, deadline=None)
+def test_the_unit_of_the_loss_does_not_matter(seed, count, drift, power):
+    rng = np.random.default_rng(seed)
+    validation = 0.5 + drift * np.linspace(0, 1, count) ** 2 + 0.01 * noise(rng, count, 0.5)
+    training = 0.5 - 0.2 * np.linspace(0, 1, count) + 0.002 * noise(rng, count)
+    one, scaled = diagnose(make(training, validation)), diagnose(make(2.0**power * training, 2.0**power * validation))
+    for field in ("verdict", "epoch", "statistic", "critical"):
+        assert getattr(one, field) == getattr(scaled, field)
+    for field in ("gap", "final_gap", "rise"):
+        assert 2.0**power * getattr(one, field) == getattr(scaled, field)
+
+
+@given(st.lists(st.tuples(*2 * [st.floats(width=32)]), max_size=60))
+@settings(deadline=None)
+def test_anything_a_run_can_log_gets_a_verdict(rows):
+    """No warning and no error, whatever the numbers; an epoch only with a verdict that has one."""
+    history = make([row[0] for row in rows], [row[1] for row in rows])
+    found = diagnose(history)
+    assert found.verdict in VERDICTS
+    assert str(found).startswith(found.verdict)
+    assert (found.epoch is not None) == (found.verdict in ("over-fitted", "close to over-fitting"))
+    assert found.epoch is None or found.epoch in history.epochs
+    if rows and not np.isfinite(rows[-1]).all():
+        assert found.verdict == "diverging"

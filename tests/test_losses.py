@@ -1,0 +1,119 @@
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+from flaxfit import losses
+from flaxfit.nn import MLP
+from flaxfit.task import Task
+
+RNG = np.random.default_rng(0)
+BINARY: Any = RNG.normal(size=50).astype(np.float32), RNG.integers(0, 2, 50)
+MULTI: Any = RNG.normal(size=(50, 4)).astype(np.float32), RNG.integers(0, 4, 50)
+
+
+def test_binary_crossentropy_against_scikit_learn():
+    logits, y = BINARY
+    np.testing.assert_allclose(losses.binary_crossentropy(logits, y).mean(), log_loss(y, 1 / (1 + np.exp(-logits))), rtol=1e-6)
+
+
+def test_categorical_crossentropy_against_scikit_learn():
+    logits, y = MULTI
+    np.testing.assert_allclose(losses.categorical_crossentropy(logits, y).mean(), log_loss(y, jax.nn.softmax(logits)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, bool])
+@pytest.mark.parametrize("shapes", [((50,), (50,)), ((50, 1), (50,)), ((50, 1), (50, 1)), ((50,), (50, 1))])
+def test_one_logit_a_row_in_every_shape_and_type(dtype, shapes):
+    logits, y = BINARY
+    expected = losses.binary_crossentropy(logits, y.astype(np.float32))
+    result = losses.binary_crossentropy(jnp.reshape(logits, shapes[0]), jnp.reshape(y.astype(dtype), shapes[1]))
+    assert result.shape == (50,)
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_one_hot_rows_and_class_numbers_agree(dtype):
+    logits, y = MULTI
+    one_hot = np.eye(4, dtype=np.float32)[y]
+    for smoothing in (0.0, 0.1):
+        rows = losses.categorical_crossentropy(logits, one_hot, smoothing)
+        np.testing.assert_allclose(losses.categorical_crossentropy(logits, y.astype(dtype), smoothing), rows, rtol=1e-5)
+
+
+def test_label_smoothing_is_that_of_keras():
+    logits, y = BINARY
+    np.testing.assert_allclose(losses.binary_crossentropy(logits, y, 0.2), losses.binary_crossentropy(logits, y * 0.8 + 0.1), rtol=1e-6)
+    logits, y = MULTI
+    softened = np.eye(4)[y] * 0.8 + 0.2 / 4
+    expected = -(softened * np.asarray(jax.nn.log_softmax(logits))).sum(1)
+    np.testing.assert_allclose(losses.categorical_crossentropy(logits, y, 0.2), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "data"), [(losses.binary_crossentropy, BINARY), (losses.categorical_crossentropy, MULTI)])
+def test_label_smoothing_may_be_traced_and_a_plain_zero_costs_nothing(loss, data):
+    traces = []
+
+    @jax.jit
+    def traced(smoothing):
+        traces.append(1)
+        return loss(*data, smoothing)
+
+    for smoothing in (0.0, 0.1, 1.0):
+        np.testing.assert_allclose(traced(smoothing), loss(*data, smoothing), rtol=1e-5, atol=1e-6)
+    assert len(traces) == 1
+    assert str(jax.make_jaxpr(lambda: loss(*data, label_smoothing=0.0))()) == str(jax.make_jaxpr(lambda: loss(*data))())
+
+
+def test_mse_averages_a_rows_outputs():
+    logits, y = jnp.asarray(RNG.normal(size=(2, 5, 3, 2)), jnp.float32)
+    np.testing.assert_allclose(losses.mse(logits, y), ((logits - y) ** 2).mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(losses.mse(logits[:, 0, :1], y[:, 0, 0]), (logits[:, 0, 0] - y[:, 0, 0]) ** 2, rtol=1e-5)
+
+
+def test_axes_beyond_the_rows_are_averaged():
+    logits, y = jnp.asarray(RNG.normal(size=(5, 7, 4)), jnp.float32), jnp.asarray(RNG.integers(0, 4, (5, 7)), jnp.int32)
+    each = losses.categorical_crossentropy(logits.reshape(-1, 4), y.ravel())
+    np.testing.assert_allclose(losses.categorical_crossentropy(logits, y), each.reshape(5, 7).mean(1), rtol=1e-5)
+    assert losses.binary_crossentropy(logits, logits > 0).shape == (5,)
+
+
+def test_huge_logits_give_finite_losses_and_gradients():
+    for value in (1e4, -1e4):
+        loss, gradient = jax.value_and_grad(lambda z: losses.binary_crossentropy(z, jnp.ones(1)).sum())(jnp.array([value]))
+        assert np.isfinite(loss)
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(
+    ("loss", "logits", "y", "words"),
+    [
+        (losses.binary_crossentropy, (5, 3), (5,), "categorical_crossentropy"),
+        (losses.mse, (5,), (5, 5), "must have one shape"),
+        (losses.mse, (5, 1), (4,), "must have one shape"),
+        (losses.categorical_crossentropy, (5, 1), (5,), "two classes or more"),
+        (losses.categorical_crossentropy, (5,), (5,), "two classes or more"),
+        (losses.categorical_crossentropy, (5, 3), (5,), "labels are integers"),
+        (losses.categorical_crossentropy, (5, 3), (5, 2), "labels are integers"),
+    ],
+)
+def test_shapes_that_do_not_match_are_explained(loss, logits, y, words):
+    with pytest.raises(ValueError, match=words):
+        loss(jnp.zeros(logits), jnp.zeros(y))
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.5, float("nan")])
+def test_label_smoothing_outside_its_range(smoothing):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        losses.binary_crossentropy(jnp.zeros(2), jnp.zeros(2), smoothing)
+
+
+def test_a_partial_keeps_its_name_in_the_logs():
+    import optax
+
+    loss = functools.partial(losses.categorical_crossentropy, label_smoothing=0.1)
+    assert Task(MLP((), 3), loss, optax.sgd(0.1)).loss_name == "categorical_crossentropy"
