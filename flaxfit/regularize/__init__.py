@@ -1,0 +1,1 @@
+"""Penalties, constraints, masks, proximal steps and averages of weights."""

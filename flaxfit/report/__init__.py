@@ -1,0 +1,1 @@
+"""What a run gave: history, diagnosis, plots."""

@@ -171,7 +171,8 @@ def weight_norms(
         ax.set(xlabel="epoch", ylabel=_LABELS.get(column, column.replace("_", " ")), ylim=(0, None))
         _log(ax, log_x)
     lines, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside lower center", ncols=4, frameon=False)
+    ncols = max(1, 40 * len(columns) // (8 + max(map(len, names))))  # a panel is about 40 letters wide, a line's sample 8
+    figure.legend(lines, names, loc="outside lower center", ncols=ncols, frameon=False)
     figure.suptitle(title or "")
     return figure
 

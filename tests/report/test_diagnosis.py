@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def make(training, validation, name="mse", first_epoch=1):
 
 def noise(rng, count, phi=0.0):
     """AR(1) of unit variance."""
-    return lfilter([1], [1, -phi], rng.standard_normal(count + 100))[100:] * math.sqrt(1 - phi**2)
+    return np.asarray(lfilter([1], [1, -phi], rng.standard_normal(count + 100)))[100:] * math.sqrt(1 - phi**2)
 
 
 def curves(verdict, count):
@@ -88,7 +89,7 @@ def test_a_large_net_over_fits_at_epoch_5_of_205_not_15():
     validation = np.where(t < 5, 0.55 + 0.035 * (5 - t), 0.55 + 0.007 * (t - 5))
     found = [diagnose(make(0.65 * np.exp(-t / 25), validation + 0.004 * noise(rng, 205, 0.3))) for _ in range(50)]
     assert {diagnosis.verdict for diagnosis in found} == {"over-fitted"}
-    assert all(4 <= diagnosis.epoch <= 7 for diagnosis in found)
+    assert {diagnosis.epoch for diagnosis in found} <= {4, 5, 6, 7}
 
 
 def test_onset_of_a_broad_minimum():
@@ -128,6 +129,15 @@ def test_training_that_falls_with_validation_is_not_close_to_over_fitting():
     assert found["close to over-fitting"] <= 2
 
 
+def test_a_gap_that_grows_while_training_does_not_improve_is_not_close_to_over_fitting():
+    """Both share their noise, as where it comes from the weights: the gap shows what neither curve does."""
+    rng, t = np.random.default_rng(0), np.linspace(0, 1, 300)
+    shared = [0.03 * noise(rng, 300) for _ in range(100)]
+    found = Counter(diagnose(make(0.5 + wobble, 0.6 + 0.015 * t + wobble)).verdict for wobble in shared)
+    assert found["close to over-fitting"] <= 2
+    assert found["converged"] >= 80
+
+
 def test_training_that_is_worse_than_at_validations_best_diverges_even_if_the_gap_grows():
     t = np.arange(200.0)
     training, validation = 0.3 + 0.001 * np.maximum(t - 100, 0), 0.4 + 0.005 * np.maximum(t - 100, 0)
@@ -159,7 +169,7 @@ def test_gaps_inside_are_left_out_and_epochs_keep_their_numbers():
     holed[[3, 20, 150]] = np.nan, np.inf, np.nan
     found = diagnose(make(training, holed))
     assert (found.verdict, found.epoch) == ("over-fitted", whole.epoch)
-    assert diagnose(make(training, validation, first_epoch=1001)).epoch == 1000 + whole.epoch
+    assert diagnose(make(training[100:], validation[100:], first_epoch=101)).epoch == 101
 
 
 @pytest.mark.parametrize("verdict", ["over-fitted", "close to over-fitting", "still improving", "converged"])
@@ -225,7 +235,7 @@ def test_errors_say_what_to_do():
 
 
 def test_sentences():
-    levels = {"gap": 0.03, "final_gap": 0.43, "rise": 0.222, "statistic": 21.04, "critical": 4.13}
+    levels: dict[str, Any] = {"gap": 0.03, "final_gap": 0.43, "rise": 0.222, "statistic": 21.04, "critical": 4.13}
     levels |= {"validation": (0.512, 0.734), "training": (0.482, 0.301)}
     name = "binary_crossentropy"
     assert str(Diagnosis("over-fitted", name, 37, **levels)) == (

@@ -1,0 +1,72 @@
+"""Does a small net over-fit, from when on, and what helps?
+
+Trains the same net on 300 of scikit-learn's 1,797 handwritten digits: plain, with an L2 penalty, with dropout, with batch norm; each
+from several seeds. Works offline. Under a minute on 2 cores; expect a test accuracy of about 0.93 to 0.95, and the plain net
+over-fitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options."""
+
+    epochs: int = 150
+    """Epochs of each run."""
+    seeds: int = 5
+    """Runs of each net: seeds 0, 1, ... decide weights, batches and dropout."""
+    out: Path = Path("quickstart.png")
+    """Where the plot goes."""
+
+
+def main(config: Config) -> None:
+    import numpy as np
+    import optax
+    from rich.console import Console
+    from rich.table import Table
+    from sklearn.datasets import load_digits
+
+    import flaxfit as ff
+
+    digits = load_digits()
+    rows = np.random.default_rng(0).permutation(len(digits.data))
+    data = ff.Dataset(digits.data / 16, digits.target)[rows]
+    train, validation, test = data[:300], data[300:1000], data[1000:]
+
+    def task(penalty: float = 0.0, **net) -> ff.Task:
+        return ff.Task(
+            model=ff.nn.MLP((128, 128), 10, **net),
+            loss=ff.losses.categorical_crossentropy,
+            metrics={"accuracy": ff.metrics.categorical_accuracy},
+            penalty=ff.penalties.l2(penalty) if penalty else None,
+            optimizer=optax.adam(1e-3),
+        )
+
+    tasks = {"plain": task(), "L2 0.001": task(penalty=1e-3), "dropout 0.5": task(dropout=0.5), "batch norm": task(batch_norm=True)}
+    table = Table(title=f"Digits, {len(train)} rows to train; mean and standard deviation over {config.seeds} seeds")
+    for column in ("net", "test loss, best epoch", "test loss, last epoch", "test accuracy, best epoch", "ms an epoch", "verdict (seed 0)"):
+        table.add_column(column)
+    histories = {}
+    for name, each in tasks.items():
+        options = {"validation": validation, "epochs": config.epochs, "batch_size": 50, "hooks": [ff.hooks.Progress(name)]}
+        results = [ff.fit(each, train, seed=seed, **options) for seed in range(config.seeds)]
+        best, last = ([ff.evaluate(each, state, test) for state in states] for states in zip(*((r.best, r.last) for r in results), strict=True))
+        scores = [[s["categorical_crossentropy"] for s in best], [s["categorical_crossentropy"] for s in last], [s["accuracy"] for s in best]]
+        verdict = ff.diagnose(results[0].history)
+        since = f" from epoch {verdict.epoch}" if verdict.epoch else ""
+        pace = f"{1e3 * np.median([r.timing.epoch for r in results]):.2f}"
+        table.add_row(name, *(f"{np.mean(s):.3f} ± {np.std(s):.3f}" for s in scores), pace, verdict.verdict + since)
+        histories[name] = results[0].history
+    ff.plots.learning_curves(histories, ylim=(0, 0.8), title="Digits, 300 rows to train: what helps?").savefig(config.out)
+    Console(width=140).print(table)
+    print(f"Learning curves: {config.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

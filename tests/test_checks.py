@@ -1,0 +1,146 @@
+"""Bad input: each a ValueError or TypeError that names the cure, before anything compiles."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flaxfit as ff
+
+
+def task_of(model, loss=ff.losses.binary_crossentropy, **fields):
+    return ff.Task(model, loss, fields.pop("optimizer", optax.adam(1e-3)), **fields)
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiles(monkeypatch):
+    """Every test here fails if the error comes after a compilation of ours."""
+    from flaxfit import driver
+
+    def compiled(*args, **kwargs):
+        raise AssertionError("compiled before the check")
+
+    monkeypatch.setattr(driver, "compiled", compiled)
+
+
+def with_value(data, value):
+    x = np.array(data.x)
+    x[3, 2] = value
+    return ff.Dataset(x, data.y)
+
+
+class NoTrain(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(x)
+
+
+class Grows(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+        self.sow("seen", "values", x)
+        return nn.Dense(1)(x)
+
+
+class Draws(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dense(1)(x) + (jax.random.normal(self.make_rng("noise"), (1,)) if train else 0)
+
+
+class Reshapes(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dense(1)(x.reshape(len(x), 2, 5))
+
+
+class Empty(nn.Module):
+    def __call__(self, x, *, train):
+        return x
+
+
+def cases():
+    def fit(change=None, **options):
+        """(net, train) -> a call of fit."""
+        return lambda net, train: ff.fit(task_of(net()), change(train) if change else train, **options)
+
+    def trained(model=None, **fields):
+        return lambda net, train: ff.fit(task_of(model or net(), **fields), train)
+
+    stop = ff.EarlyStopping
+    yield "empty", fit(lambda d: d[:0]), ValueError, r"train has no rows: its arrays are x \(0, 6\), y \(0,\)"
+    yield "lengths", lambda net, d: ff.Dataset(d.x, d.y[:-1]), ValueError, "equally many rows, got x: 250, y: 249"
+    yield "text", lambda net, d: ff.Dataset([["a"]], [0]), TypeError, "x holds <U1 values; encode them as numbers first"
+    yield "ragged y", lambda net, d: ff.Dataset(d.x, None), TypeError, r"Dataset\(y=\.\.\.\) is missing"
+    yield "64 bit", lambda net, d: ff.Dataset([[2**40]], [0]), ValueError, "x holds integers beyond 32 bits"
+    yield "weights", lambda net, d: ff.Dataset(d.x, d.y, -np.ones(250)), ValueError, "must be finite and not negative"
+    yield "weights' shape", lambda net, d: ff.Dataset(d.x, d.y, np.ones((250, 1))), ValueError, r"one number a row, shape \(rows,\)"
+    yield "nan", fit(lambda d: with_value(d, np.nan)), ValueError, r"train\.x has NaN or infinity in 1 of 250 rows, first in row 3: remove"
+    yield "infinity", fit(lambda d: with_value(d, np.inf)), ValueError, "NaN or infinity in 1 of 250 rows"
+    yield "tuple", fit(lambda d: (d.x, d.y)), TypeError, r"must be a flaxfit.Dataset, got tuple: wrap the arrays as ff.Dataset\(x, y\)"
+    yield "labels", fit(lambda d: ff.Dataset(d.x, d.y + 1)), ValueError, r"train\.y has labels from 1 to 2, but binary_crossentropy .* from 0 to 1"
+    yield "batch 0", fit(batch_size=0), ValueError, r"batch_size must be at least 1 \(rows a step\), got 0"
+    yield "batch 2.5", fit(batch_size=2.5), TypeError, "batch_size must be an integer"
+    yield "epochs 0", fit(epochs=0), ValueError, r"epochs must be at least 1 \(epochs\), got 0"
+    yield "seed", fit(seed=-1), ValueError, "seed must be at least 0"
+    yield "patience", lambda net, d: stop(patience=-1), ValueError, "patience"
+    yield "monitor", fit(early_stopping=stop("binary_crossentropi")), ValueError, "did you mean 'binary_crossentropy'"
+    yield "no validation", fit(early_stopping=stop("val_loss")), ValueError, r"a val_ metric needs fit\(validation=\.\.\.\)"
+    yield "best_epoch", fit(early_stopping=stop("best_epoch")), ValueError, "no metric 'best_epoch'"
+    yield "mode", fit(early_stopping=stop("gradient_norms_", mode="min")), ValueError, "did you mean 'gradient_norm'"
+    yield "hook", fit(hooks=[print]), TypeError, "hooks must be flaxfit.hooks.Hook objects"
+    yield "hook class", fit(hooks=[ff.hooks.Progress]), TypeError, "call it"
+    yield "train", trained(NoTrain()), TypeError, r"NoTrain.__call__ must take a keyword argument `train`"
+    yield "shapes", trained(Reshapes()), ValueError, r"Reshapes refuses x of shape \(rows, 6\): "
+    yield "no parameters", trained(Empty()), ValueError, "Empty has no parameters to train"
+    yield "growing", trained(Grows()), ValueError, r"a training step does not fit the fresh state: .*seen"
+    yield "streams", trained(Draws()), ValueError, r"draws from a random stream that Task\(rngs=\('dropout',\)\) does not name"
+    yield "mask", trained(penalty=ff.penalties.l2(1e-3, mask="Dens_0")), ValueError, r"Dens_0.*Dense_0/kernel"
+    yield "scalar", trained(loss=lambda z, y: jnp.mean(z)), ValueError, r"one number for the whole batch; .* leave out the mean"
+    yield "columns", trained(loss=lambda z, y: z), ValueError, r"must return one number a row, shape \(rows,\)"
+    yield "metric", trained(metrics={"m": lambda z, y: z.mean()}), ValueError, "the metric 'm' returns one number for the whole batch"
+    yield "refuses", trained(loss=lambda z, y: z @ jnp.ones((3, 3))), ValueError, r"refuses logits of shape \(rows, 1\) with y of shape \(rows,\)"
+    yield "penalty", trained(penalty=lambda p: p["Dense_0"]["bias"]), ValueError, "the penalty must be one number for all parameters"
+    yield "eval_params", trained(eval_params=ff.averaging.averaged), ValueError, "needs weight_ema in the optimizer"
+    yield "class", lambda net, d: task_of(net), TypeError, r"pass MyModel\(\.\.\.\), not the class"
+    yield "optimizer", lambda net, d: task_of(net(), optimizer=1e-3), TypeError, r"optax transformation such as optax.adam\(1e-3\), got float"
+    yield "metrics", lambda net, d: task_of(net(), metrics=[len]), TypeError, "maps names to functions"
+    yield "loss", lambda net, d: task_of(net(), loss="mse"), TypeError, r"Task\(loss=\.\.\.\) must be a function, got str"
+    yield "task", lambda net, d: ff.fit(net(), d), TypeError, "task must be a flaxfit.Task, got Net"
+    yield "class weight", fit(class_weight={0: 1.0, 7: 2.0}), ValueError, r"classes that train\.y does not have: \[7\]"
+    yield "class weight < 0", fit(class_weight={0: -1.0}), ValueError, "got -1.0 for class 0"
+    yield "class weight y", fit(lambda d: ff.Dataset(d.x, d.y * 0.5), class_weight={0: 1.0}), TypeError, "needs integer class labels"
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [pytest.param(*case[1:], id=case[0]) for case in cases()])
+def test_bad_input(call, error, message, net, table):
+    with pytest.raises(error, match=message):
+        call(net, table[0])
+
+
+def test_labels_beyond_the_classes(net, table):
+    train = ff.Dataset(table[0].x, np.arange(250) % 4)
+    message = r"labels from 0 to 3, but categorical_crossentropy with logits of shape \(rows, 3\) needs labels from 0 to 2"
+    with pytest.raises(ValueError, match=message):
+        ff.fit(task_of(net(outputs=3), ff.losses.categorical_crossentropy), train)
+    with pytest.raises(ValueError, match="renumber the classes or widen the last layer"):
+        ff.fit(task_of(net(outputs=3), optax.softmax_cross_entropy_with_integer_labels), train)
+
+
+def test_validation_rows_must_look_like_training_rows(net, table):
+    train, validation = table
+    with pytest.raises(ValueError, match=r"validation rows differ from training rows: .*\(6,\).*\(5,\)"):
+        ff.fit(task_of(net()), train, validation=ff.Dataset(validation.x[:, :5], validation.y))
+    with pytest.raises(ValueError, match=r"validation\.y has labels from 0 to 5"):
+        ff.fit(task_of(net()), train, validation=ff.Dataset(validation.x, np.arange(100) % 6))
+
+
+def test_evaluate_and_predict_check_too(net, table):
+    with pytest.raises(ValueError, match="data has no rows"):
+        ff.evaluate(task_of(net()), None, table[0][:0])
+    with pytest.raises(ValueError, match=r"x\.x has NaN"):
+        ff.predict(task_of(net()), None, np.full((2, 6), np.nan))
