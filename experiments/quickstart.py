@@ -1,7 +1,7 @@
 """Does a small net over-fit, from when on, and what helps?
 
 Trains the same net on 300 of scikit-learn's 1,797 handwritten digits: plain, with an L2 penalty, with dropout, with batch norm; each
-from several seeds. Works offline. Under a minute on 2 cores; expect a test accuracy of about 0.93 to 0.95, and the plain net
+from several seeds. Works offline. Under a minute on 2 cores; expect test accuracies of 0.95 to 0.97, and the plain net
 over-fitted.
 """
 
@@ -17,7 +17,7 @@ import tyro
 class Config:
     """Options."""
 
-    epochs: int = 150
+    epochs: int = 200
     """Epochs of each run."""
     seeds: int = 5
     """Runs of each net: seeds 0, 1, ... decide weights, batches and dropout."""
@@ -34,9 +34,9 @@ def main(config: Config) -> None:
 
     import flaxfit as ff
 
-    digits = load_digits()
-    rows = np.random.default_rng(0).permutation(len(digits.data))
-    data = ff.Dataset(digits.data / 16, digits.target)[rows]
+    x, y = load_digits(return_X_y=True)
+    rows = np.random.default_rng(0).permutation(len(x))
+    data = ff.Dataset(np.divide(x, 16), y)[rows]
     train, validation, test = data[:300], data[300:1000], data[1000:]
 
     def task(penalty: float = 0.0, **net) -> ff.Task:
@@ -45,7 +45,7 @@ def main(config: Config) -> None:
             loss=ff.losses.categorical_crossentropy,
             metrics={"accuracy": ff.metrics.categorical_accuracy},
             penalty=ff.penalties.l2(penalty) if penalty else None,
-            optimizer=optax.adam(1e-3),
+            optimizer=optax.adam(2e-3),
         )
 
     tasks = {"plain": task(), "L2 0.001": task(penalty=1e-3), "dropout 0.5": task(dropout=0.5), "batch norm": task(batch_norm=True)}
@@ -56,8 +56,14 @@ def main(config: Config) -> None:
     for name, each in tasks.items():
         options = {"validation": validation, "epochs": config.epochs, "batch_size": 50, "hooks": [ff.hooks.Progress(name)]}
         results = [ff.fit(each, train, seed=seed, **options) for seed in range(config.seeds)]
-        best, last = ([ff.evaluate(each, state, test) for state in states] for states in zip(*((r.best, r.last) for r in results), strict=True))
-        scores = [[s["categorical_crossentropy"] for s in best], [s["categorical_crossentropy"] for s in last], [s["accuracy"] for s in best]]
+        best, last = (
+            [ff.evaluate(each, state, test) for state in states] for states in zip(*((r.best, r.last) for r in results), strict=True)
+        )
+        scores = [
+            [s["categorical_crossentropy"] for s in best],
+            [s["categorical_crossentropy"] for s in last],
+            [s["accuracy"] for s in best],
+        ]
         verdict = ff.diagnose(results[0].history)
         since = f" from epoch {verdict.epoch}" if verdict.epoch else ""
         pace = f"{1e3 * np.median([r.timing.epoch for r in results]):.2f}"

@@ -85,7 +85,7 @@ def check_program(task: Task, data: Dataset) -> tuple[TrainState, Any]:
     shapes = f"x of shape {jax.tree.map(lambda a: ('rows', *a.shape[1:]), data.x)}".replace("'", "")
     try:
         state = jax.eval_shape(lambda k, x: initialise(task, k, x), key, x)
-        rngs = {name: key for name in task.rngs}
+        rngs = dict.fromkeys(task.rngs, key)
         logits, _ = jax.eval_shape(lambda s, x, r: task.apply(s.params, s.collections, task.prepared(x), r), state, x, rngs)
     except flax_errors.InvalidRngError as error:
         raise ValueError(f"the model draws from a random stream that Task(rngs={task.rngs!r}) does not name: {error}") from error
@@ -110,10 +110,14 @@ def _check_rows(what: str, function: Any, logits: Any, y: Any, rows: int) -> Non
         result = jax.eval_shape(function, logits, y)
     except Exception as error:
         shapes = jax.tree.map(lambda a: ("rows", *a.shape[1:]), (logits, y))
-        raise ValueError(f"{what} refuses logits of shape {shapes[0]} with y of shape {shapes[1]}: {error}".replace("'rows'", "rows")) from error
+        raise ValueError(
+            f"{what} refuses logits of shape {shapes[0]} with y of shape {shapes[1]}: {error}".replace("'rows'", "rows")
+        ) from error
     shape = getattr(result, "shape", None)
     if shape == ():
-        raise ValueError(f"{what} returns one number for the whole batch; it must return one number a row, shape (rows,): leave out the mean.")
+        raise ValueError(
+            f"{what} returns one number for the whole batch; it must return one number a row, shape (rows,): leave out the mean."
+        )
     if shape != (rows,):
         raise ValueError(f"{what} must return one number a row, shape (rows,), got {result} for {rows} rows.")
 
@@ -156,7 +160,11 @@ def check_labels(task: Task, name: str, data: Dataset, logits: Any) -> None:
 def check_monitor(monitor: str, logged: tuple[str, ...]) -> None:
     """That the monitored metric will be logged."""
     if monitor not in logged:
-        needs = " (a val_ metric needs fit(validation=...))" if monitor.startswith("val_") and not any(n.startswith("val_") for n in logged) else ""
+        needs = (
+            " (a val_ metric needs fit(validation=...))"
+            if monitor.startswith("val_") and not any(n.startswith("val_") for n in logged)
+            else ""
+        )
         raise ValueError(unknown("metric", monitor, logged, "to monitor" + needs))
 
 

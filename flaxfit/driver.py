@@ -80,8 +80,8 @@ class Result:
     timing: Timing
 
     def __repr__(self) -> str:
-        epochs = len(self.history.epochs)
-        return f"Result({epochs} epochs, stopped by {self.stop_reason}, best epoch {self.best_epoch}, {self.timing.epoch * 1e3:.3g} ms an epoch)"
+        epochs, pace = len(self.history.epochs), f"{self.timing.epoch * 1e3:.3g} ms an epoch"
+        return f"Result({epochs} epochs, stopped by {self.stop_reason}, best epoch {self.best_epoch}, {pace})"
 
 
 def fit(
@@ -158,7 +158,9 @@ def fit(
     check_monitor(stopping.monitor, names[:-1])
     stopping.direction  # noqa: B018  (raises for a name that does not tell)
 
-    plan = run.Plan(min(batch_size, len(data)), stopping, early_stopping is not None, replacement=replacement, terminate_on_nan=terminate_on_nan)
+    plan = run.Plan(
+        min(batch_size, len(data)), stopping, early_stopping is not None, replacement=replacement, terminate_on_nan=terminate_on_nan
+    )
     data, validation, key = jax.device_put((data, validation, jax.random.key(seed)))
     begin = compiled(task, ("start", plan.stopping), functools.partial(run.start, task, plan), key, data[:1].x, initial)
     state = begin(key, data[:1].x, initial)
@@ -203,7 +205,7 @@ def _drive(
     seconds = min([CHUNK_SECONDS, *(hook.every_seconds for hook in hooks if hook.every_seconds)])
     position, chunks, spent, pace, ended = 0, 0, 0.0, 1, False
     began = time.perf_counter()
-    seen = {hook: (0, 0, began) for hook in hooks}
+    seen = [(0, 0, began) for _ in hooks]  # epochs, steps and time at each hook's last look
     with ExitStack() as stack:
         for hook in hooks:
             stack.callback(hook.close)
@@ -220,11 +222,12 @@ def _drive(
             pace = min(8 * pace, max(1, int(done * seconds / max(now - start, 1e-9))))
             log.add(rows[: int(epoch) - log.epochs])
             ended = position >= total or bool(diverged) or (plan.stops and bool(stopped))
-            for hook in hooks:
-                epochs, steps, looked = seen[hook]
+            for index, hook in enumerate(hooks):
+                epochs, steps, looked = seen[index]
                 if ended or hook.due(epochs, log.epochs, steps, position, now - looked):
-                    hook.look(Look(about, functools.partial(log.history, epochs), log.history, state, log.epochs, int(step), now - began, ended))
-                    seen[hook] = log.epochs, position, now
+                    new = functools.partial(log.history, epochs)
+                    hook.look(Look(about, new, log.history, state, log.epochs, int(step), now - began, ended))
+                    seen[index] = log.epochs, position, now
     return state, log.history(), chunks, spent
 
 

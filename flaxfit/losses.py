@@ -10,11 +10,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
-from jax import Array
 from jax.core import Tracer
 
+from flaxfit.shapes import Outputs, Rows, Targets
 
-def binary_crossentropy(logits: Array, y: Array, label_smoothing: Any = 0.0) -> Array:
+
+def binary_crossentropy(logits: Outputs, y: Targets, label_smoothing: Any = 0.0) -> Rows:
     """Cross-entropy between labels 0 and 1, or probabilities, and the sigmoid of logits.
 
     Args:
@@ -35,7 +36,7 @@ def binary_crossentropy(logits: Array, y: Array, label_smoothing: Any = 0.0) -> 
     return row_means(optax.sigmoid_binary_cross_entropy(logits, y))
 
 
-def categorical_crossentropy(logits: Array, y: Array, label_smoothing: Any = 0.0) -> Array:
+def categorical_crossentropy(logits: Outputs, y: Targets, label_smoothing: Any = 0.0) -> Rows:
     """Cross-entropy between classes and the softmax of logits.
 
     Args:
@@ -60,7 +61,7 @@ def categorical_crossentropy(logits: Array, y: Array, label_smoothing: Any = 0.0
     return row_means(losses)
 
 
-def mse(logits: Array, y: Array) -> Array:
+def mse(logits: Outputs, y: Targets) -> Rows:
     """Squared error, averaged over a row's outputs. Shapes as `binary_crossentropy`.
 
     Raises:
@@ -73,7 +74,7 @@ def mse(logits: Array, y: Array) -> Array:
     return row_means(optax.squared_error(*aligned(logits, y)))
 
 
-def aligned(logits: Array, y: Array) -> tuple[Array, Array]:
+def aligned(logits: Outputs, y: Targets) -> tuple[Any, Any]:
     """Both in one shape and floating type: (n, 1) meets (n,).
 
     Raises:
@@ -90,7 +91,7 @@ def aligned(logits: Array, y: Array) -> tuple[Array, Array]:
     return logits, y.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
-def is_class_number(logits: Array, y: Array) -> bool:
+def is_class_number(logits: Outputs, y: Targets) -> bool:
     """Whether `y` holds class numbers; otherwise it holds a probability of each class.
 
     Raises:
@@ -108,7 +109,7 @@ def is_class_number(logits: Array, y: Array) -> bool:
     return True
 
 
-def row_means(values: Array) -> Array:
+def row_means(values: Any) -> Rows:
     """The mean of each row, shape (rows,)."""
     return values.reshape(values.shape[0], math.prod(values.shape[1:])).mean(1) if values.ndim > 1 else values
 

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.core import Tracer
 
 from flaxfit.losses import aligned, is_class_number, row_means
+from flaxfit.shapes import Outputs, Rows, Targets
 
 
-def binary_accuracy(logits: Array, y: Array) -> Array:
+def binary_accuracy(logits: Outputs, y: Targets) -> Rows:
     """Whether the logit's sign tells the label: logit > 0 for label 1, else 0. Shapes as `flaxfit.losses.binary_crossentropy`.
 
     Example:
@@ -25,7 +25,7 @@ def binary_accuracy(logits: Array, y: Array) -> Array:
     return row_means(((logits > 0) == (y > 0.5)).astype(jnp.float32))
 
 
-def categorical_accuracy(logits: Array, y: Array) -> Array:
+def categorical_accuracy(logits: Outputs, y: Targets) -> Rows:
     """Whether the largest logit is the label's. Shapes as `flaxfit.losses.categorical_crossentropy`.
 
     Example:
@@ -35,7 +35,7 @@ def categorical_accuracy(logits: Array, y: Array) -> Array:
     return row_means((logits.argmax(-1) == _classes(logits, y)).astype(jnp.float32))
 
 
-def top_k(k: int) -> Callable[[Array, Array], Array]:
+def top_k(k: int) -> Callable[[Outputs, Targets], Rows]:
     """A metric: whether the label is among the `k` largest logits. Of equal logits the first counts as larger, so a model
     whose logits are all the same scores k / classes, not 1.
 
@@ -55,7 +55,7 @@ def top_k(k: int) -> Callable[[Array, Array], Array]:
     if k < 1:
         raise ValueError(f"top_k(k) needs k of 1 or more, got {k!r}.")
 
-    def metric(logits: Array, y: Array) -> Array:
+    def metric(logits: Outputs, y: Targets) -> Rows:
         classes = _classes(logits, y)
         if k > logits.shape[-1]:
             raise ValueError(f"top_k({k}) needs {k} classes or more, the logits have {logits.shape[-1]}.")
@@ -66,7 +66,7 @@ def top_k(k: int) -> Callable[[Array, Array], Array]:
     return metric
 
 
-def mae(logits: Array, y: Array) -> Array:
+def mae(logits: Outputs, y: Targets) -> Rows:
     """Absolute error, averaged over a row's outputs. Shapes as `flaxfit.losses.mse`.
 
     Example:
@@ -133,7 +133,7 @@ def confusion_matrix(logits: Any, y: Any) -> np.ndarray:
     return np.bincount(true * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
-def _classes(logits: Array, y: Array) -> Array:
+def _classes(logits: Outputs, y: Targets) -> Any:
     return y if is_class_number(logits, y) else y.argmax(-1)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from flaxfit.shapes import Batch, Hidden, Key, Logits
 from flaxfit.streams import mix32
 from flaxfit.suggest import unknown
 from flaxfit.task import Task
@@ -50,7 +51,7 @@ class Dropout(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Hidden, *, train: bool) -> Hidden:
         """`x` with entries dropped if `train`, else `x`; draws from the stream "dropout"."""
         if not train or (isinstance(self.rate, int | float) and self.rate == 0):
             return x
@@ -76,7 +77,7 @@ class _Layers(nn.Module, kw_only=True):
             raise ValueError(f'batch_norm is False, True, "before" or "after" (the activation), got {self.batch_norm!r}.')
         super().__post_init__()
 
-    def _activated(self, x: Array, train: bool) -> Array:
+    def _activated(self, x: Hidden, train: bool) -> Hidden:
         def normalised(x: Array) -> Array:  # Keras's defaults
             return nn.BatchNorm(use_running_average=not train, momentum=0.99, epsilon=1e-3, dtype=self.dtype)(x)
 
@@ -88,7 +89,7 @@ class _Layers(nn.Module, kw_only=True):
         initializer = _named("initializer", self.initializer, _INITIALIZERS, nn.initializers)
         return {"kernel_init": initializer() if isinstance(self.initializer, str) else initializer, "dtype": self.dtype}
 
-    def _dense(self, x: Array, hidden: Sequence[int], outputs: int, train: bool) -> Array:
+    def _dense(self, x: Batch, hidden: Sequence[int], outputs: int, train: bool) -> Logits:
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         for width in hidden:
             x = self._activated(nn.Dense(width, **self._options())(x), train)
@@ -122,7 +123,7 @@ class MLP(_Layers):
     outputs: int
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Batch, *, train: bool) -> Logits:
         """Logits of shape (rows, outputs); the axes of a row are flattened."""
         return self._dense(x, self.hidden, self.outputs, train)
 
@@ -152,7 +153,7 @@ class CNN(_Layers):
     outputs: int
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Batch, *, train: bool) -> Logits:
         """Logits of shape (rows, outputs), of images of shape (rows, height, width) or (rows, height, width, channels)."""
         x = x[..., None] if x.ndim == 3 else x
         if x.ndim != 4 or min(x.shape[1:3]) < 2 ** len(self.features):
@@ -182,7 +183,7 @@ def summary(task: Task, x: Any) -> str:
     return task.model.tabulate(rngs, task.prepared(x), train=False, compute_flops=True, console_kwargs=console)
 
 
-def _random_bits(key: Array, shape: tuple[int, ...]) -> Array:
+def _random_bits(key: Key, shape: tuple[int, ...]) -> Array:
     """Uniform 32-bit words, as a hash of the position: threefry takes as long as the layer's matrix product on a CPU."""
     first, second, *rest = jax.random.key_data(key).ravel()
     for word in rest:  # keys of other kinds than threefry; "rbg" repeats its words, so xor would cancel them

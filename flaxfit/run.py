@@ -15,6 +15,7 @@ from jax import Array, lax
 from flaxfit.data import order
 from flaxfit.data.dataset import Dataset
 from flaxfit.regularize.masks import kernels
+from flaxfit.shapes import RoundKeys
 from flaxfit.state import RunState, TrainState, for_evaluation, initialise
 from flaxfit.steps import eval_step, train_step
 from flaxfit.stopping import EarlyStopping
@@ -45,6 +46,7 @@ class Plan:
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Steps an epoch, the last of which may be short."""
     return -(-rows // batch_size)
 
 
@@ -90,7 +92,7 @@ def advance(task: Task, plan: Plan, state: RunState, data: Dataset, validation: 
     steps = steps_per_epoch(len(data), plan.batch_size)
     whole, rest = divmod(len(data), plan.batch_size)
 
-    def step_of(size: int, keys: Array) -> Callable[[RunState], RunState]:
+    def step_of(size: int, keys: RoundKeys) -> Callable[[RunState], RunState]:
         def step(state: RunState) -> RunState:
             if plan.replacement:
                 index = order.drawn(state.key, state.epoch * steps + state.step, size, len(data))

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flaxfit.streams import stream
 from flaxfit.stopping import StopperState
+from flaxfit.streams import stream
 from flaxfit.task import Task
 
 
@@ -70,9 +70,10 @@ def initialise(task: Task, key: Array, x: Any) -> TrainState:
       x: a few rows; only shapes and types matter.
     """
     names = ("params", *task.rngs)
-    variables = task.model.init({name: stream(key, f"init/{name}") for name in names}, task.prepared(x), train=False)
-    params = variables.pop("params", {})
-    return TrainState(jnp.zeros((), jnp.int32), params, dict(variables), task.optimizer.init(params))
+    variables: Any = task.model.init({name: stream(key, f"init/{name}") for name in names}, task.prepared(x), train=False)
+    params = variables.get("params", {})
+    collections = {name: value for name, value in variables.items() if name != "params"}
+    return TrainState(jnp.zeros((), jnp.int32), params, collections, task.optimizer.init(params))
 
 
 def for_evaluation(task: Task, state: TrainState) -> TrainState:

@@ -7,17 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
 
-from flaxfit.streams import stream
+from flaxfit.shapes import Key, Rows, Scalar
 from flaxfit.state import TrainState
+from flaxfit.streams import stream
 from flaxfit.task import Task
 
-Sums = dict[str, Array]
+Sums = dict[str, Scalar]
 """Metric name -> sum over the batch's rows; divide by the rows for the mean."""
 
 
-def _row_sums(task: Task, logits: Any, y: Any, weight: Array | None) -> Sums:
+def _row_sums(task: Task, logits: Any, y: Any, weight: Rows | None) -> Sums:
     """Sums over rows of the data loss (weighted, where rows have weights) and of the metrics (never weighted, as in Keras)."""
     losses = task.loss(logits, y)
     if weight is not None:
@@ -25,7 +25,7 @@ def _row_sums(task: Task, logits: Any, y: Any, weight: Array | None) -> Sums:
     return {task.loss_name: losses.sum()} | {name: metric(logits, y).astype(jnp.float32).sum() for name, metric in task.metrics.items()}
 
 
-def train_step(task: Task, state: TrainState, key: Array, x: Any, y: Any, weight: Array | None = None) -> tuple[TrainState, Sums]:
+def train_step(task: Task, state: TrainState, key: Key, x: Any, y: Any, weight: Rows | None = None) -> tuple[TrainState, Sums]:
     """One update of the weights.
 
     The objective is the batch's data loss, `sum(weight * loss) / rows` as in Keras, plus the penalty.
@@ -48,7 +48,7 @@ def train_step(task: Task, state: TrainState, key: Array, x: Any, y: Any, weight
         x, y = task.augment(jax.random.fold_in(stream(key, "augment"), state.step), x, y)
     rows = jax.tree.leaves(x)[0].shape[0]
 
-    def objective(params: Any) -> tuple[Array, tuple[Sums, Array, Any]]:
+    def objective(params: Any) -> tuple[Scalar, tuple[Sums, Scalar, Any]]:
         logits, collections = task.apply(params, state.collections, x, rngs)
         sums = _row_sums(task, logits, y, weight)
         penalty = task.penalised(params)
@@ -67,7 +67,7 @@ def train_step(task: Task, state: TrainState, key: Array, x: Any, y: Any, weight
     return TrainState(state.step + 1, params, collections, opt_state), sums
 
 
-def eval_step(task: Task, state: TrainState, x: Any, y: Any, weight: Array | None = None) -> Sums:
+def eval_step(task: Task, state: TrainState, x: Any, y: Any, weight: Rows | None = None) -> Sums:
     """Sums over the rows of the data loss and the metrics, with the model in evaluation mode. Arguments as `train_step`.
 
     `state` is used as it is: pass it through `flaxfit.state.for_evaluation` first where `Task.eval_params` matters.

@@ -11,7 +11,21 @@ import jax.numpy as jnp
 from jax import Array
 
 _LARGER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "top_", "r2", "iou")
-_SMALLER_IS_BETTER = ("loss", "entropy", "error", "mse", "mae", "mape", "deviance", "penalty", "norm", "nll", "perplexity", "hinge", "divergence")
+_SMALLER_IS_BETTER = (
+    "loss",
+    "entropy",
+    "error",
+    "mse",
+    "mae",
+    "mape",
+    "deviance",
+    "penalty",
+    "norm",
+    "nll",
+    "perplexity",
+    "hinge",
+    "divergence",
+)
 
 
 @jax.tree_util.register_dataclass
@@ -38,8 +52,8 @@ class StopperState:
 class EarlyStopping:
     """Stop when a metric no longer improves: Keras's `EarlyStopping`, its words and its meanings.
 
-    Two differences, both where Keras loses something: NaN and infinities never count as best, and there is no `restore_best_weights`, because best
-    and last are both returned.
+    Two differences, both where Keras loses something: NaN and infinities never count as best, and there is no
+    `restore_best_weights`, because best and last are both returned.
 
     Attributes:
       monitor: a column of the history, such as `val_loss`.

@@ -12,10 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+
+from flaxfit.shapes import Key
 
 
-def stream(root: Array, name: str) -> Array:
+def stream(root: Key, name: str) -> Key:
     """The key of the stream called `name`.
 
     Args:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-RowFunction = Callable[[Any, Any], Array]
+RowFunction = Callable[[Any, Any], Any]
 """(logits, y) -> one number a row, shape (rows,)."""
 
 
@@ -61,7 +61,9 @@ class Task:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
-            hint = "pass MyModel(...), not the class" if isinstance(self.model, type) else "an NNX module goes through flax.nnx.bridge.ToLinen"
+            hint = (
+                "pass MyModel(...), not the class" if isinstance(self.model, type) else "an NNX module goes through flax.nnx.bridge.ToLinen"
+            )
             raise TypeError(f"Task(model=...) must be a flax.linen.Module, got {type(self.model).__name__}: {hint}.")
         if not isinstance(self.optimizer, optax.GradientTransformation):
             raise TypeError(

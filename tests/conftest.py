@@ -7,7 +7,6 @@ import pytest
 import flaxfit as ff
 
 
-
 class Net(nn.Module):
     """A small net in plain Linen, so that the engine is tested apart from `flaxfit.nn`."""
 

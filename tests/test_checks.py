@@ -82,7 +82,12 @@ def cases():
     yield "nan", fit(lambda d: with_value(d, np.nan)), ValueError, r"train\.x has NaN or infinity in 1 of 250 rows, first in row 3: remove"
     yield "infinity", fit(lambda d: with_value(d, np.inf)), ValueError, "NaN or infinity in 1 of 250 rows"
     yield "tuple", fit(lambda d: (d.x, d.y)), TypeError, r"must be a flaxfit.Dataset, got tuple: wrap the arrays as ff.Dataset\(x, y\)"
-    yield "labels", fit(lambda d: ff.Dataset(d.x, d.y + 1)), ValueError, r"train\.y has labels from 1 to 2, but binary_crossentropy .* from 0 to 1"
+    yield (
+        "labels",
+        fit(lambda d: ff.Dataset(d.x, d.y + 1)),
+        ValueError,
+        r"train\.y has labels from 1 to 2, but binary_crossentropy .* from 0 to 1",
+    )
     yield "batch 0", fit(batch_size=0), ValueError, r"batch_size must be at least 1 \(rows a step\), got 0"
     yield "batch 2.5", fit(batch_size=2.5), TypeError, "batch_size must be an integer"
     yield "epochs 0", fit(epochs=0), ValueError, r"epochs must be at least 1 \(epochs\), got 0"
@@ -103,11 +108,21 @@ def cases():
     yield "scalar", trained(loss=lambda z, y: jnp.mean(z)), ValueError, r"one number for the whole batch; .* leave out the mean"
     yield "columns", trained(loss=lambda z, y: z), ValueError, r"must return one number a row, shape \(rows,\)"
     yield "metric", trained(metrics={"m": lambda z, y: z.mean()}), ValueError, "the metric 'm' returns one number for the whole batch"
-    yield "refuses", trained(loss=lambda z, y: z @ jnp.ones((3, 3))), ValueError, r"refuses logits of shape \(rows, 1\) with y of shape \(rows,\)"
+    yield (
+        "refuses",
+        trained(loss=lambda z, y: z @ jnp.ones((3, 3))),
+        ValueError,
+        r"refuses logits of shape \(rows, 1\) with y of shape \(rows,\)",
+    )
     yield "penalty", trained(penalty=lambda p: p["Dense_0"]["bias"]), ValueError, "the penalty must be one number for all parameters"
     yield "eval_params", trained(eval_params=ff.averaging.averaged), ValueError, "needs weight_ema in the optimizer"
     yield "class", lambda net, d: task_of(net), TypeError, r"pass MyModel\(\.\.\.\), not the class"
-    yield "optimizer", lambda net, d: task_of(net(), optimizer=1e-3), TypeError, r"optax transformation such as optax.adam\(1e-3\), got float"
+    yield (
+        "optimizer",
+        lambda net, d: task_of(net(), optimizer=1e-3),
+        TypeError,
+        r"optax transformation such as optax.adam\(1e-3\), got float",
+    )
     yield "metrics", lambda net, d: task_of(net(), metrics=[len]), TypeError, "maps names to functions"
     yield "loss", lambda net, d: task_of(net(), loss="mse"), TypeError, r"Task\(loss=\.\.\.\) must be a function, got str"
     yield "task", lambda net, d: ff.fit(net(), d), TypeError, "task must be a flaxfit.Task, got Net"

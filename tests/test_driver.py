@@ -55,7 +55,7 @@ def test_chunk_length_never_changes_a_bit(net, table, batch_norm):
     train, validation = table
     task = make_task(net, model=net(batch_norm=batch_norm, dropout=0.2), penalty=ff.penalties.l2(1e-3))
     stopping = ff.EarlyStopping("val_binary_crossentropy", patience=6)
-    options = dict(validation=validation, epochs=30, batch_size=64, early_stopping=stopping, seed=3)
+    options = {"validation": validation, "epochs": 30, "batch_size": 64, "early_stopping": stopping, "seed": 3}
     results = [
         ff.fit(task, train, hooks=hooks, **options)
         for hooks in ([], [Every(epochs=1)], [Every(epochs=7)], [Every(steps=1)], [Every(steps=3), Every(epochs=2)])
@@ -82,7 +82,7 @@ def test_hooks_see_every_epoch_once_and_when_they_asked(net, table):
 def test_a_second_fit_compiles_nothing(net, table):
     train, validation = table
     task = make_task(net, model=net(batch_norm=True))
-    options = dict(validation=validation, batch_size=64, early_stopping=ff.EarlyStopping("val_accuracy", patience=3))
+    options = {"validation": validation, "batch_size": 64, "early_stopping": ff.EarlyStopping("val_accuracy", patience=3)}
     ff.fit(task, train, epochs=4, **options)
     ff.fit(task, train, epochs=4, hooks=[Every(steps=1)], **options)  # whatever is compiled for looking
     with Compilations() as compilations:
@@ -158,7 +158,9 @@ def test_logged_names_and_their_order(net, table):
     assert "penalty" not in plain
     assert "learning_rate" not in plain
     injected = make_task(net, optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=schedule))
-    np.testing.assert_allclose(ff.fit(injected, train, epochs=3, batch_size=50).history["learning_rate"], history["learning_rate"], rtol=1e-6)
+    np.testing.assert_allclose(
+        ff.fit(injected, train, epochs=3, batch_size=50).history["learning_rate"], history["learning_rate"], rtol=1e-6
+    )
     nameless = make_task(net, loss=lambda logits, y: ff.losses.binary_crossentropy(logits, y))
     assert list(ff.fit(nameless, train, epochs=1).history)[:2] == ["loss", "data_loss"]
 
@@ -275,7 +277,10 @@ def test_integer_images_are_preprocessed_everywhere(net):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (60, 4, 4, 1), np.uint8), np.arange(60) % 3
     task = ff.Task(
-        net(outputs=3), ff.losses.categorical_crossentropy, optax.adam(1e-2), preprocess=lambda x: x.reshape(len(x), -1).astype(jnp.float32) / 255
+        net(outputs=3),
+        ff.losses.categorical_crossentropy,
+        optax.adam(1e-2),
+        preprocess=lambda x: x.reshape(len(x), -1).astype(jnp.float32) / 255,
     )
     result = ff.fit(task, ff.Dataset(images, labels), validation=ff.Dataset(images, labels), epochs=2)
     plain = ff.Task(net(outputs=3), ff.losses.categorical_crossentropy, optax.adam(1e-2))
@@ -294,7 +299,9 @@ def test_augmentation_is_keyed_by_step_and_absent_from_evaluation(net, table):
     result = ff.fit(task, train, validation=train, epochs=3, batch_size=250)
     assert len(set(result.history["loss"])) == 3  # weights stand still, noise does not
     assert len(set(result.history["val_loss"])) == 1
-    assert result.history["val_loss"][0] == pytest.approx(ff.fit(make_task(net, **still), train, epochs=1, batch_size=250).history["loss"][0])
+    assert result.history["val_loss"][0] == pytest.approx(
+        ff.fit(make_task(net, **still), train, epochs=1, batch_size=250).history["loss"][0]
+    )
 
 
 def test_sampling_with_replacement_repeats_rows(table):

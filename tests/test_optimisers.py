@@ -120,7 +120,7 @@ class Explodes(nn.Module):
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(table):
     train, validation = table
-    task = ff.Task(Explodes(), lambda logits, y: -logits[:, 0] ** 2, optax.sgd(0.1))
+    task = ff.Task(Explodes(), lambda logits, y: -(logits[:, 0] ** 2), optax.sgd(0.1))
     with pytest.warns(RuntimeWarning, match=r"training ended in epoch (\d+): (loss|val_loss) is -inf") as caught:
         result = ff.fit(task, train, validation=validation, epochs=50, batch_size=250)
     assert result.stop_reason == "non_finite"

@@ -75,7 +75,7 @@ def main(config: Config) -> None:
     net = Net()
 
     def objective(params, x, y):
-        logits = net.apply(params, x)
+        logits = jnp.asarray(net.apply(params, x))
         return optax.sigmoid_binary_cross_entropy(logits, y).mean(), ((logits > 0) == (y > 0.5)).mean()
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -105,7 +105,7 @@ def main(config: Config) -> None:
     peers = {"flaxfit": flaxfit, "scan by hand": by_hand}
     if config.keras:
         os.environ["KERAS_BACKEND"] = "jax"
-        import keras
+        import keras  # pyright: ignore[reportMissingImports]
 
         def keras_at(steps: int):
             model = keras.Sequential(
@@ -147,7 +147,8 @@ def main(config: Config) -> None:
             seconds, losses[name] = peer()
             timings[name].append(1e3 * seconds)
 
-    table = Table(title=f"HIGGS {config.size}, batch {batch}, {epochs} epochs x {config.repeats}, {jax.devices()[0].device_kind}, jax {jax.__version__}")
+    device = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+    table = Table(title=f"HIGGS {config.size}, batch {batch}, {epochs} epochs x {config.repeats}, {device}")
     for column in ("peer", "ms an epoch (median)", "lowest", "highest", "peer / flaxfit (median of ratios)", "val_loss, last epoch"):
         table.add_column(column)
     for name, times in timings.items():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -62,7 +63,7 @@ class Dataset:
     def __len__(self) -> int:
         return jax.tree.leaves(self.x)[0].shape[0]
 
-    def __getitem__(self, rows: slice | np.ndarray) -> Dataset:
+    def __getitem__(self, rows: slice | np.ndarray | jax.Array) -> Dataset:
         """The rows of a slice, an index array or a boolean mask."""
         return jax.tree.map(lambda array: array[rows], self)
 
@@ -82,7 +83,7 @@ def _arrays(tree: Any, name: str) -> Any:
             raise TypeError(f"Dataset({name}=...) is missing: give an array.")
         return None
     array = tree if isinstance(tree, jax.Array) else np.asarray(tree)
-    if array.dtype.kind not in "biuf" and not jax.dtypes.issubdtype(array.dtype, np.number):
+    if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, np.number):
         raise TypeError(f"Dataset: {name} holds {array.dtype} values; encode them as numbers first.")
     if array.ndim == 0:
         raise ValueError(f"Dataset: {name} is a single number; its first axis must be the rows.")

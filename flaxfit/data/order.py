@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from flaxfit.shapes import Key, Positions, RoundKeys, Step
 from flaxfit.streams import mix32, stream
 
 
@@ -25,7 +26,7 @@ def _rounds(rows: int) -> int:
     return 24 if rows < 32 else 8
 
 
-def round_keys(root: Array, epoch: Array | int, rows: int) -> Array:
+def round_keys(root: Key, epoch: Step, rows: int) -> RoundKeys:
     """The key words of one epoch's order of `rows` rows: uint32, shape (rounds, 2)."""
     return jax.random.bits(jax.random.fold_in(stream(root, "order"), epoch), (_rounds(rows), 2), jnp.uint32)
 
@@ -49,7 +50,7 @@ def _permute(index: Any, keys: Any, halves: tuple[int, int], xp: ModuleType) -> 
     return left * xp.uint32(halves[1]) + right
 
 
-def shuffled(positions: Any, keys: Any, rows: int) -> Any:
+def shuffled(positions: Positions, keys: RoundKeys, rows: int) -> Positions:
     """The rows at `positions` of the epoch whose `round_keys` are `keys`.
 
     Args:
@@ -86,6 +87,6 @@ def shuffled(positions: Any, keys: Any, rows: int) -> Any:
     return index.astype(np.int64)
 
 
-def drawn(key: Array, step: Array | int, batch: int, rows: int) -> Array:
+def drawn(key: Key, step: Step, batch: int, rows: int) -> Positions:
     """`batch` rows drawn with replacement at the run's step `step`: int32, shape (batch,)."""
     return jax.random.randint(jax.random.fold_in(stream(key, "draw"), step), (batch,), 0, rows)

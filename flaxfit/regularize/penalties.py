@@ -12,8 +12,9 @@ from jax import Array
 from jax.core import Tracer
 
 from flaxfit.regularize.masks import Mask, resolve
+from flaxfit.shapes import Scalar
 
-Penalty = Callable[[Any], Array]
+Penalty = Callable[[Any], Scalar]
 """params -> scalar."""
 
 
@@ -83,7 +84,7 @@ def _abs(w: Array) -> Array:
 def _sum(name: str, weight: Any, mask: Mask | None, norm: Callable[[Array], Array]) -> Penalty:
     non_negative(f"the {name} penalty's weight", weight)
 
-    def penalty(params: Any) -> Array:
+    def penalty(params: Any) -> Scalar:
         flags = jax.tree.leaves(resolve(mask, params))
         return weight * sum((norm(w) for w, chosen in zip(jax.tree.leaves(params), flags, strict=True) if chosen), jnp.zeros(()))
 

@@ -27,7 +27,7 @@ class History(Mapping[str, np.ndarray]):
       first_epoch: the epoch of the first entry.
 
     Raises:
-      ValueError: columns of unequal length.
+      ValueError: columns of unequal length, or one called `epoch`, which is the index.
       KeyError: an unknown name, with the nearest one.
 
     Example:
@@ -42,6 +42,8 @@ class History(Mapping[str, np.ndarray]):
 
     def __init__(self, columns: Mapping[str, Sequence[float] | np.ndarray], first_epoch: int = 1):
         self._columns = {name: np.asarray(values, float) for name, values in columns.items()}
+        if "epoch" in self._columns:
+            raise ValueError("a History numbers its epochs itself: leave out the column 'epoch' and give first_epoch")
         lengths = {name: len(values) for name, values in self._columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the columns of a History must be of one length, got {lengths}")
@@ -141,5 +143,11 @@ class History(Mapping[str, np.ndarray]):
 
     @classmethod
     def from_pandas(cls, frame: pandas.DataFrame) -> History:
-        """The inverse of `to_pandas`."""
+        """The inverse of `to_pandas`.
+
+        Raises:
+          ValueError: the index is not one epoch after the other.
+        """
+        if np.any(np.diff(frame.index) != 1):
+            raise ValueError("a History needs consecutive epochs: sort the frame by its index, and leave out none")
         return cls({str(name): frame[name].to_numpy() for name in frame}, int(frame.index[0]) if len(frame) else 1)

@@ -153,3 +153,12 @@ def test_errors_say_what_to_do():
         History({"a": [1.0], "b": [1.0, 2.0]})
     with pytest.raises(KeyError, match="no column 'val_los' in the history; did you mean 'val_loss'"):
         make(val_loss=[1.0, 1.0])["val_los"]
+
+
+def test_what_numbers_epochs_otherwise_is_refused():
+    with pytest.raises(ValueError, match="leave out the column 'epoch'"):
+        make(epoch=[1.0, 2.0])
+    frame = make().to_pandas()
+    for wrong in (frame.iloc[::-1], frame.iloc[[0, 0]]):
+        with pytest.raises(ValueError, match="consecutive epochs"):
+            History.from_pandas(wrong)
