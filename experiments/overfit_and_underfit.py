@@ -102,13 +102,14 @@ def main(config: Config) -> None:
     ranked = sorted(results, key=lambda name: results[name].history["val_binary_crossentropy"].min())
     print("Best first:", ", ".join(f"{name} {results[name].history['val_binary_crossentropy'].min():.4f}" for name in ranked))
 
-    curves = {"smooth": 10, "log_x": True, "ylim": (0.5, 0.7)}
+    colors = dict(zip([*SIZES, *REGULARIZERS], ff.plots.PALETTE, strict=True))
+    curves = {"smooth": 10, "log_x": True, "ylim": (0.5, 0.7), "colors": colors}
     halves = {"sizes": [*SIZES], "regularizers": ["Tiny", "Large", *REGULARIZERS]}
     for half, names in halves.items():
         histories = {name: results[name].history for name in names if name in results}
         if config.study in (half, "both"):
             ff.plots.learning_curves(histories, **curves, title=f"HIGGS: {half}").savefig(config.out / f"{half}.png")
-            ff.plots.weight_norms(histories).savefig(config.out / f"{half}_norms.png")
+            ff.plots.weight_norms(histories, colors=colors).savefig(config.out / f"{half}_norms.png")
     longest = max(len(result.history.epochs) for result in results.values())
     ff.plots.schedule(rate, STEPS, longest).savefig(config.out / "schedule.png")
     print(f"Plots, metrics and TensorBoard logs: {config.out}")

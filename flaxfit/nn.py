@@ -1,4 +1,19 @@
-"""Linen modules: dropout whose rate may be traced, and two plain networks built with it. All are called as `module(x, train=...)`."""
+"""Linen modules: dropout whose rate may be traced, and two plain networks built with it. All are called as `module(x, train=...)`.
+
+A module of Flax's newer NNX interface is trained through Flax's own bridge:
+
+>>> import flaxfit as ff, numpy as np, optax
+>>> from flax import nnx
+>>> class Net(nnx.Module):
+...     def __init__(self, rngs: nnx.Rngs):
+...         self.hidden, self.last = nnx.Linear(2, 8, rngs=rngs), nnx.Linear(8, 1, rngs=rngs)
+...     def __call__(self, x, *, train):
+...         return self.last(nnx.relu(self.hidden(x)))
+>>> task = ff.Task(model=nnx.bridge.ToLinen(Net), loss=ff.losses.mse, optimizer=optax.adam(1e-2))
+>>> x = np.eye(2)[[0, 1] * 10]
+>>> ff.fit(task, ff.Dataset(x, x[:, 0]), epochs=2, batch_size=10).stop_reason
+'epochs'
+"""
 
 from __future__ import annotations
 

@@ -37,6 +37,9 @@ class Config:
 
 
 def main(config: Config) -> None:
+    if not config.csv.is_file():
+        raise SystemExit(f"no file {config.csv}: give --csv, or set FLAXFIT_ORIGINALS to the directory that holds higgs/")
+
     import functools
 
     import flax.linen as nn

@@ -43,6 +43,7 @@ def learning_curves(
     smooth: float = 0.0,
     log_x: bool = False,
     ylim: tuple[float, float] | None = None,
+    colors: Mapping[str, str] | None = None,
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Figure:
@@ -54,6 +55,7 @@ def learning_curves(
       smooth: standard deviation in epochs of a Gaussian that smooths the curves; epochs that are not finite are left out of it.
       log_x: a logarithmic epoch axis, for runs of very different lengths.
       ylim: lower and upper limit of the metric.
+      colors: run name -> colour, so that a run looks the same in several pictures; the palette's next where it has none.
       ax: where to draw; by default a new Figure.
       title: above the axes.
 
@@ -83,7 +85,7 @@ def learning_curves(
             ax.plot(x, y, color=color, **style)
             styles[meaning] = style
 
-    for color, (run, history) in zip(cycle(PALETTE), histories.items(), strict=False):
+    for color, (run, history) in _colored(histories, colors):
         epochs, values = history.epochs, _smoothed(_column(history, metric, run), smooth)
         ax.plot(epochs, values, color=color, label=run, **_LINE)
         if f"val_{metric}" in history:
@@ -139,6 +141,7 @@ def weight_norms(
     columns: Sequence[str] = ("kernel_l1", "kernel_l2", "kernel_max"),
     *,
     log_x: bool = False,
+    colors: Mapping[str, str] | None = None,
     title: str | None = None,
 ) -> Figure:
     """The size of the weights against the epoch, a panel a norm, a colour a run: over-fitted nets tend to have large ones.
@@ -147,6 +150,7 @@ def weight_norms(
       histories: run name -> History.
       columns: what to draw, a panel each.
       log_x: a logarithmic epoch axis.
+      colors: run name -> colour, as in `learning_curves`.
       title: above the panels.
 
     Returns:
@@ -166,7 +170,7 @@ def weight_norms(
         raise ValueError("no columns to draw: give weight_norms at least one")
     figure = Figure(figsize=(1 + 3 * len(columns), 3.6), dpi=100, layout="constrained")
     for column, ax in zip(columns, figure.subplots(1, len(columns), squeeze=False)[0], strict=True):
-        for color, (run, history) in zip(cycle(PALETTE), histories.items(), strict=False):
+        for color, (run, history) in _colored(histories, colors):
             _axes(ax).plot(history.epochs, _column(history, column, run), color=color, label=run, **_LINE)
         ax.set(xlabel="epoch", ylabel=_LABELS.get(column, column.replace("_", " ")), ylim=(0, None))
         _log(ax, log_x)
@@ -181,6 +185,11 @@ def _first(histories: Mapping[str, History]) -> History:
     if not isinstance(histories, Mapping) or isinstance(histories, History) or not histories:
         raise ValueError(f'histories=... maps names of runs, at least one: {{"Tiny": result.history}}, got {histories!r}')
     return next(iter(histories.values()))
+
+
+def _colored(histories: Mapping[str, History], colors: Mapping[str, str] | None) -> list[tuple[str, tuple[str, History]]]:
+    chosen = [(colors or {}).get(run, color) for run, color in zip(histories, cycle(PALETTE), strict=False)]
+    return list(zip(chosen, histories.items(), strict=True))
 
 
 def _column(history: History, name: str, run: str) -> np.ndarray:

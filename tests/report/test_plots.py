@@ -215,3 +215,10 @@ plots.weight_norms({"a": history}, ["kernel_l1"])
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path / "a.png")], check=True)
+
+
+def test_a_run_may_keep_its_colour_from_picture_to_picture():
+    histories = {"b": make(), "c": make()}
+    for figure in (plots.learning_curves(histories, colors={"c": "#123456"}), plots.weight_norms(histories, colors={"c": "#123456"})):
+        shown = {line.get_label(): line.get_color() for line in figure.axes[0].get_lines()}
+        assert (shown["b"], shown["c"]) == (plots.PALETTE[0], "#123456")
