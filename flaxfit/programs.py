@@ -32,7 +32,7 @@ def compiled(task: Task, what: Hashable, function: Callable[..., Any], *args: An
       Exception: whatever tracing the function raises.
     """
     directory = os.environ.get("FLAXFIT_CACHE")
-    if directory and jax.config.jax_compilation_cache_dir is None:  # another process then only traces
+    if directory and not jax.config.values["jax_compilation_cache_dir"]:  # another process then only traces
         jax.config.update("jax_compilation_cache_dir", str(Path(directory).resolve() / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return kept(task, what, args, lambda: jax.jit(function, donate_argnums=donate).lower(*args).compile())
