@@ -13,12 +13,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from flaxfit import hooks, losses, metrics, nn, schedules
     from flaxfit.data.dataset import Dataset
-    from flaxfit.driver import Result, evaluate, fit, predict
+    from flaxfit.driver import Result, fit
     from flaxfit.nn import summary
     from flaxfit.regularize import averaging, constraints, masks, penalties, proximal
     from flaxfit.report import plots
     from flaxfit.report.diagnosis import Diagnosis, diagnose
     from flaxfit.report.history import History
+    from flaxfit.scoring import evaluate, predict
     from flaxfit.state import RunState, TrainState
     from flaxfit.steps import eval_step, train_step
     from flaxfit.stopping import EarlyStopping
@@ -38,7 +39,7 @@ _PLACES = {
     "constraints": "regularize.constraints",
     "diagnose": "report.diagnosis",
     "eval_step": "steps",
-    "evaluate": "driver",
+    "evaluate": "scoring",
     "fit": "driver",
     "hooks": "hooks",
     "losses": "losses",
@@ -47,7 +48,7 @@ _PLACES = {
     "nn": "nn",
     "penalties": "regularize.penalties",
     "plots": "report.plots",
-    "predict": "driver",
+    "predict": "scoring",
     "proximal": "regularize.proximal",
     "schedules": "schedules",
     "summary": "nn",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,12 +15,15 @@ from flax import errors as flax_errors
 
 from flaxfit import losses
 from flaxfit.data.dataset import Dataset
+from flaxfit.hooks import Hook
 from flaxfit.state import TrainState, for_evaluation, initialise
-from flaxfit.steps import train_step
+from flaxfit.steps import eval_step, train_step
 from flaxfit.suggest import unknown
 from flaxfit.task import Task
 
-_BINARY = {losses.binary_crossentropy, optax.sigmoid_binary_cross_entropy}
+_BINARY = (losses.binary_crossentropy, optax.sigmoid_binary_cross_entropy)
+_CLASSES = (losses.categorical_crossentropy, optax.softmax_cross_entropy_with_integer_labels)
+_ROWS = 1009  # traced, never computed: as many rows as no other axis has, so that a mean over the wrong axis shows
 
 
 def check_count(name: str, value: Any, least: int, unit: str) -> int:
@@ -31,6 +35,22 @@ def check_count(name: str, value: Any, least: int, unit: str) -> int:
     return int(value)
 
 
+def check_hooks(hooks: Any) -> list[Hook]:
+    """`hooks` as a list of Hooks that want to look at times that come."""
+    if isinstance(hooks, Hook) or not hasattr(hooks, "__iter__"):
+        raise TypeError(f"hooks must be a list of flaxfit.hooks.Hook objects, got {hooks!r}: put it in brackets.")
+    hooks = list(hooks)
+    for hook in hooks:
+        if not isinstance(hook, Hook):
+            raise TypeError(f"hooks must be flaxfit.hooks.Hook objects, got {hook!r}{': call it' if isinstance(hook, type) else ''}.")
+        for name in ("every_epochs", "every_steps"):
+            if getattr(hook, name) is not None:
+                check_count(f"{type(hook).__name__}.{name}", getattr(hook, name), 1, "or None")
+        if hook.every_seconds is not None and not hook.every_seconds > 0:
+            raise ValueError(f"{type(hook).__name__}.every_seconds must be more than 0, or None, got {hook.every_seconds!r}.")
+    return hooks
+
+
 def check_data(name: str, data: Any) -> None:
     """That `data` is a Dataset with rows whose numbers are all finite."""
     if not isinstance(data, Dataset):
@@ -38,21 +58,29 @@ def check_data(name: str, data: Any) -> None:
     if len(data) == 0:
         raise ValueError(f"{name} has no rows: its arrays are {', '.join(f'{path} {leaf.shape}' for path, leaf in data.leaves())}.")
     for path, leaf in data.leaves():
-        if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            finite = np.isfinite(np.asarray(leaf))
-            if not finite.all():
-                rows = np.unique(np.nonzero(~finite)[0])
-                raise ValueError(
-                    f"{name}.{path} has NaN or infinity in {len(rows)} of {len(data)} rows, first in row {rows[0]}: "
-                    "remove these rows or fill the values."
-                )
+        check_finite(f"{name}.{path}", leaf)
+
+
+def check_finite(name: str, array: Any) -> None:
+    """That an array of rows holds neither NaN nor infinity; on the device where the array is."""
+    finite = (jnp if isinstance(array, jax.Array) else np).isfinite(array)
+    if not finite.all():
+        rows = np.unique(np.nonzero(~np.asarray(finite))[0])
+        raise ValueError(
+            f"{name} has NaN or infinity in {len(rows)} of {len(array)} rows, first in row {rows[0]}: remove these rows or fill the values."
+        )
 
 
 def check_alike(data: Dataset, validation: Dataset) -> None:
     """That validation rows look like training rows."""
-    shapes = [jax.tree.map(lambda a: a.shape[1:], {"x": part.x, "y": part.y}) for part in (data, validation)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"validation rows differ from training rows: train has rows of {shapes[0]}, validation of {shapes[1]}.")
+    kinds = {"b": "boolean", "i": "integer", "u": "integer"}
+
+    def described(part: Dataset) -> Any:
+        x = jax.tree.map(lambda a: f"{kinds.get(a.dtype.kind, 'float')}{list(a.shape[1:])}", part.x)
+        return {"x": x, "y": jax.tree.map(lambda a: list(a.shape[1:]), part.y)}
+
+    if described(data) != described(validation):
+        raise ValueError(f"validation rows differ from training rows: train has {described(data)}, validation {described(validation)}.")
 
 
 def check_task(task: Any) -> None:
@@ -67,66 +95,90 @@ def check_task(task: Any) -> None:
         )
 
 
-def check_program(task: Task, data: Dataset) -> tuple[TrainState, Any]:
-    """Traces one training step without compiling it.
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((_ROWS, *a.shape[1:]), a.dtype), tree)
 
-    Returns:
-      Shapes of the fresh state, and of the logits of two rows.
+
+def _shapes(tree: Any) -> str:
+    return str(jax.tree.map(lambda a: ("rows", *a.shape[1:]), tree)).replace("'", "")
+
+
+def _traced(blame: str, function: Callable[..., Any], *args: Any) -> Any:
+    """The shapes that `function` gives, or a ValueError that says who is to blame."""
+    try:
+        return jax.eval_shape(function, *args)
+    except flax_errors.InvalidRngError as error:
+        why = "draws from a random stream that it is not given; Task(rngs=...) names those of training"
+        raise ValueError(f"the model {why}: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{blame}: {error}") from error
+
+
+def check_model(task: Task, x: Any) -> TrainState:
+    """Shapes of the fresh state, found by tracing.
 
     Raises:
-      ValueError, TypeError: the model refuses the rows; the loss or a metric is not one number a row; the penalty is no scalar; a
+      ValueError: preprocessing, the model or the optimiser refuses what it is given; there is nothing to train.
+    """
+    x, key, model = _abstract(x), jax.eval_shape(lambda: jax.random.key(0)), type(task.model).__name__
+    prepared = _traced(f"Task(preprocess=...) refuses x of shape {_shapes(x)}", task.prepared, x)
+    bare = Task(task.model, task.loss, optax.identity(), preprocess=task.preprocess, rngs=task.rngs)
+    state = _traced(f"{model} refuses x of shape {_shapes(prepared)}", lambda k, x: initialise(bare, k, x), key, x)
+    if not jax.tree.leaves(state.params):
+        raise ValueError(f"{model} has no parameters to train.")
+    opt_state = _traced("the optimizer refuses the parameters", task.optimizer.init, state.params)
+    return TrainState(state.step, state.params, state.collections, opt_state)
+
+
+def check_program(task: Task, data: Dataset) -> tuple[TrainState, Any]:
+    """Traces one step of training and one of evaluation without compiling them.
+
+    Returns:
+      Shapes of the fresh state, and of the logits.
+
+    Raises:
+      ValueError, TypeError: something refuses the rows; the loss or a metric is not one number a row; the penalty is no scalar; a
         collection changes its shape from step to step.
     """
-    rows = 2
-    x, y, weight = (
-        jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), part) for part in (data.x, data.y, data.sample_weight)
-    )
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = f"x of shape {jax.tree.map(lambda a: ('rows', *a.shape[1:]), data.x)}".replace("'", "")
-    try:
-        state = jax.eval_shape(lambda k, x: initialise(task, k, x), key, x)
-        rngs = dict.fromkeys(task.rngs, key)
-        logits, _ = jax.eval_shape(lambda s, x, r: task.apply(s.params, s.collections, task.prepared(x), r), state, x, rngs)
-    except flax_errors.InvalidRngError as error:
-        raise ValueError(f"the model draws from a random stream that Task(rngs={task.rngs!r}) does not name: {error}") from error
-    except Exception as error:
-        raise ValueError(f"{type(task.model).__name__} refuses {shapes}: {error}") from error
-    if not jax.tree.leaves(state.params):
-        raise ValueError(f"{type(task.model).__name__} has no parameters to train.")
-    _check_rows(f"the loss {task.loss_name}", task.loss, logits, y, rows)
-    for name, metric in task.metrics.items():
-        _check_rows(f"the metric {name!r}", metric, logits, y, rows)
-    penalty = jax.eval_shape(task.penalised, state.params)
+    state, model = check_model(task, data.x), type(task.model).__name__
+    x, y, weight = _abstract((data.x, data.y, data.sample_weight))
+    key, rows, refused = jax.eval_shape(lambda: jax.random.key(0)), _ROWS, f"{model} refuses x of shape {_shapes(x)}"
+    if task.augment is not None:
+        prepared = jax.eval_shape(task.prepared, x)
+        augmented = _traced("Task(augment=...) must be (key, x, y) -> (x, y)", task.augment, key, prepared, y)
+        if any(leaf.shape[:1] != (rows,) for leaf in jax.tree.leaves(augmented)):
+            raise ValueError(f"Task(augment=...) must keep the number of rows, got {_shapes((prepared, y))} -> {augmented}.")
+    logits = None
+    for rngs in (dict.fromkeys(task.rngs, key), None):
+        logits, _ = _traced(refused, lambda s, x, r: task.apply(s.params, s.collections, task.prepared(x), r), state, x, rngs)
+        for what, function in ((f"the loss {task.loss_name}", task.loss), *((f"the metric {n!r}", m) for n, m in task.metrics.items())):
+            _check_rows(what, _traced(f"{what} refuses logits {_shapes(logits)} with y {_shapes(y)}", function, logits, y))
+    penalty = _traced("the penalty refuses the parameters", task.penalised, state.params)
     if getattr(penalty, "shape", None) != ():
         raise ValueError(f"the penalty must be one number for all parameters, got {penalty}.")
-    after, _ = jax.eval_shape(lambda s, k, x, y, w: train_step(task, s, k, x, y, w), state, key, x, y, weight)
+    after, _ = _traced("a training step fails", lambda s, k, x, y, w: train_step(task, s, k, x, y, w), state, key, x, y, weight)
     check_same("a training step", after, "the fresh state", state)
-    jax.eval_shape(lambda s: for_evaluation(task, s), state)
+    evaluated = _traced("Task(eval_params=...) fails", lambda s: for_evaluation(task, s), state)
+    _traced("an evaluation step fails", lambda s, x, y: eval_step(task, s, x, y), evaluated, x, y)
     return state, logits
 
 
-def _check_rows(what: str, function: Any, logits: Any, y: Any, rows: int) -> None:
-    try:
-        result = jax.eval_shape(function, logits, y)
-    except Exception as error:
-        shapes = jax.tree.map(lambda a: ("rows", *a.shape[1:]), (logits, y))
-        raise ValueError(
-            f"{what} refuses logits of shape {shapes[0]} with y of shape {shapes[1]}: {error}".replace("'rows'", "rows")
-        ) from error
+def _check_rows(what: str, result: Any) -> None:
     shape = getattr(result, "shape", None)
     if shape == ():
         raise ValueError(
             f"{what} returns one number for the whole batch; it must return one number a row, shape (rows,): leave out the mean."
         )
-    if shape != (rows,):
-        raise ValueError(f"{what} must return one number a row, shape (rows,), got {result} for {rows} rows.")
+    if shape != (_ROWS,):
+        raise ValueError(f"{what} must return one number a row, shape (rows,), got {result} for {_ROWS} rows.")
 
 
 def check_same(what: str, new: Any, than: str, old: Any) -> None:
-    """That two states have the same structure, shapes and types."""
+    """That two states have the same paths, shapes and types."""
 
     def described(tree: Any) -> dict[str, str]:
-        return {jax.tree_util.keystr(path): f"{a.dtype}{list(a.shape)}" for path, a in jax.tree_util.tree_leaves_with_path(tree)}
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for path, leaf in leaves}
 
     before, after = described(old), described(new)
     changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
@@ -138,44 +190,65 @@ def check_same(what: str, new: Any, than: str, old: Any) -> None:
         )
 
 
+def check_state(name: str, state: Any, shapes: TrainState) -> TrainState:
+    """`state` as arrays in the containers of `shapes`, if it has their paths, shapes and types; `opt_state` may be None."""
+    if not isinstance(state, TrainState):
+        raise TypeError(f"{name} must be a flaxfit.TrainState, such as result.best or result.last, got {type(state).__name__}.")
+    parts = {"params": state.params, "collections": state.collections}
+    check_same(name, parts, "the model", {"params": shapes.params, "collections": shapes.collections})
+    if state.opt_state is not None:
+        check_same(name, {"opt_state": state.opt_state}, "the optimizer", {"opt_state": shapes.opt_state})
+
+    def like(tree: Any, shaped: Any) -> Any:
+        return jax.tree.unflatten(jax.tree.structure(shaped), [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)])
+
+    opt_state = None if state.opt_state is None else like(state.opt_state, shapes.opt_state)
+    step = jnp.asarray(state.step, jnp.int32)
+    return TrainState(step, like(state.params, shapes.params), like(state.collections, shapes.collections), opt_state)
+
+
 def check_labels(task: Task, name: str, data: Dataset, logits: Any) -> None:
-    """That class labels fit the logits, where both are single arrays."""
-    if isinstance(data.y, dict | tuple) or not hasattr(logits, "shape") or data.y.ndim != 1:
-        return
-    y = np.asarray(data.y)
+    """That class labels fit the logits, for the losses that are known to take class labels."""
     function = task.loss
-    while hasattr(function, "func"):
+    while isinstance(function, functools.partial):
         function = function.func
-    binary = function in _BINARY
-    classes = 2 if binary else logits.shape[-1] if len(logits.shape) == 2 and y.dtype.kind in "iu" else None
-    if classes is None or (classes == 1 and not binary):
+    if isinstance(data.y, dict | tuple):
         return
-    if y.min() < 0 or y.max() > classes - 1:
+    if any(function is binary for binary in _BINARY):
+        classes = 2
+    elif (
+        any(function is known for known in _CLASSES) and np.issubdtype(data.y.dtype, np.integer) and data.y.shape[1:] == logits.shape[1:-1]
+    ):
+        classes = logits.shape[-1]
+    else:
+        return
+    least, most = data.y.min(), data.y.max()
+    if least < 0 or most > classes - 1:
         raise ValueError(
-            f"{name}.y has labels from {y.min():g} to {y.max():g}, but {task.loss_name} with logits of shape (rows, "
-            f"{', '.join(map(str, logits.shape[1:]))}) needs labels from 0 to {classes - 1}: renumber the classes or widen the last layer."
+            f"{name}.y has labels from {float(least):g} to {float(most):g}, but {task.loss_name} with logits {_shapes(logits)} needs "
+            f"labels from 0 to {classes - 1}: renumber the classes or widen the last layer."
         )
 
 
-def check_monitor(monitor: str, logged: tuple[str, ...]) -> None:
+def check_monitor(monitor: str, logged: Sequence[str]) -> None:
     """That the monitored metric will be logged."""
     if monitor not in logged:
-        needs = (
-            " (a val_ metric needs fit(validation=...))"
-            if monitor.startswith("val_") and not any(n.startswith("val_") for n in logged)
-            else ""
-        )
+        unvalidated = monitor.startswith("val_") and not any(name.startswith("val_") for name in logged)
+        needs = " (a val_ metric needs fit(validation=...))" if unvalidated else ""
         raise ValueError(unknown("metric", monitor, logged, "to monitor" + needs))
 
 
-def class_weighted(data: Dataset, class_weight: Mapping[int, float]) -> Dataset:
+def class_weighted(data: Dataset, class_weight: Any) -> Dataset:
     """`data` with each row's weight multiplied by its class's (1 where the class is not named, as in Keras)."""
-    y = np.asarray(data.y) if not isinstance(data.y, dict | tuple) else np.zeros((0, 0))
+    if not isinstance(class_weight, Mapping):
+        raise TypeError(f"class_weight maps integer classes to factors, as in {{0: 1.0, 1: 5.0}}, got {class_weight!r}.")
+    y = np.zeros(()) if isinstance(data.y, dict | tuple) else np.asarray(data.y)
     if y.ndim != 1 or y.dtype.kind not in "iub":
         raise TypeError("class_weight needs integer class labels y of shape (rows,).")
-    absent = sorted(set(class_weight) - set(np.unique(y).tolist()))
+    present = np.unique(y).tolist()
+    absent = sorted(set(class_weight) - set(present))
     if absent:
-        raise ValueError(f"class_weight names classes that train.y does not have: {absent}; it has {np.unique(y).tolist()}.")
+        raise ValueError(f"class_weight names classes that train.y does not have: {absent}; it has {present}.")
     weight = np.ones(len(data), np.float32) if data.sample_weight is None else np.array(data.sample_weight)
     for label, factor in class_weight.items():
         if not 0 <= factor < np.inf:

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -20,10 +20,12 @@ from flaxfit.checks import (
     check_alike,
     check_count,
     check_data,
+    check_finite,
+    check_hooks,
     check_labels,
     check_monitor,
     check_program,
-    check_same,
+    check_state,
     check_task,
     class_weighted,
 )
@@ -46,7 +48,8 @@ class Timing:
     """Where a fit's wall time went.
 
     Attributes:
-      compile: seconds of tracing and compiling; next to nothing for a task and shapes seen before.
+      compile: seconds before the first step: checks, tracing and compiling, which a task and shapes seen before need not again, and
+        moving the data to the device.
       train: seconds inside the compiled chunks.
       epoch: seconds an epoch, of `train`.
       chunks: compiled calls.
@@ -107,7 +110,7 @@ def fit(
       validation: rows that each epoch is validated on, or None.
       epochs: how many, at most.
       batch_size: rows a step; the last step of an epoch takes what is left. Above the rows: one short batch.
-      seed: decides the initial weights, the order of rows and all other randomness.
+      seed: decides the initial weights, the order of rows and all other randomness; below 2**32.
       early_stopping: when to stop sooner.
       hooks: who looks on, how often (see `flaxfit.hooks`).
       initial: start from these weights instead of fresh ones, and from this optimiser state where there is one.
@@ -137,22 +140,24 @@ def fit(
     check_data("train", train)
     epochs = check_count("epochs", epochs, 1, "epochs")
     batch_size = check_count("batch_size", batch_size, 1, "rows a step")
-    seed = check_count("seed", seed, 0, "any number")
+    if check_count("seed", seed, 0, "below 2**32") >= 2**32:
+        raise ValueError(f"seed must be below 2**32, got {seed}: JAX would take it modulo that.")
     if validation is not None:
         check_data("validation", validation)
         check_alike(train, validation)
-    for hook in hooks:
-        if not isinstance(hook, Hook):
-            raise TypeError(f"hooks must be flaxfit.hooks.Hook objects, got {hook!r}{': call it' if isinstance(hook, type) else ''}.")
+    hooks = check_hooks(hooks)
+    if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
+        raise TypeError(f'early_stopping must be ff.EarlyStopping("val_loss", patience=...), got {early_stopping!r}.')
     data = train if class_weight is None else class_weighted(train, class_weight)
     shapes, logits = kept(task, "shapes", (data[:1],), lambda: check_program(task, data))
     for name, rows in (("train", train), ("validation", validation)):
         if rows is not None:
             check_labels(task, name, rows, logits)
     if initial is not None:
-        check_same("initial", replace(initial, opt_state=None), "the model", replace(shapes, opt_state=None))
-        if initial.opt_state is not None:
-            check_same("initial", initial, "the task", shapes)
+        initial = check_state("initial", initial, shapes)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(initial):
+            if jnp.issubdtype(leaf.dtype, jnp.inexact):
+                check_finite(f"initial{jax.tree_util.keystr(path)}", jnp.atleast_1d(leaf))
     stopping = early_stopping or EarlyStopping("loss" if validation is None else "val_loss", mode="min")
     names = run.columns(task, validation is not None, shapes)
     check_monitor(stopping.monitor, names[:-1])
@@ -162,7 +167,7 @@ def fit(
         min(batch_size, len(data)), stopping, early_stopping is not None, replacement=replacement, terminate_on_nan=terminate_on_nan
     )
     data, validation, key = jax.device_put((data, validation, jax.random.key(seed)))
-    begin = compiled(task, ("start", plan.stopping), functools.partial(run.start, task, plan), key, data[:1].x, initial)
+    begin = compiled(task, ("start", plan.stopping.direction), functools.partial(run.start, task, plan), key, data[:1].x, initial)
     state = begin(key, data[:1].x, initial)
     until = jnp.zeros((), jnp.int32)
     advance = compiled(task, plan, functools.partial(run.advance, task, plan), state, data, validation, until, donate=(0,))
@@ -256,73 +261,8 @@ def _what_was_not_finite(history: History) -> str:
     epoch, values = history.epochs[-1], history.row(-1)
     names = [name for name in ("loss", "val_loss") if not math.isfinite(values.get(name, 0.0))]
     what = " and ".join(f"{name} is {values[name]}" for name in names) or "a weight or batch statistic is not finite"
+    last = f"the state after epoch {epoch - 1}" if epoch > 1 else "the initial state"
     return (
-        f"training ended in epoch {epoch}: {what}. Result.last is the state after epoch {epoch - 1}. Lower the learning rate, clip the "
+        f"training ended in epoch {epoch}: {what}. Result.last is {last}. Lower the learning rate, clip the "
         "gradient (optax.clip_by_global_norm) or scale the inputs; fit(terminate_on_nan=False) goes on regardless."
     )
-
-
-def evaluate(
-    task: Task,
-    state: TrainState,
-    data: Dataset,
-    *,
-    batch_size: int = 1024,
-    metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], Any]] | None = None,
-) -> dict[str, Any]:
-    """Scores a state, exactly over all rows.
-
-    Args:
-      task: what was trained.
-      state: `result.best`, `result.last`, or any state of this task.
-      data: the rows to score.
-      batch_size: rows a step, for memory; the result does not depend on it.
-      metrics: more metrics, of the whole set at once: name -> (logits, y) -> number or array, such as `flaxfit.metrics.auc`.
-
-    Returns:
-      `loss` (the objective), the data loss under its name, `penalty` where there is one, the task's metrics, and `metrics`.
-
-    Raises:
-      ValueError, TypeError: as `fit`.
-    """
-    check_task(task)
-    check_data("data", data)
-    batch_size = check_count("batch_size", batch_size, 1, "rows a step")
-    _, logits = kept(task, "shapes", (data[:1],), lambda: check_program(task, data))
-    check_labels(task, "data", data, logits)
-    state, on_device = jax.device_put((for_evaluation(task, state), data))
-    score = compiled(task, ("evaluate", batch_size), lambda s, d: run.evaluate(task, s, d, batch_size), state, on_device)
-    values = jax.device_get(score(state, on_device))
-    scores: dict[str, Any] = {name: float(values[name]) for name in run.logged(task)}
-    if metrics:
-        logits, y = predict(task, state, data.x, batch_size=batch_size), jax.tree.map(np.asarray, data.y)
-        scores |= {name: metric(logits, y) for name, metric in metrics.items()}
-    return scores
-
-
-def predict(task: Task, state: TrainState, x: Any, *, batch_size: int = 1024) -> Any:
-    """The model's outputs (logits) for rows, with the model in evaluation mode.
-
-    Args:
-      task: what was trained.
-      state: `result.best`, `result.last`, or any state of this task.
-      x: inputs as in training: arrays with leading axis (rows,).
-      batch_size: rows a step, for memory.
-
-    Returns:
-      NumPy arrays with leading axis (rows,).
-    """
-    check_task(task)
-    rows = Dataset(x, np.zeros(len(jax.tree.leaves(x)[0]), np.int8))
-    check_data("x", rows)
-    batch_size = check_count("batch_size", batch_size, 1, "rows a step")
-    state = jax.device_put(for_evaluation(task, state))
-
-    def outputs(state: TrainState, x: Any) -> Any:
-        return task.apply(state.params, state.collections, task.prepared(x))[0]
-
-    parts = []
-    for first in range(0, len(rows), batch_size):
-        part = jax.device_put(rows[first : first + batch_size].x)
-        parts.append(jax.device_get(compiled(task, "predict", outputs, state, part)(state, part)))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

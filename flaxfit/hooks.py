@@ -83,9 +83,9 @@ class Hook:
     The last look, with `look.ended`, comes always. With all three unset it is the only one.
 
     Attributes:
-      every_epochs: look after each so many epochs.
-      every_steps: look after each so many steps, inside epochs too.
-      every_seconds: look about this often.
+      every_epochs: look after each so many epochs, 1 or more.
+      every_steps: look after each so many steps, inside epochs too, 1 or more.
+      every_seconds: look about this often, more than 0.
 
     Example:
       >>> class PrintLoss(Hook):

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from flaxfit.data.dataset import arrays
 from flaxfit.shapes import Batch, Hidden, Key, Logits
 from flaxfit.streams import mix32
 from flaxfit.suggest import unknown
@@ -195,7 +196,7 @@ def summary(task: Task, x: Any) -> str:
     """
     rngs = {name: jax.random.key(0) for name in ("params", *task.rngs)}
     console = {"force_terminal": False, "no_color": True, "width": 140}
-    return task.model.tabulate(rngs, task.prepared(x), train=False, compute_flops=True, console_kwargs=console)
+    return task.model.tabulate(rngs, task.prepared(arrays(x, "x")), train=False, compute_flops=True, console_kwargs=console)
 
 
 def _random_bits(key: Key, shape: tuple[int, ...]) -> Array:

@@ -17,9 +17,11 @@ _kept: weakref.WeakKeyDictionary[Task, dict[Hashable, Any]] = weakref.WeakKeyDic
 
 def kept(task: Task, what: Hashable, args: tuple[Any, ...], make: Callable[[], Any]) -> Any:
     """What `make` returned for this task, this name and arguments of these shapes and types."""
+    # What tracing depends on besides.
+    settings = tuple(str(getattr(jax.config, f"jax_{name}")) for name in ("enable_x64", "default_matmul_precision", "default_prng_impl"))
     shapes = tuple((a.shape, str(a.dtype), getattr(a, "sharding", None)) for a in jax.tree.leaves(args))
     made = _kept.setdefault(task, {})
-    key = (what, jax.tree.structure(args), shapes)
+    key = (what, jax.tree.structure(args), shapes, settings)
     if key not in made:
         made[key] = make()
     return made[key]

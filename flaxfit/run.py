@@ -66,9 +66,9 @@ def start(task: Task, plan: Plan, key: Array, x: Any, initial: TrainState | None
     """The run at its beginning, with fresh weights or those of `initial`."""
     # A copy of `initial`, since the run gives its buffers away.
     train = initialise(task, key, x) if initial is None else jax.tree.map(jnp.copy, initial)
-    if train.opt_state is None:
-        train = TrainState(train.step, train.params, train.collections, task.optimizer.init(train.params))
     zero = jnp.zeros((), jnp.int32)
+    if train.opt_state is None:
+        train = TrainState(zero, train.params, train.collections, task.optimizer.init(train.params))
     sums = jnp.zeros(len(_summed(task)), jnp.float32)
     return RunState(train, train, for_evaluation(task, train), plan.stopping.init(), sums, zero, zero, jnp.zeros((), bool), key)
 
@@ -99,7 +99,7 @@ def advance(task: Task, plan: Plan, state: RunState, data: Dataset, validation: 
             else:
                 index = order.shuffled(state.step * plan.batch_size + jnp.arange(size), keys, len(data))
             train, sums = train_step(task, state.train, state.key, *_fields(data[index]))
-            sums = state.sums + jnp.stack([sums[name] for name in _summed(task)])
+            sums = state.sums + jnp.stack([sums[name] for name in _summed(task)]).astype(jnp.float32)
             return replace(state, train=train, sums=sums, step=state.step + 1)
 
         return step
@@ -139,7 +139,8 @@ def _end_epoch(
     if validation is not None:
         means |= {f"val_{name}": value for name, value in evaluate(task, evaluated, validation, plan.eval_batch_size).items()}
     finite = jnp.isfinite(means["loss"]) & jnp.isfinite(means.get("val_loss", 0.0)) & _all_finite((train.params, train.collections))
-    stopper = plan.stopping.update(state.stopper, means[plan.stopping.monitor], epoch)
+    # An epoch that broke down is never best, whatever its monitor says.
+    stopper = plan.stopping.update(state.stopper, jnp.where(finite, means[plan.stopping.monitor], jnp.nan), epoch)
     means["best_epoch"] = stopper.best_epoch
     row = jnp.stack([jnp.asarray(means[name], jnp.float32) for name in columns(task, validation is not None, train)])
     return RunState(

@@ -20,9 +20,8 @@ Sums = dict[str, Scalar]
 def _row_sums(task: Task, logits: Any, y: Any, weight: Rows | None) -> Sums:
     """Sums over rows of the data loss (weighted, where rows have weights) and of the metrics (never weighted, as in Keras)."""
     losses = task.loss(logits, y)
-    if weight is not None:
-        losses = losses * weight
-    return {task.loss_name: losses.sum()} | {name: metric(logits, y).astype(jnp.float32).sum() for name, metric in task.metrics.items()}
+    sums = {name: metric(logits, y).astype(jnp.float32).sum() for name, metric in task.metrics.items()}
+    return sums | {task.loss_name: (losses if weight is None else losses * weight).sum()}
 
 
 def train_step(task: Task, state: TrainState, key: Key, x: Any, y: Any, weight: Rows | None = None) -> tuple[TrainState, Sums]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 _LARGER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "top_", "r2", "iou")
@@ -64,7 +65,7 @@ class EarlyStopping:
       start_from_epoch: epochs before the first check.
 
     Raises:
-      ValueError: negative or NaN numbers, an unknown mode.
+      ValueError, TypeError: negative or NaN numbers, an unknown mode, a monitor that is no name.
 
     Example:
       >>> stopping = EarlyStopping("val_loss", patience=2)
@@ -85,8 +86,13 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         for name in ("patience", "start_from_epoch"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
                 raise ValueError(f"EarlyStopping({name}=...) counts epochs: an integer of 0 or more, got {value!r}.")
+            object.__setattr__(self, name, int(value))
+        if not isinstance(self.monitor, str):
+            raise TypeError(f"EarlyStopping(monitor=...) is the name of a metric, got {self.monitor!r}.")
+        object.__setattr__(self, "min_delta", float(self.min_delta))
+        object.__setattr__(self, "baseline", None if self.baseline is None else float(self.baseline))
         if not 0 <= self.min_delta < math.inf:
             raise ValueError(f"EarlyStopping(min_delta=...) must be 0 or more, got {self.min_delta!r}.")
         if self.baseline is not None and not math.isfinite(self.baseline):
@@ -104,10 +110,9 @@ class EarlyStopping:
         if self.mode != "auto":
             return self.mode
         name = self.monitor.removeprefix("val_")
-        if any(word in name for word in _SMALLER_IS_BETTER):
-            return "min"
-        if any(word in name for word in _LARGER_IS_BETTER):
-            return "max"
+        smaller, larger = (any(word in name for word in words) for words in (_SMALLER_IS_BETTER, _LARGER_IS_BETTER))
+        if smaller != larger:
+            return "min" if smaller else "max"
         raise ValueError(f'The name {self.monitor!r} does not tell whether larger is better: give EarlyStopping(mode="min") or "max".')
 
     def init(self) -> StopperState:

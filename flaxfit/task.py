@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+
+_LOGGED = {"loss", "penalty", "gradient_norm", "learning_rate", "kernel_l1", "kernel_l2", "kernel_max", "epoch", "best_epoch"}
 
 RowFunction = Callable[[Any, Any], Any]
 """(logits, y) -> one number a row, shape (rows,)."""
@@ -34,11 +35,12 @@ class Task:
       augment: (key, x, y) -> (x, y), on each training batch after `preprocess`; never in evaluation.
       preprocess: x -> x, on every batch, in training and evaluation.
       rngs: the Linen random streams that the model draws from in training.
-      learning_rate: number or schedule, for the log only: optax does not tell.
+      learning_rate: number, or schedule of `TrainState.step`, for the log only: optax does not tell.
       eval_params: TrainState -> params used for validation, best weights and prediction, such as an average of weights.
 
     Raises:
       TypeError: a field that is not of its kind.
+      ValueError: a metric under a name that is logged already.
 
     Example:
       >>> import flaxfit as ff, optax
@@ -77,7 +79,10 @@ class Task:
         for name, function in functions.items():
             if not callable(function):
                 raise TypeError(f"Task({name}=...) must be a function, got {type(function).__name__}.")
-        object.__setattr__(self, "metrics", MappingProxyType(dict(self.metrics)))
+        for name in self.metrics:
+            if name in _LOGGED | {self.loss_name} or name.startswith("val_"):
+                raise ValueError(f"Task(metrics=...) may not hold {name!r}: that name is logged already; call the metric something else.")
+        object.__setattr__(self, "metrics", dict(self.metrics))
         object.__setattr__(self, "rngs", (self.rngs,) if isinstance(self.rngs, str) else tuple(self.rngs))
 
     @property
@@ -87,7 +92,7 @@ class Task:
         while isinstance(function, functools.partial):
             function = function.func
         name = getattr(function, "__name__", "<lambda>")
-        return "data_loss" if name == "<lambda>" else name
+        return "data_loss" if name == "<lambda>" or name in _LOGGED else name
 
     def apply(self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Array] | None = None) -> tuple[Any, Any]:
         """The model's outputs for preprocessed rows, and its collections after them.

@@ -63,6 +63,26 @@ class Empty(nn.Module):
         return x
 
 
+class Outputs(nn.Module):
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dense(self.outputs)(x)
+
+
+class AlwaysDrops(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dropout(0.5, deterministic=False)(nn.Dense(1)(x))
+
+
+def every(**cadence):
+    hook = ff.hooks.Hook()
+    vars(hook).update(cadence)
+    return hook
+
+
 def cases():
     def fit(change=None, **options):
         """(net, train) -> a call of fit."""
@@ -75,8 +95,8 @@ def cases():
     yield "empty", fit(lambda d: d[:0]), ValueError, r"train has no rows: its arrays are x \(0, 6\), y \(0,\)"
     yield "lengths", lambda net, d: ff.Dataset(d.x, d.y[:-1]), ValueError, "equally many rows, got x: 250, y: 249"
     yield "text", lambda net, d: ff.Dataset([["a"]], [0]), TypeError, "x holds <U1 values; encode them as numbers first"
-    yield "ragged y", lambda net, d: ff.Dataset(d.x, None), TypeError, r"Dataset\(y=\.\.\.\) is missing"
-    yield "64 bit", lambda net, d: ff.Dataset([[2**40]], [0]), ValueError, "x holds integers beyond 32 bits"
+    yield "ragged y", lambda net, d: ff.Dataset(d.x, None), TypeError, "Dataset: y is missing: give an array"
+    yield "64 bit", lambda net, d: ff.Dataset([[2**40]], [0]), ValueError, "x holds numbers beyond int32, first in row 0"
     yield "weights", lambda net, d: ff.Dataset(d.x, d.y, -np.ones(250)), ValueError, "must be finite and not negative"
     yield "weights' shape", lambda net, d: ff.Dataset(d.x, d.y, np.ones((250, 1))), ValueError, r"one number a row, shape \(rows,\)"
     yield "nan", fit(lambda d: with_value(d, np.nan)), ValueError, r"train\.x has NaN or infinity in 1 of 250 rows, first in row 3: remove"
@@ -103,7 +123,7 @@ def cases():
     yield "shapes", trained(Reshapes()), ValueError, r"Reshapes refuses x of shape \(rows, 6\): "
     yield "no parameters", trained(Empty()), ValueError, "Empty has no parameters to train"
     yield "growing", trained(Grows()), ValueError, r"a training step does not fit the fresh state: .*seen"
-    yield "streams", trained(Draws()), ValueError, r"draws from a random stream that Task\(rngs=\('dropout',\)\) does not name"
+    yield "streams", trained(Draws()), ValueError, r"draws from a random stream that it is not given; Task\(rngs=\.\.\.\) names"
     yield "mask", trained(penalty=ff.penalties.l2(1e-3, mask="Dens_0")), ValueError, r"Dens_0.*Dense_0/kernel"
     yield "scalar", trained(loss=lambda z, y: jnp.mean(z)), ValueError, r"one number for the whole batch; .* leave out the mean"
     yield "columns", trained(loss=lambda z, y: z), ValueError, r"must return one number a row, shape \(rows,\)"
@@ -112,7 +132,7 @@ def cases():
         "refuses",
         trained(loss=lambda z, y: z @ jnp.ones((3, 3))),
         ValueError,
-        r"refuses logits of shape \(rows, 1\) with y of shape \(rows,\)",
+        r"the loss data_loss refuses logits \(rows, 1\) with y \(rows,\)",
     )
     yield "penalty", trained(penalty=lambda p: p["Dense_0"]["bias"]), ValueError, "the penalty must be one number for all parameters"
     yield "eval_params", trained(eval_params=ff.averaging.averaged), ValueError, "needs weight_ema in the optimizer"
@@ -126,6 +146,43 @@ def cases():
     yield "metrics", lambda net, d: task_of(net(), metrics=[len]), TypeError, "maps names to functions"
     yield "loss", lambda net, d: task_of(net(), loss="mse"), TypeError, r"Task\(loss=\.\.\.\) must be a function, got str"
     yield "task", lambda net, d: ff.fit(net(), d), TypeError, "task must be a flaxfit.Task, got Net"
+    yield (
+        "taken name",
+        lambda net, d: task_of(net(), metrics={"loss": ff.metrics.mae}),
+        ValueError,
+        "may not hold 'loss': that name is logged already",
+    )
+    yield "the loss's name", lambda net, d: task_of(net(), metrics={"binary_crossentropy": ff.metrics.mae}), ValueError, "logged already"
+    yield "val_ name", lambda net, d: task_of(net(), metrics={"val_x": ff.metrics.mae}), ValueError, "logged already"
+    yield (
+        "wrong axis",
+        trained(Outputs(2), loss=lambda z, y: (z**2).mean(0)),
+        ValueError,
+        r"one number a row, shape \(rows,\), got .*1009 rows",
+    )
+    yield "augment", trained(augment=lambda k, x, y: (x[:7], y[:7])), ValueError, "must keep the number of rows"
+    yield "augment's form", trained(augment=lambda x: x), ValueError, r"Task\(augment=\.\.\.\) must be \(key, x, y\) -> \(x, y\)"
+    yield "preprocess", trained(preprocess=lambda x: x @ jnp.ones((9, 9))), ValueError, r"Task\(preprocess=\.\.\.\) refuses x"
+    yield (
+        "optimizer's mask",
+        trained(optimizer=optax.adamw(1e-3, mask=ff.masks.matching("nope"))),
+        ValueError,
+        "the optimizer refuses.*nope",
+    )
+    yield "always drops", trained(AlwaysDrops()), ValueError, "random stream that it is not given"
+    yield "row", lambda net, d: d[3], TypeError, r"data\[3:4\] is the row 3"
+    yield "nothing", lambda net, d: ff.Dataset({}, d.y), TypeError, "x holds no arrays"
+    yield "float32", lambda net, d: ff.Dataset([[1e200]], [0]), ValueError, "x holds numbers beyond float32, first in row 0"
+    yield "seed 2**32", fit(seed=2**32), ValueError, r"seed must be below 2\*\*32"
+    yield "bare hook", fit(hooks=ff.hooks.Progress()), TypeError, "put it in brackets"
+    yield "cadence", fit(hooks=[every(every_epochs=-1)]), ValueError, "every_epochs must be at least 1"
+    yield "half a step", fit(hooks=[every(every_steps=1.5)]), TypeError, "every_steps must be an integer"
+    yield "seconds", fit(hooks=[every(every_seconds=0)]), ValueError, "every_seconds must be more than 0"
+    yield "stopping", fit(early_stopping="val_loss"), TypeError, r"early_stopping must be ff\.EarlyStopping"
+    yield "stopping class", fit(early_stopping=ff.EarlyStopping), TypeError, r"early_stopping must be ff\.EarlyStopping"
+    yield "monitor's type", lambda net, d: stop(5), TypeError, "is the name of a metric, got 5"
+    yield "initial", fit(initial={"params": {}}), TypeError, "initial must be a flaxfit.TrainState, such as result.best"
+    yield "class weight's type", fit(class_weight=[1.0, 2.0]), TypeError, "class_weight maps integer classes to factors"
     yield "class weight", fit(class_weight={0: 1.0, 7: 2.0}), ValueError, r"classes that train\.y does not have: \[7\]"
     yield "class weight < 0", fit(class_weight={0: -1.0}), ValueError, "got -1.0 for class 0"
     yield "class weight y", fit(lambda d: ff.Dataset(d.x, d.y * 0.5), class_weight={0: 1.0}), TypeError, "needs integer class labels"
@@ -139,7 +196,7 @@ def test_bad_input(call, error, message, net, table):
 
 def test_labels_beyond_the_classes(net, table):
     train = ff.Dataset(table[0].x, np.arange(250) % 4)
-    message = r"labels from 0 to 3, but categorical_crossentropy with logits of shape \(rows, 3\) needs labels from 0 to 2"
+    message = r"labels from 0 to 3, but categorical_crossentropy with logits \(rows, 3\) needs labels from 0 to 2"
     with pytest.raises(ValueError, match=message):
         ff.fit(task_of(net(outputs=3), ff.losses.categorical_crossentropy), train)
     with pytest.raises(ValueError, match="renumber the classes or widen the last layer"):
@@ -148,14 +205,46 @@ def test_labels_beyond_the_classes(net, table):
 
 def test_validation_rows_must_look_like_training_rows(net, table):
     train, validation = table
-    with pytest.raises(ValueError, match=r"validation rows differ from training rows: .*\(6,\).*\(5,\)"):
+    with pytest.raises(ValueError, match=r"validation rows differ from training rows: .*float\[6\].*float\[5\]"):
         ff.fit(task_of(net()), train, validation=ff.Dataset(validation.x[:, :5], validation.y))
     with pytest.raises(ValueError, match=r"validation\.y has labels from 0 to 5"):
         ff.fit(task_of(net()), train, validation=ff.Dataset(validation.x, np.arange(100) % 6))
 
 
+def test_labels_in_a_column_and_floats_are_checked_and_other_losses_left_alone(net, table):
+    train, _ = table
+    with pytest.raises(ValueError, match="labels from 0 to 2"):
+        ff.fit(task_of(net()), ff.Dataset(train.x, np.arange(250)[:, None] % 3))
+    with pytest.raises(ValueError, match=r"labels from 0 to 1.5"):
+        ff.fit(task_of(net()), ff.Dataset(train.x, 1.5 * train.y))
+
+    def gaussian(logits, y):
+        return logits[:, 1] + (y - logits[:, 0]) ** 2 * jnp.exp(-logits[:, 1])
+
+    with pytest.raises(AssertionError, match="compiled before the check"):  # so it passed the door
+        ff.fit(task_of(net(outputs=2), gaussian), ff.Dataset(train.x, np.arange(250) % 7))
+
+
+def test_integer_validation_rows_against_float_training_rows(net, table):
+    train, _ = table
+    with pytest.raises(ValueError, match=r"float\[6\].*integer\[6\]"):
+        ff.fit(task_of(net()), train, validation=ff.Dataset(np.ones((4, 6), np.uint8), np.ones(4)))
+
+
+def test_a_state_of_another_model_or_none_is_refused(net, table):
+    train, _ = table
+    state = ff.TrainState(0, {"Dense_0": {"kernel": np.ones((6, 1), np.float32)}}, {}, None)
+    for call in (lambda s: ff.evaluate(task_of(net()), s, train), lambda s: ff.predict(task_of(net()), s, train.x)):
+        with pytest.raises(ValueError, match=r"state does not fit the model: .*Dense_0"):
+            call(state)
+        with pytest.raises(TypeError, match=r"must be a flaxfit.TrainState, such as result.best or result.last, got dict"):
+            call({"params": {}})
+    with pytest.raises(ValueError, match=r"may not hold 'loss'"):
+        ff.evaluate(task_of(net()), state, train, metrics={"loss": ff.metrics.auc})
+
+
 def test_evaluate_and_predict_check_too(net, table):
     with pytest.raises(ValueError, match="data has no rows"):
         ff.evaluate(task_of(net()), None, table[0][:0])
-    with pytest.raises(ValueError, match=r"x\.x has NaN"):
+    with pytest.raises(ValueError, match=r"predict\.x has NaN"):
         ff.predict(task_of(net()), None, np.full((2, 6), np.nan))

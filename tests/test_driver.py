@@ -366,3 +366,54 @@ print(events["cache_hits"], events["cache_misses"], result.history["loss"].tolis
     assert int(second[0]) >= 2  # the start and the run
     assert int(second[1]) == 0
     assert first[2] == second[2]
+
+
+def test_a_loss_called_loss_does_not_hide_the_objective(net, table):
+    def loss(logits, y):
+        return ff.losses.binary_crossentropy(logits, y)
+
+    task = make_task(net, loss=loss, penalty=ff.penalties.l2(0.1))
+    history = ff.fit(task, table[0], validation=table[1], epochs=1).history
+    assert history.data_loss == "data_loss"
+    assert history["val_loss"][0] == pytest.approx(history["val_data_loss"][0] + history["val_penalty"][0], rel=1e-6)
+
+
+def test_weights_from_elsewhere_start_a_run(net, table):
+    """Plain dicts of NumPy arrays and a plain 0, as pretrained weights come."""
+    task = make_task(net, optimizer=optax.sgd(0.0))
+    params = jax.tree.map(np.array, ff.fit(task, table[0], epochs=1, seed=8).last.params)
+    result = ff.fit(task, table[0], epochs=1, initial=ff.TrainState(0, params, {}, None))
+    assert same_bits(result.last.params, params)
+    broken = {**params, "Dense_0": {**params["Dense_0"], "bias": np.full(16, np.nan, np.float32)}}
+    with pytest.raises(ValueError, match=r"initial.params.*Dense_0.*bias.* has NaN"):
+        ff.fit(task, table[0], initial=ff.TrainState(0, broken, {}, None))
+
+
+def test_the_learning_rate_logged_is_the_one_applied_after_starting_from_best(net, table):
+    rate = ff.schedules.inverse_time_decay(1e-2, decay_steps=2)
+    task = make_task(net, optimizer=optax.adam(rate), learning_rate=rate)
+    first = ff.fit(task, table[0], epochs=3)
+    again = ff.fit(task, table[0], epochs=3, initial=first.best)
+    assert again.history["learning_rate"].tolist() == first.history["learning_rate"].tolist()
+
+
+def test_predicting_any_number_of_rows_needs_few_programs(net, table):
+    task = make_task(net)
+    state = ff.fit(task, table[0], epochs=1).last
+    expected = ff.predict(task, state, table[0].x)
+    with Compilations() as compilations:
+        for rows in range(65, 129, 7):
+            outputs = ff.predict(task, state, table[0].x[:rows].tolist())
+            np.testing.assert_allclose(outputs, expected[:rows], rtol=1e-5, atol=1e-6)
+    assert compilations.count == 1
+
+
+def test_double_precision(net, table):
+    x, y = np.asarray(table[0].x, np.float64), table[0].y
+    with jax.enable_x64(True):
+        task = make_task(net, penalty=ff.penalties.l2(1e-3), model=net(dropout=0.1))
+        data = ff.Dataset(x, y)
+        assert data.x.dtype == np.float64
+        result = ff.fit(task, data, validation=data, epochs=5, batch_size=64)
+        assert ff.evaluate(task, result.last, data)["loss"] == pytest.approx(result.history["val_loss"][-1], rel=1e-6)
+    assert result.history["loss"][-1] < result.history["loss"][0]

@@ -154,3 +154,25 @@ def test_a_weight_that_is_not_finite_ends_the_run_though_losses_look_fine(table)
         result = ff.fit(task, table[0], epochs=5)
     assert int(result.last.step) == 0  # back at the beginning, whose weights are finite
     assert np.isfinite(result.last.params["unused"]).all()
+
+
+def test_an_epoch_that_broke_down_is_never_the_best_whatever_its_accuracy(table):
+    """All logits NaN call every row class 0, which on 90% zeros is a fine accuracy."""
+
+    class Breaks(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            scale = self.param("scale", nn.initializers.ones, (1,))
+            return nn.Dense(1)(x) * scale / (1 - jnp.isnan(scale))
+
+    zeros = ff.Dataset(table[0].x, (np.arange(250) % 10 == 0).astype(np.int32))
+    steps_until_nan = optax.chain(optax.scale_by_schedule(lambda step: jnp.where(step < 3, 1e-3, jnp.nan)), optax.scale(-1.0))
+    task = ff.Task(Breaks(), ff.losses.binary_crossentropy, steps_until_nan, metrics={"accuracy": ff.metrics.binary_accuracy})
+    options = {"validation": zeros, "epochs": 6, "batch_size": 250, "early_stopping": ff.EarlyStopping("val_accuracy", patience=9)}
+    with pytest.warns(RuntimeWarning, match="epoch 4"):
+        result = ff.fit(task, zeros, **options)
+    going_on = ff.fit(task, zeros, terminate_on_nan=False, **options)
+    assert going_on.history["val_accuracy"][-1] == pytest.approx(0.9)
+    for each in (result, going_on):
+        assert each.best_epoch <= 3
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(each.best))

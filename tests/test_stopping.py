@@ -70,7 +70,15 @@ def test_the_pair_runs_inside_a_compiled_loop():
 
 @pytest.mark.parametrize(
     ("monitor", "direction"),
-    [("val_loss", "min"), ("accuracy", "max"), ("val_top_5_accuracy", "max"), ("val_mae", "min"), ("auc", "max"), ("kernel_l2", None)],
+    [
+        ("val_loss", "min"),
+        ("accuracy", "max"),
+        ("val_top_5_accuracy", "max"),
+        ("val_mae", "min"),
+        ("auc", "max"),
+        ("kernel_l2", None),
+        ("val_normalized_accuracy", None),
+    ],
 )
 def test_auto_mode_goes_by_the_name(monitor, direction):
     if direction is None:
@@ -83,6 +91,7 @@ def test_auto_mode_goes_by_the_name(monitor, direction):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"patience": True}, "an integer of 0 or more, got True"),
         ({"patience": -1}, r"patience=\.\.\.\) counts epochs: an integer of 0 or more, got -1"),
         ({"patience": 2.5}, "an integer of 0 or more, got 2.5"),
         ({"min_delta": -0.1}, "must be 0 or more, got -0.1"),
@@ -95,3 +104,7 @@ def test_auto_mode_goes_by_the_name(monitor, direction):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         EarlyStopping(**arguments)
+
+
+def test_numpy_numbers_are_numbers():
+    assert EarlyStopping("loss", np.int64(3), np.float32(0.5)) == EarlyStopping("loss", 3, 0.5)

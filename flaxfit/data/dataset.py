@@ -36,7 +36,9 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for name in ("x", "y", "sample_weight"):
-            object.__setattr__(self, name, _arrays(getattr(self, name), name))
+            object.__setattr__(self, name, arrays(getattr(self, name), name))
+        if not jax.tree.leaves(self.x):
+            raise TypeError(f"Dataset: x holds no arrays: {self.x!r}.")
         lengths = {path: leaf.shape[0] for path, leaf in self.leaves()}
         if len(set(lengths.values())) != 1:
             listed = ", ".join(f"{path}: {rows}" for path, rows in lengths.items())
@@ -64,7 +66,13 @@ class Dataset:
         return jax.tree.leaves(self.x)[0].shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray | jax.Array) -> Dataset:
-        """The rows of a slice, an index array or a boolean mask."""
+        """The rows of a slice, an index array or a boolean mask.
+
+        Raises:
+          TypeError: a single number, which would drop the axis of rows.
+        """
+        if isinstance(rows, int | np.integer):
+            raise TypeError(f"a Dataset is indexed by slices and arrays of rows: data[{rows}:{rows + 1}] is the row {rows}.")
         return jax.tree.map(lambda array: array[rows], self)
 
     def leaves(self) -> list[tuple[str, Any]]:
@@ -72,25 +80,32 @@ class Dataset:
         return [(jax.tree_util.keystr(path).removeprefix("."), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(self)]
 
 
-def _arrays(tree: Any, name: str) -> Any:
+def arrays(tree: Any, name: str) -> Any:
+    """A dict, tuple or array-like of rows as arrays of what the device computes in, called `name` in errors.
+
+    Raises:
+      ValueError, TypeError: what `Dataset` raises.
+    """
     if isinstance(tree, dict):
-        return {key: _arrays(value, f"{name}[{key!r}]") for key, value in tree.items()}
+        return {key: arrays(value, f"{name}[{key!r}]") for key, value in tree.items()}
     if isinstance(tree, tuple):
-        parts = [_arrays(value, f"{name}[{index}]") for index, value in enumerate(tree)]
+        parts = [arrays(value, f"{name}[{index}]") for index, value in enumerate(tree)]
         return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
     if tree is None:
-        if name != "sample_weight":
-            raise TypeError(f"Dataset({name}=...) is missing: give an array.")
-        return None
+        if name == "sample_weight":
+            return None
+        raise TypeError(f"Dataset: {name} is missing: give an array.")
     array = tree if isinstance(tree, jax.Array) else np.asarray(tree)
     if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, np.number):
         raise TypeError(f"Dataset: {name} holds {array.dtype} values; encode them as numbers first.")
     if array.ndim == 0:
         raise ValueError(f"Dataset: {name} is a single number; its first axis must be the rows.")
-    # What the device computes in; the conversion is made once, here, and not at every use.
-    narrow = {"float64": np.float32, "int64": np.int32, "uint64": np.uint32}.get(array.dtype.name)
-    if narrow is None or isinstance(array, jax.Array):
+    if isinstance(array, jax.Array):
         return array
-    if array.dtype.kind in "iu" and array.size and (array.max() > np.iinfo(narrow).max or array.min() < np.iinfo(narrow).min):
-        raise ValueError(f"Dataset: {name} holds integers beyond 32 bits.")
-    return array.astype(narrow)
+    # The conversion is made once, here, and not at every use.
+    with np.errstate(over="ignore"):
+        narrow = array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    beyond = (narrow != array) & np.isfinite(array) if array.dtype.kind in "iu" else np.isinf(narrow) & np.isfinite(array)
+    if narrow.dtype != array.dtype and beyond.any():
+        raise ValueError(f"Dataset: {name} holds numbers beyond {narrow.dtype}, first in row {np.nonzero(beyond)[0][0]}.")
+    return narrow

@@ -1,0 +1,92 @@
+"""Scores and outputs of a trained state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxfit import run
+from flaxfit.checks import check_count, check_data, check_labels, check_model, check_program, check_state, check_task
+from flaxfit.data.dataset import Dataset, arrays
+from flaxfit.programs import compiled, kept
+from flaxfit.state import TrainState, for_evaluation
+from flaxfit.task import Task
+
+
+def evaluate(
+    task: Task,
+    state: TrainState,
+    data: Dataset,
+    *,
+    batch_size: int = 1024,
+    metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], Any]] | None = None,
+) -> dict[str, Any]:
+    """Scores a state, exactly over all rows.
+
+    Args:
+      task: what was trained.
+      state: `result.best`, `result.last`, or any state of this task.
+      data: the rows to score.
+      batch_size: rows a step, for memory; the result does not depend on it.
+      metrics: more metrics, of the whole set at once: name -> (logits, y) -> number or array, such as `flaxfit.metrics.auc`.
+
+    Returns:
+      `loss` (the objective), the data loss under its name, `penalty` where there is one, the task's metrics, and `metrics`.
+
+    Raises:
+      ValueError, TypeError: as `fit`, or a state of another model.
+    """
+    check_task(task)
+    check_data("data", data)
+    batch_size = check_count("batch_size", batch_size, 1, "rows a step")
+    for name in metrics or ():
+        if name in run.logged(task):
+            raise ValueError(f"evaluate(metrics=...) may not hold {name!r}: that name is scored already; call the metric something else.")
+    shapes, logits = kept(task, "shapes", (data[:1],), lambda: check_program(task, data))
+    check_labels(task, "data", data, logits)
+    state, on_device = jax.device_put((for_evaluation(task, check_state("state", state, shapes)), data))
+    score = compiled(task, ("evaluate", batch_size), lambda s, d: run.evaluate(task, s, d, batch_size), state, on_device)
+    values = jax.device_get(score(state, on_device))
+    scores: dict[str, Any] = {name: float(values[name]) for name in run.logged(task)}
+    if metrics:
+        logits, y = predict(task, state, data.x, batch_size=batch_size), jax.tree.map(np.asarray, data.y)
+        scores |= {name: metric(logits, y) for name, metric in metrics.items()}
+    return scores
+
+
+def predict(task: Task, state: TrainState, x: Any, *, batch_size: int = 1024) -> Any:
+    """The model's outputs (logits) for rows, with the model in evaluation mode.
+
+    Args:
+      task: what was trained.
+      state: `result.best`, `result.last`, or any state of this task.
+      x: inputs as in training: arrays with leading axis (rows,).
+      batch_size: rows a step, for memory.
+
+    Returns:
+      NumPy arrays with leading axis (rows,).
+
+    Raises:
+      ValueError, TypeError: rows that the model refuses, or that are not finite; a state of another model.
+    """
+    check_task(task)
+    x = arrays(x, "x")
+    rows = Dataset(x, np.zeros(len((*jax.tree.leaves(x), ())[0]), np.int8))
+    check_data("predict", rows)
+    batch_size = check_count("batch_size", batch_size, 1, "rows a step")
+    shapes = kept(task, "model", (rows[:1].x,), lambda: check_model(task, rows.x))
+    state = jax.device_put(for_evaluation(task, check_state("state", state, shapes)))
+
+    def outputs(state: TrainState, x: Any) -> Any:
+        return task.apply(state.params, state.collections, task.prepared(x))[0]
+
+    parts = []
+    size = min(batch_size, 1 << (len(rows) - 1).bit_length())  # few sizes, few programs
+    for first in range(0, len(rows), size):
+        index = np.minimum(np.arange(first, first + size), len(rows) - 1)  # the last row again, where there are too few
+        part = jax.device_put(rows[index].x)
+        parts.append(jax.device_get(compiled(task, "predict", outputs, state, part)(state, part)))
+    return jax.tree.map(lambda *outputs: np.concatenate(outputs)[: len(rows)], *parts)
