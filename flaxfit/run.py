@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,26 +91,34 @@ def advance(task: Task, plan: Plan, state: RunState, data: Dataset, validation: 
     steps = steps_per_epoch(len(data), plan.batch_size)
     whole, rest = divmod(len(data), plan.batch_size)
 
-    def step_of(size: int, keys: RoundKeys) -> Callable[[RunState], RunState]:
-        def step(state: RunState) -> RunState:
-            if plan.replacement:
-                index = order.drawn(state.key, state.epoch * steps + state.step, size, len(data))
-            else:
-                index = order.shuffled(state.step * plan.batch_size + jnp.arange(size), keys, len(data))
-            train, sums = train_step(task, state.train, state.key, *_fields(data[index]))
-            sums = state.sums + jnp.stack([sums[name] for name in _summed(task)]).astype(jnp.float32)
-            return replace(state, train=train, sums=sums, step=state.step + 1)
+    def rows_of(state: RunState, step: Array, size: int, keys: RoundKeys) -> Any:
+        """The rows of one step of the epoch under way."""
+        if plan.replacement:
+            return order.drawn(state.key, state.epoch * steps + step, size, len(data))
+        return order.shuffled(step * plan.batch_size + jnp.arange(size), keys, len(data))
 
-        return step
+    def one_step(state: RunState, rows: Array) -> RunState:
+        train, sums = train_step(task, state.train, state.key, *_fields(data[rows]))
+        sums = state.sums + jnp.stack([sums[name] for name in _summed(task)]).astype(jnp.float32)
+        return replace(state, train=train, sums=sums, step=state.step + 1)
 
     def some_epoch(carry: tuple[RunState, Array]) -> tuple[RunState, Array]:
         state, table = carry
         keys = order.round_keys(state.key, state.epoch, len(data))
         end = jnp.minimum(until - state.epoch * steps, steps)
         if whole:
-            state = lax.while_loop(lambda s: s.step < jnp.minimum(end, whole), step_of(plan.batch_size, keys), state)
+            # Each step finds the rows of the next: carried, they are an array; else XLA computes them anew for every element it gathers.
+            def rows_at(step: Array) -> Any:
+                return rows_of(state, jnp.minimum(step, whole - 1), plan.batch_size, keys)
+
+            def step_ahead(carry: tuple[RunState, Array]) -> tuple[RunState, Array]:
+                return one_step(*carry), rows_at(carry[0].step + 1)
+
+            ahead = (state, rows_at(state.step))
+            state, _ = lax.while_loop(lambda carry: carry[0].step < jnp.minimum(end, whole), step_ahead, ahead)
         if rest:  # a step of its own shape: padding would disturb batch norm in any model
-            state = lax.cond((state.step == whole) & (end > whole), step_of(rest, keys), lambda s: s, state)
+            last = functools.partial(rows_of, step=jnp.asarray(whole, jnp.int32), size=rest, keys=keys)
+            state = lax.cond((state.step == whole) & (end > whole), lambda s: one_step(s, last(s)), lambda s: s, state)
         ended = functools.partial(_end_epoch, task, plan, first, len(data), validation)
         return lax.cond(state.step == steps, ended, lambda *carry: carry, state, table)
 
