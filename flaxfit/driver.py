@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -159,6 +159,8 @@ def fit(
             if jnp.issubdtype(leaf.dtype, jnp.inexact):
                 check_finite(f"initial{jax.tree_util.keystr(path)}", jnp.atleast_1d(leaf))
     stopping = early_stopping or EarlyStopping("loss" if validation is None else "val_loss", mode="min")
+    if stopping.mode == "auto" and stopping.monitor.removeprefix("val_") == task.loss_name:
+        stopping = replace(stopping, mode="min")  # whatever the loss is called
     names = run.columns(task, validation is not None, shapes)
     check_monitor(stopping.monitor, names[:-1])
     stopping.direction  # noqa: B018  (raises for a name that does not tell)

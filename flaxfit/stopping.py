@@ -60,7 +60,7 @@ class EarlyStopping:
       monitor: a column of the history, such as `val_loss`.
       patience: stop after this many checks in a row without improvement (0 stops at the first, as 1 does).
       min_delta: an improvement must be larger than this.
-      mode: "min", "max", or "auto": by the metric's name.
+      mode: "min", "max", or "auto": by the metric's name; `fit` knows that its own data loss is to be small.
       baseline: improvements count only once the metric is better than this.
       start_from_epoch: epochs before the first check.
 

@@ -378,6 +378,15 @@ def test_a_loss_called_loss_does_not_hide_the_objective(net, table):
     assert history["val_loss"][0] == pytest.approx(history["val_data_loss"][0] + history["val_penalty"][0], rel=1e-6)
 
 
+def test_the_data_loss_is_to_be_small_whatever_it_is_called(net, table):
+    def surprise(logits, y):
+        return ff.losses.binary_crossentropy(logits, y)
+
+    options = {"validation": table[1], "epochs": 40, "batch_size": 50}
+    stopped = ff.fit(make_task(net, loss=surprise), table[0], early_stopping=ff.EarlyStopping("val_surprise", patience=3), **options)
+    assert stopped.best_epoch == 1 + np.argmin(stopped.history["val_surprise"])
+
+
 def test_weights_from_elsewhere_start_a_run(net, table):
     """Plain dicts of NumPy arrays and a plain 0, as pretrained weights come."""
     task = make_task(net, optimizer=optax.sgd(0.0))
