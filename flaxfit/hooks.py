@@ -165,8 +165,8 @@ class Progress(Hook):
             return ""
         best = new.best_epoch
         if best is not None and best >= new.epochs[0]:
-            self._best = f", best {new[monitor][best - new.epochs[0]]:.4f} in epoch {best}"
-        return f"{monitor} {new[monitor][-1]:.4f}{self._best}"
+            self._best = f", best {new[monitor][best - new.epochs[0]]:.4g} in epoch {best}"
+        return f"{monitor} {new[monitor][-1]:.4g}{self._best}"
 
     def close(self) -> None:
         if self._bar is not None:
