@@ -2,7 +2,8 @@
 
 Trains four sizes of a net and three regularised versions of the largest on 10,000 rows, validates on 1,000, stops when the
 validation cross-entropy has not improved for --patience epochs. Expect validation accuracies of 0.66 to 0.70, the two larger plain nets
-over-fitted, and about 25 minutes for everything on 2 cores, of which the sizes take 3.
+over-fitted, and about 25 minutes for everything on 2 cores, of which the sizes take 3. The data set is at
+https://archive.ics.uci.edu/dataset/280/higgs.
 """
 
 from __future__ import annotations

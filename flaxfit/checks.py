@@ -23,6 +23,7 @@ from flaxfit.task import Task
 
 _BINARY = (losses.binary_crossentropy, optax.sigmoid_binary_cross_entropy)
 _CLASSES = (losses.categorical_crossentropy, optax.softmax_cross_entropy_with_integer_labels)
+_NUMPY_ERRORS = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
 _ROWS = 1009  # traced, never computed: as many rows as no other axis has, so that a mean over the wrong axis shows
 
 
@@ -42,7 +43,8 @@ def check_hooks(hooks: Any) -> list[Hook]:
     hooks = list(hooks)
     for hook in hooks:
         if not isinstance(hook, Hook):
-            raise TypeError(f"hooks must be flaxfit.hooks.Hook objects, got {hook!r}{': call it' if isinstance(hook, type) else ''}.")
+            cure = "call it" if isinstance(hook, type) else "derive its class from Hook"
+            raise TypeError(f"hooks must be flaxfit.hooks.Hook objects, got {hook!r}: {cure}.")
         for name in ("every_epochs", "every_steps"):
             if getattr(hook, name) is not None:
                 check_count(f"{type(hook).__name__}.{name}", getattr(hook, name), 1, "or None")
@@ -111,7 +113,8 @@ def _traced(blame: str, function: Callable[..., Any], *args: Any) -> Any:
         why = "draws from a random stream that it is not given; Task(rngs=...) names those of training"
         raise ValueError(f"the model {why}: {error}") from error
     except Exception as error:
-        raise ValueError(f"{blame}: {error}") from error
+        hint = " (NumPy functions of a whole set go into evaluate(metrics=...))" if isinstance(error, _NUMPY_ERRORS) else ""
+        raise ValueError(f"{blame}: {type(error).__name__}: {error}".replace(str(_ROWS), "rows") + hint) from error
 
 
 def check_model(task: Task, x: Any) -> TrainState:
@@ -152,7 +155,7 @@ def check_program(task: Task, data: Dataset) -> tuple[TrainState, Any]:
     for rngs in (dict.fromkeys(task.rngs, key), None):
         logits, _ = _traced(refused, lambda s, x, r: task.apply(s.params, s.collections, task.prepared(x), r), state, x, rngs)
         for what, function in ((f"the loss {task.loss_name}", task.loss), *((f"the metric {n!r}", m) for n, m in task.metrics.items())):
-            _check_rows(what, _traced(f"{what} refuses logits {_shapes(logits)} with y {_shapes(y)}", function, logits, y))
+            _check_rows(what, _traced(f"{what} fails on (logits {_shapes(logits)}, y {_shapes(y)})", function, logits, y))
     penalty = _traced("the penalty refuses the parameters", task.penalised, state.params)
     if getattr(penalty, "shape", None) != ():
         raise ValueError(f"the penalty must be one number for all parameters, got {penalty}.")
@@ -170,7 +173,8 @@ def _check_rows(what: str, result: Any) -> None:
             f"{what} returns one number for the whole batch; it must return one number a row, shape (rows,): leave out the mean."
         )
     if shape != (_ROWS,):
-        raise ValueError(f"{what} must return one number a row, shape (rows,), got {result} for {_ROWS} rows.")
+        got = f"shape {shape}".replace(str(_ROWS), "rows") if shape is not None else type(result).__name__
+        raise ValueError(f"{what} must return one number a row, shape (rows,), got {got}.")
 
 
 def check_same(what: str, new: Any, than: str, old: Any) -> None:
@@ -190,12 +194,12 @@ def check_same(what: str, new: Any, than: str, old: Any) -> None:
         )
 
 
-def check_state(name: str, state: Any, shapes: TrainState) -> TrainState:
+def check_state(name: str, state: Any, shapes: TrainState, model: str = "the model") -> TrainState:
     """`state` as arrays in the containers of `shapes`, if it has their paths, shapes and types; `opt_state` may be None."""
     if not isinstance(state, TrainState):
         raise TypeError(f"{name} must be a flaxfit.TrainState, such as result.best or result.last, got {type(state).__name__}.")
     parts = {"params": state.params, "collections": state.collections}
-    check_same(name, parts, "the model", {"params": shapes.params, "collections": shapes.collections})
+    check_same(name, parts, model, {"params": shapes.params, "collections": shapes.collections})
     if state.opt_state is not None:
         check_same(name, {"opt_state": state.opt_state}, "the optimizer", {"opt_state": shapes.opt_state})
 
@@ -244,7 +248,7 @@ def class_weighted(data: Dataset, class_weight: Any) -> Dataset:
         raise TypeError(f"class_weight maps integer classes to factors, as in {{0: 1.0, 1: 5.0}}, got {class_weight!r}.")
     y = np.zeros(()) if isinstance(data.y, dict | tuple) else np.asarray(data.y)
     if y.ndim != 1 or y.dtype.kind not in "iub":
-        raise TypeError("class_weight needs integer class labels y of shape (rows,).")
+        raise TypeError("class_weight needs integer class labels y of shape (rows,): y.astype(int)?")
     present = np.unique(y).tolist()
     absent = sorted(set(class_weight) - set(present))
     if absent:

@@ -84,7 +84,8 @@ class Result:
 
     def __repr__(self) -> str:
         epochs, pace = len(self.history.epochs), f"{self.timing.epoch * 1e3:.3g} ms an epoch"
-        return f"Result({epochs} epochs, stopped by {self.stop_reason}, best epoch {self.best_epoch}, {pace})"
+        end = {"epochs": "all that were asked for", "early_stopping": "stopped early", "non_finite": "ended by a value that is not finite"}
+        return f"Result({epochs} epochs, {end[self.stop_reason]}; best epoch {self.best_epoch}; {pace})"
 
 
 def fit(

@@ -123,7 +123,7 @@ def _line(names: Mapping[str, float]) -> str:
 class Progress(Hook):
     """A progress bar: epochs, rate, time left, current and best value of the monitor.
 
-    On a terminal one live line on standard error; elsewhere plain lines, one now and then and one at the end.
+    On a terminal one live line on standard error; elsewhere plain lines, one every ten seconds. At the end a plain line stays.
 
     Args:
       name: what to call the run.
@@ -137,24 +137,30 @@ class Progress(Hook):
     def begin(self, run: Run) -> None:
         from rich import progress
         from rich.console import Console
+        from rich.table import Column
 
         self._console = Console(file=self._file or sys.stderr)
         self._best, self._printed = "", time.monotonic()
         if self._console.is_terminal:
-            texts = [progress.TextColumn(f"{{task.{field}}}") for field in ("description", "fields[rate]", "fields[values]")]
-            shape = (texts[0], progress.BarColumn(20), progress.MofNCompleteColumn(), texts[1], progress.TimeRemainingColumn(), texts[2])
-            self._bar = progress.Progress(*shape, console=self._console)
+            whole = Column(no_wrap=True, overflow="ignore")  # numbers are not cut; what is left over is for the values
+            texts = [progress.TextColumn(f"{{task.{field}}}", table_column=whole) for field in ("description", "fields[rate]")]
+            count, left = progress.MofNCompleteColumn(table_column=whole), progress.TimeRemainingColumn(table_column=whole)
+            values = progress.TextColumn("{task.fields[values]}", table_column=Column(no_wrap=True, ratio=1))
+            shape = (texts[0], progress.BarColumn(10), count, texts[1], left, values)
+            self._bar = progress.Progress(*shape, console=self._console, transient=True, expand=True)
             self._bar.add_task(self.name, total=run.epochs, rate="", values="")
             self._bar.start()
 
     def look(self, look: Look) -> None:
         rate = f"{look.seconds / (look.epoch + look.step / look.run.steps_per_epoch) * 1e3:.3g} ms/epoch"
         values = self._values(look)
-        if self._bar is not None:
+        if self._bar is not None and not look.ended:
             self._bar.update(self._bar.task_ids[0], completed=look.epoch, rate=rate, values=values)
         elif look.ended or time.monotonic() - self._printed > 10:
+            self.close()
             self._printed = time.monotonic()
-            line = f"{self.name}: epoch {look.epoch}/{look.run.epochs}, {rate}{values and ', ' + values}"
+            early = " (stopped)" if look.ended and look.epoch < look.run.epochs else ""
+            line = f"{self.name}: epoch {look.epoch}/{look.run.epochs}{early}, {rate}{values and ', ' + values}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _values(self, look: Look) -> str:

@@ -87,6 +87,8 @@ class _Layers(nn.Module, kw_only=True):
 
     def __post_init__(self) -> None:
         _check_rate(self.dropout)
+        if isinstance(getattr(self, "hidden", ()), int):
+            raise ValueError("hidden is a sequence of layer widths, such as (16,) for one layer of 16 units, got a number.")
         _named("activation", self.activation, _ACTIVATIONS, jax.nn)
         _named("initializer", self.initializer, _INITIALIZERS, nn.initializers)
         if self.batch_norm not in (False, True, "before", "after"):
@@ -173,7 +175,9 @@ class CNN(_Layers):
         """Logits of shape (rows, outputs), of images of shape (rows, height, width) or (rows, height, width, channels)."""
         x = x[..., None] if x.ndim == 3 else x
         if x.ndim != 4 or min(x.shape[1:3]) < 2 ** len(self.features):
-            raise ValueError(f"CNN halves images {len(self.features)} times, (rows, height, width[, channels]); got shape {x.shape}.")
+            raise ValueError(
+                f"CNN needs images (rows, height, width[, channels]) that can be halved {len(self.features)} times, got shape {x.shape}."
+            )
         for channels in self.features:
             x = self._activated(nn.Conv(channels, (3, 3), **self._options())(x), train)
             x = nn.max_pool(x, (2, 2), (2, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -42,18 +43,25 @@ def evaluate(
     check_task(task)
     check_data("data", data)
     batch_size = check_count("batch_size", batch_size, 1, "rows a step")
+    if not isinstance(metrics or {}, Mapping):
+        raise TypeError('evaluate(metrics=...) maps names to functions of the whole set, as in {"auc": ff.metrics.auc}.')
     for name in metrics or ():
         if name in run.logged(task):
             raise ValueError(f"evaluate(metrics=...) may not hold {name!r}: that name is scored already; call the metric something else.")
     shapes, logits = kept(task, "shapes", (data[:1],), lambda: check_program(task, data))
     check_labels(task, "data", data, logits)
-    state, on_device = jax.device_put((for_evaluation(task, check_state("state", state, shapes)), data))
+    state, on_device = jax.device_put((_evaluated(task, state, shapes, data.x), data))
     score = compiled(task, ("evaluate", batch_size), lambda s, d: run.evaluate(task, s, d, batch_size), state, on_device)
     values = jax.device_get(score(state, on_device))
     scores: dict[str, Any] = {name: float(values[name]) for name in run.logged(task)}
     if metrics:
         logits, y = predict(task, state, data.x, batch_size=batch_size), jax.tree.map(np.asarray, data.y)
-        scores |= {name: metric(logits, y) for name, metric in metrics.items()}
+        for name, metric in metrics.items():
+            try:
+                scores[name] = metric(logits, y)
+            except Exception as error:
+                error.add_note(f"in evaluate(metrics=...), the metric {name!r}")
+                raise
     return scores
 
 
@@ -78,7 +86,7 @@ def predict(task: Task, state: TrainState, x: Any, *, batch_size: int = 1024) ->
     check_data("predict", rows)
     batch_size = check_count("batch_size", batch_size, 1, "rows a step")
     shapes = kept(task, "model", (rows[:1].x,), lambda: check_model(task, rows.x))
-    state = jax.device_put(for_evaluation(task, check_state("state", state, shapes)))
+    state = jax.device_put(_evaluated(task, state, shapes, x))
 
     def outputs(state: TrainState, x: Any) -> Any:
         return task.apply(state.params, state.collections, task.prepared(x))[0]
@@ -90,3 +98,11 @@ def predict(task: Task, state: TrainState, x: Any, *, batch_size: int = 1024) ->
         part = jax.device_put(rows[index].x)
         parts.append(jax.device_get(compiled(task, "predict", outputs, state, part)(state, part)))
     return jax.tree.map(lambda *outputs: np.concatenate(outputs)[: len(rows)], *parts)
+
+
+def _evaluated(task: Task, state: Any, shapes: TrainState, x: Any) -> TrainState:
+    """The checked state as evaluation sees it; an optimiser state matters only where averaged weights are in it."""
+    if isinstance(state, TrainState) and task.eval_params is None:
+        state = replace(state, opt_state=None)
+    rows = str(jax.tree.map(lambda a: ("rows", *a.shape[1:]), x)).replace("'", "")
+    return for_evaluation(task, check_state("state", state, shapes, f"the model on x of shape {rows}"))

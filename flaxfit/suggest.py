@@ -12,8 +12,10 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
     Example:
       >>> unknown("activation", "rellu", ["elu", "relu"])
       "no activation 'rellu'; did you mean 'relu'? There are: elu, relu"
+      >>> unknown("metric", "auc", ["loss"], "to monitor")
+      "no metric 'auc' to monitor. There are: loss"
     """
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"no {kind} {name!r}{' ' + where if where else ''}; {hint}There are: {', '.join(known) or 'none'}"
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"no {kind} {name!r}{' ' + where if where else ''}{hint} There are: {', '.join(known) or 'none'}"

@@ -27,8 +27,9 @@ class Task:
 
     Attributes:
       model: a Linen module with `__call__(self, x, *, train)`.
-      loss: (logits, y) -> the data loss of each row, shape (rows,). It is logged under its `__name__`.
-      optimizer: any optax transformation; one that asks for `value=` gets the objective.
+      loss: (logits, y) -> the data loss of each row, shape (rows,), of the model's outputs as they are: the losses here want logits, no
+        softmax or sigmoid before. It is logged under its `__name__`.
+      optimizer: any optax transformation, or `optax.MultiSteps`; one that asks for `value=` gets the objective.
       metrics: name -> (logits, y) -> one number a row.
       penalty: params -> scalar, added to the data loss (see `flaxfit.penalties`).
       constraint: params -> params, applied after each update (see `flaxfit.constraints`).
@@ -67,6 +68,8 @@ class Task:
                 "pass MyModel(...), not the class" if isinstance(self.model, type) else "an NNX module goes through flax.nnx.bridge.ToLinen"
             )
             raise TypeError(f"Task(model=...) must be a flax.linen.Module, got {type(self.model).__name__}: {hint}.")
+        if isinstance(self.optimizer, optax.MultiSteps):
+            object.__setattr__(self, "optimizer", self.optimizer.gradient_transformation())
         if not isinstance(self.optimizer, optax.GradientTransformation):
             raise TypeError(
                 f"Task(optimizer=...) must be an optax transformation such as optax.adam(1e-3), got {type(self.optimizer).__name__}."

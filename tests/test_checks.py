@@ -132,7 +132,7 @@ def cases():
         "refuses",
         trained(loss=lambda z, y: z @ jnp.ones((3, 3))),
         ValueError,
-        r"the loss data_loss refuses logits \(rows, 1\) with y \(rows,\)",
+        r"the loss data_loss fails on \(logits \(rows, 1\), y \(rows,\)\): TypeError: .*contracting",
     )
     yield "penalty", trained(penalty=lambda p: p["Dense_0"]["bias"]), ValueError, "the penalty must be one number for all parameters"
     yield "eval_params", trained(eval_params=ff.averaging.averaged), ValueError, "needs weight_ema in the optimizer"
@@ -158,7 +158,7 @@ def cases():
         "wrong axis",
         trained(Outputs(2), loss=lambda z, y: (z**2).mean(0)),
         ValueError,
-        r"one number a row, shape \(rows,\), got .*1009 rows",
+        r"one number a row, shape \(rows,\), got shape \(2,\)",
     )
     yield "augment", trained(augment=lambda k, x, y: (x[:7], y[:7])), ValueError, "must keep the number of rows"
     yield "augment's form", trained(augment=lambda x: x), ValueError, r"Task\(augment=\.\.\.\) must be \(key, x, y\) -> \(x, y\)"
@@ -181,6 +181,15 @@ def cases():
     yield "stopping", fit(early_stopping="val_loss"), TypeError, r"early_stopping must be ff\.EarlyStopping"
     yield "stopping class", fit(early_stopping=ff.EarlyStopping), TypeError, r"early_stopping must be ff\.EarlyStopping"
     yield "monitor's type", lambda net, d: stop(5), TypeError, "is the name of a metric, got 5"
+    yield "own hook class", fit(hooks=[object()]), TypeError, "derive its class from Hook"
+    yield (
+        "NumPy metric",
+        trained(metrics={"m": lambda z, y: np.sort(z)[:, 0]}),
+        ValueError,
+        r"TracerArrayConversionError.*go into evaluate\(metrics",
+    )
+    yield "nested", lambda net, d: ff.Dataset(d, d.y), TypeError, "x is a Dataset; give its arrays: data.x"
+    yield "one width", lambda net, d: ff.nn.MLP(16, 1), ValueError, r"such as \(16,\) for one layer"
     yield "initial", fit(initial={"params": {}}), TypeError, "initial must be a flaxfit.TrainState, such as result.best"
     yield "class weight's type", fit(class_weight=[1.0, 2.0]), TypeError, "class_weight maps integer classes to factors"
     yield "class weight", fit(class_weight={0: 1.0, 7: 2.0}), ValueError, r"classes that train\.y does not have: \[7\]"
@@ -235,7 +244,7 @@ def test_a_state_of_another_model_or_none_is_refused(net, table):
     train, _ = table
     state = ff.TrainState(0, {"Dense_0": {"kernel": np.ones((6, 1), np.float32)}}, {}, None)
     for call in (lambda s: ff.evaluate(task_of(net()), s, train), lambda s: ff.predict(task_of(net()), s, train.x)):
-        with pytest.raises(ValueError, match=r"state does not fit the model: .*Dense_0"):
+        with pytest.raises(ValueError, match=r"state does not fit the model on x of shape \(rows, 6\): .*Dense_0"):
             call(state)
         with pytest.raises(TypeError, match=r"must be a flaxfit.TrainState, such as result.best or result.last, got dict"):
             call({"params": {}})

@@ -426,3 +426,28 @@ def test_double_precision(net, table):
         result = ff.fit(task, data, validation=data, epochs=5, batch_size=64)
         assert ff.evaluate(task, result.last, data)["loss"] == pytest.approx(result.history["val_loss"][-1], rel=1e-6)
     assert result.history["loss"][-1] < result.history["loss"][0]
+
+
+def test_any_optimisers_state_is_scored_alike(net, table):
+    trained = make_task(net, optimizer=optax.sgd(0.1, momentum=0.9))
+    last = ff.fit(trained, table[0], epochs=2).last
+    assert ff.evaluate(make_task(net), last, table[1]) == ff.evaluate(trained, last, table[1])
+
+
+def test_a_metric_that_fails_in_evaluation_is_named(net, table):
+    task = make_task(net)
+    state = ff.fit(task, table[0], epochs=1).best
+    with pytest.raises(ZeroDivisionError) as caught:
+        ff.evaluate(task, state, table[1], metrics={"broken": lambda logits, y: 1 / 0})
+    assert caught.value.__notes__ == ["in evaluate(metrics=...), the metric 'broken'"]
+    with pytest.raises(TypeError, match="maps names to functions"):
+        ff.evaluate(task, state, table[1], metrics=[ff.metrics.auc])
+
+
+def test_a_result_given_for_a_history_is_explained(net, table):
+    result = ff.fit(make_task(net), table[0], validation=table[1], epochs=1)
+    assert repr(result).startswith("Result(1 epochs, all that were asked for; best epoch 1; ")
+    with pytest.raises(TypeError, match=r"such as result.history, got Result"):
+        ff.diagnose(result)
+    with pytest.raises(TypeError, match=r"such as result.history, got Result"):
+        ff.plots.learning_curves({"a": result})

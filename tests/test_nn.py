@@ -293,7 +293,7 @@ def test_cnn_against_plain_linen():
 
 @pytest.mark.parametrize("shape", [(5, 30), (5, 3, 3), (5, 8, 3, 1)])
 def test_cnn_explains_images_it_cannot_take(shape):
-    with pytest.raises(ValueError, match="CNN halves images 2 times"):
+    with pytest.raises(ValueError, match="can be halved 2 times"):
         fresh(nn.CNN((4, 4), (), 1), jnp.zeros(shape))
 
 

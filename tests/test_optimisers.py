@@ -29,7 +29,7 @@ def test_gradient_clipping_bounds_the_update(net, table):
 
 def test_accumulating_two_half_batches_equals_one_batch(net, table):
     train = table[0][:240]
-    accumulated = task_of(net(), optax.MultiSteps(optax.sgd(0.5), every_k_schedule=2).gradient_transformation())
+    accumulated = task_of(net(), optax.MultiSteps(optax.sgd(0.5), every_k_schedule=2))
     halves = ff.fit(accumulated, train, epochs=3, batch_size=120)
     whole = ff.fit(task_of(net(), optax.sgd(0.5)), train, epochs=3, batch_size=240)
     for a, b in zip(jax.tree.leaves(halves.last.params), jax.tree.leaves(whole.last.params), strict=True):

@@ -91,6 +91,8 @@ def arrays(tree: Any, name: str) -> Any:
     if isinstance(tree, tuple):
         parts = [arrays(value, f"{name}[{index}]") for index, value in enumerate(tree)]
         return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    if isinstance(tree, Dataset):
+        raise TypeError(f"{name} is a Dataset; give its arrays: data.x.")
     if tree is None:
         if name == "sample_weight":
             return None

@@ -37,8 +37,8 @@ class Diagnosis:
     """What the curves of a run say. Prints as one sentence. Levels are means of windows, so none is a single epoch's luck.
 
     Attributes:
-      verdict: "over-fitted", "close to over-fitting", "still improving", "converged" (both flat, which is healthy), "diverging" (both
-        get worse, or are not finite at the end), or "too short to tell".
+      verdict: "over-fitted", "close to over-fitting", "still improving", "converged" (both flat: no over-fitting; whether it learned,
+        the level tells), "diverging" (both get worse, or are not finite at the end), or "too short to tell".
       metric: the training column; its twin is `val_` and this.
       epoch: where over-fitting begins, from 1: validation's best epoch, or the one where it stalled if it is but close; else None.
       gap: how much worse validation is than training at that epoch, or at validation's best.
@@ -92,6 +92,7 @@ def diagnose(history: History, metric: str | None = None) -> Diagnosis:
       A Diagnosis. Epochs that are not finite are left out, unless they are the last.
 
     Raises:
+      TypeError: not a History.
       KeyError: no such metric in the history.
       ValueError: no validation column, or a name that does not tell whether larger is better.
 
@@ -103,6 +104,8 @@ def diagnose(history: History, metric: str | None = None) -> Diagnosis:
       >>> diagnosis.verdict, diagnosis.epoch
       ('over-fitted', 41)
     """
+    if not isinstance(history, History):
+        raise TypeError(f"diagnose takes a History, such as result.history, got {type(history).__name__}")
     metric = (history.data_loss if metric is None else metric).removeprefix("val_")
     train, name = history[metric], f"val_{metric}"
     if name not in history:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class History(Mapping[str, np.ndarray]):
     """Arrays by name and epoch, read like a mapping.
 
-    The names are DESIGN's: `loss` and `val_loss` are the objective, the data loss stands second under the loss function's name, then
+    `loss` and `val_loss` are the objective, the data loss stands second under the loss function's name, then
     the metrics, each also with `val_`. `best_epoch` is a column too: the best epoch as known at that epoch.
 
     Args:

@@ -29,6 +29,7 @@ _LABELS = {
     "binary_crossentropy": "binary cross-entropy (nats a row)",
     "categorical_crossentropy": "categorical cross-entropy (nats a row)",
     "mse": "mean squared error",
+    "mae": "mean absolute error",
     "accuracy": "accuracy (share of rows)",
     "kernel_l1": "L1 norm of the kernels",
     "kernel_l2": "L2 norm of the kernels",
@@ -184,6 +185,9 @@ def weight_norms(
 def _first(histories: Mapping[str, History]) -> History:
     if not isinstance(histories, Mapping) or isinstance(histories, History) or not histories:
         raise ValueError(f'histories=... maps names of runs, at least one: {{"Tiny": result.history}}, got {histories!r}')
+    for run, history in histories.items():
+        if not isinstance(history, History):
+            raise TypeError(f"histories[{run!r}] must be a History, such as result.history, got {type(history).__name__}")
     return next(iter(histories.values()))
 
 
