@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import flaxfit as ff
@@ -36,3 +38,25 @@ def table():
     x = rng.normal(size=(350, 6)).astype(np.float32)
     y = (x[:, 0] * x[:, 1] + 0.5 * x[:, 2] + 0.5 * rng.normal(size=350) > 0).astype(np.int32)
     return ff.Dataset(x[:250], y[:250]), ff.Dataset(x[250:], y[250:])
+
+
+class EachLoss(ff.hooks.Hook):
+    """Notes the objective after every step, from an optimiser chain that starts with the fixture's transformation."""
+
+    every_steps = 1
+
+    def __init__(self):
+        self.losses = []
+
+    def look(self, look):
+        self.losses.append(float(look.state.train.opt_state[0]))
+
+
+@pytest.fixture
+def each_loss():
+    """A hook, and an optax transformation that changes nothing and keeps the last objective to the bit, for the hook to read."""
+
+    def update(updates, state, params=None, *, value, **extra):
+        return updates, value
+
+    return EachLoss(), optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)

@@ -19,12 +19,13 @@ def task_of(model, loss=ff.losses.binary_crossentropy, **fields):
 @pytest.fixture(autouse=True)
 def nothing_compiles(monkeypatch):
     """Every test here fails if the error comes after a compilation of ours."""
-    from flaxfit import driver
+    from flaxfit import driver, scoring
 
     def compiled(*args, **kwargs):
         raise AssertionError("compiled before the check")
 
-    monkeypatch.setattr(driver, "compiled", compiled)
+    for module in (driver, scoring):
+        monkeypatch.setattr(module, "compiled", compiled)
 
 
 def with_value(data, value):

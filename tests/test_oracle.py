@@ -16,25 +16,6 @@ BATCH, EPOCHS = 50, 40  # 250 rows: 5 steps an epoch, 200 steps
 DECAY = 1e-2
 
 
-def remember_value():
-    """An optax transformation that changes nothing and keeps the objective of the last step, to the bit."""
-
-    def update(updates, state, params=None, *, value, **extra):
-        return updates, value
-
-    return optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
-
-
-class EachStep(ff.hooks.Hook):
-    every_steps = 1
-
-    def __init__(self):
-        self.losses = []
-
-    def look(self, look):
-        self.losses.append(float(look.state.train.opt_state[0]))
-
-
 def by_hand(model, optimizer, penalty, data, seed):
     """The objective of every step."""
     key = jax.random.key(seed)
@@ -69,13 +50,14 @@ def l2(params):
 
 
 @pytest.mark.parametrize("variant", ["plain", "dropout 0", "dropout", "batch norm", "l2", "weight decay"])
-def test_every_step_equals_a_loop_written_by_hand(variant, net, table):
+def test_every_step_equals_a_loop_written_by_hand(variant, net, table, each_loss):
     train, _ = table
     model = net(batch_norm=variant == "batch norm", dropout=0.3 if variant == "dropout" else 0.0)
     optimizer = optax.adam(1e-2)
     if variant == "weight decay":
         optimizer = optax.chain(optax.add_decayed_weights(DECAY, mask=ff.masks.kernels), optimizer)
-    hook, watched = EachStep(), optax.chain(remember_value(), optimizer)
+    hook, remember = each_loss
+    watched = optax.chain(remember, optimizer)
     task = ff.Task(model, ff.losses.binary_crossentropy, watched, penalty=ff.penalties.l2(DECAY) if variant == "l2" else None)
     result = ff.fit(task, train, epochs=EPOCHS, batch_size=BATCH, seed=5, hooks=[hook])
     losses = by_hand(model, optimizer, l2 if variant == "l2" else lambda params: 0.0, train, 5)
