@@ -1,17 +1,15 @@
-"""Functional training for Flax: whole runs compiled, over-fitting diagnosed, remedies compared.
-
-The public names, each imported when it is first used.
-"""
+"""Functional training for Flax: whole runs compiled, over-fitting diagnosed, remedies compared."""
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from flaxfit import lazy
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from flaxfit import hooks, losses, metrics, nn, schedules
+    from flaxfit import data, hooks, losses, metrics, nn, schedules
     from flaxfit.data.dataset import Dataset
     from flaxfit.driver import Result, fit
     from flaxfit.nn import summary
@@ -37,6 +35,7 @@ _PLACES = {
     "TrainState": "state",
     "averaging": "regularize.averaging",
     "constraints": "regularize.constraints",
+    "data": "data",
     "diagnose": "report.diagnosis",
     "eval_step": "steps",
     "evaluate": "scoring",
@@ -56,18 +55,4 @@ _PLACES = {
 }
 
 __all__ = [*_PLACES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        from flaxfit.suggest import unknown
-
-        raise AttributeError(unknown("name", name, _PLACES, "in flaxfit"))
-    module = importlib.import_module(f"flaxfit.{_PLACES[name]}")
-    value = module if _PLACES[name].rsplit(".", 1)[-1] == name else getattr(module, name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy.names(__name__, _PLACES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -65,6 +66,8 @@ def check_data(name: str, data: Any) -> None:
 
 def check_finite(name: str, array: Any) -> None:
     """That an array of rows holds neither NaN nor infinity; on the device where the array is."""
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return
     finite = (jnp if isinstance(array, jax.Array) else np).isfinite(array)
     if not finite.all():
         rows = np.unique(np.nonzero(~np.asarray(finite))[0])
@@ -258,4 +261,4 @@ def class_weighted(data: Dataset, class_weight: Any) -> Dataset:
         if not 0 <= factor < np.inf:
             raise ValueError(f"class_weight must be finite and not negative, got {factor!r} for class {label!r}.")
         weight[y == label] *= factor
-    return Dataset(data.x, data.y, weight)
+    return replace(data, sample_weight=weight)

@@ -73,6 +73,7 @@ class Result:
       best_epoch: the best epoch, None where the monitor was never a number.
       stop_reason: "epochs", "early_stopping" or "non_finite".
       timing: where the time went.
+      data: "train" and, where there is one, "validation" -> where the rows come from, as plain values.
     """
 
     history: History
@@ -81,6 +82,7 @@ class Result:
     best_epoch: int | None
     stop_reason: StopReason
     timing: Timing
+    data: Mapping[str, Any]
 
     def __repr__(self) -> str:
         epochs, pace = len(self.history.epochs), f"{self.timing.epoch * 1e3:.3g} ms an epoch"
@@ -169,6 +171,8 @@ def fit(
     plan = run.Plan(
         min(batch_size, len(data)), stopping, early_stopping is not None, replacement=replacement, terminate_on_nan=terminate_on_nan
     )
+    sets = {"train": train} | ({} if validation is None else {"validation": validation})
+    record = {name: rows.record() for name, rows in sets.items()}
     data, validation, key = jax.device_put((data, validation, jax.random.key(seed)))
     begin = compiled(task, ("start", plan.stopping.direction), functools.partial(run.start, task, plan), key, data[:1].x, initial)
     state = begin(key, data[:1].x, initial)
@@ -176,7 +180,7 @@ def fit(
     advance = compiled(task, plan, functools.partial(run.advance, task, plan), state, data, validation, until, donate=(0,))
     compile_seconds = time.perf_counter() - began
 
-    about = Run(task, names, stopping, len(data), run.steps_per_epoch(len(data), plan.batch_size), epochs)
+    about = Run(task, names, stopping, len(data), run.steps_per_epoch(len(data), plan.batch_size), epochs, record)
     state, history, chunks, train_seconds = _drive(lambda state, until: advance(state, data, validation, until), state, about, plan, hooks)
     reason = _stop_reason(state, plan)
     if reason == "non_finite":
@@ -184,7 +188,7 @@ def fit(
     last = state.finite if reason == "non_finite" else state.train
     best = state.best if int(state.stopper.best_epoch) else for_evaluation(task, last)
     timing = Timing(compile_seconds, train_seconds, train_seconds / max(1, len(history.epochs)), chunks)
-    return Result(history, best, last, history.best_epoch, reason, timing)
+    return Result(history, best, last, history.best_epoch, reason, timing, record)
 
 
 class _Log:

@@ -34,6 +34,7 @@ class Run:
       rows: training rows.
       steps_per_epoch: steps an epoch.
       epochs: the most epochs it will train.
+      data: "train" and, where there is one, "validation" -> where the rows come from, as plain values.
     """
 
     task: Task
@@ -42,6 +43,7 @@ class Run:
     rows: int
     steps_per_epoch: int
     epochs: int
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxfit.data.provenance import Provenance
+
+_ARRAYS = ("x", "y", "sample_weight")
+
 
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True, eq=False)
@@ -19,6 +23,9 @@ class Dataset:
       x: inputs: an array, or a dict or tuple of arrays, each with leading axis (rows,). Lists and data frames become arrays.
       y: targets, likewise; class labels are integers, shape (rows,).
       sample_weight: how much each row's data loss counts, shape (rows,), or None for all alike.
+      features: names of x's columns, or None. Like what follows it describes the rows and takes no part in computing.
+      classes: names of the classes 0, 1, ... of y, or None.
+      provenance: where the rows come from, or None for arrays of one's own.
 
     Raises:
       ValueError: no rows, leading axes of unequal length, a weight that is negative.
@@ -33,9 +40,12 @@ class Dataset:
     x: Any
     y: Any
     sample_weight: Any = None
+    features: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
-        for name in ("x", "y", "sample_weight"):
+        for name in _ARRAYS:
             object.__setattr__(self, name, arrays(getattr(self, name), name))
         if not jax.tree.leaves(self.x):
             raise TypeError(f"Dataset: x holds no arrays: {self.x!r}.")
@@ -52,14 +62,14 @@ class Dataset:
             object.__setattr__(self, "sample_weight", weight)
 
     def tree_flatten_with_keys(self) -> tuple[Any, None]:
-        """For JAX."""
-        return [(jax.tree_util.GetAttrKey(name), value) for name, value in vars(self).items()], None
+        """For JAX. The descriptions stay behind: a program must not be compiled anew because rows have another name."""
+        return [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in _ARRAYS], None
 
     @classmethod
     def tree_unflatten(cls, _: None, children: Any) -> Dataset:
         """For JAX: unchecked, since the leaves may be anything."""
         data = object.__new__(cls)
-        vars(data).update(zip(("x", "y", "sample_weight"), children, strict=True))
+        vars(data).update(zip(_ARRAYS, children, strict=True), features=None, classes=None, provenance=None)
         return data
 
     def __len__(self) -> int:
@@ -73,7 +83,14 @@ class Dataset:
         """
         if isinstance(rows, int | np.integer):
             raise TypeError(f"a Dataset is indexed by slices and arrays of rows: data[{rows}:{rows + 1}] is the row {rows}.")
-        return jax.tree.map(lambda array: array[rows], self)
+        part = jax.tree.map(lambda array: array[rows], self)
+        provenance = None if self.provenance is None else self.provenance[rows]
+        vars(part).update(features=self.features, classes=self.classes, provenance=provenance)
+        return part
+
+    def record(self) -> dict[str, Any]:
+        """Where the rows come from and how many there are, as plain values for JSON."""
+        return {"count": len(self)} | ({"source": "arrays"} if self.provenance is None else self.provenance.record())
 
     def leaves(self) -> list[tuple[str, Any]]:
         """Each array with its path, such as `x['age']`."""

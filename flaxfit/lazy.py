@@ -1,0 +1,29 @@
+"""Names that are imported when they are first used (PEP 562), so that importing a package costs nothing."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flaxfit.suggest import unknown
+
+
+def names(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """A package's `__getattr__` and `__dir__`.
+
+    Args:
+      package: its `__name__`.
+      places: public name -> the module below the package that the name is in, or is.
+    """
+
+    def get(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(unknown("name", name, places, f"in {package}"))
+        module = importlib.import_module(f"{package}.{places[name]}")
+        value = module if places[name].rsplit(".", 1)[-1] == name else getattr(module, name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return get, lambda: sorted([*places, *vars(sys.modules[package])])
