@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from flaxfit.data.dataset import Dataset
     from flaxfit.driver import Result, fit
     from flaxfit.nn import summary
-    from flaxfit.regularize import averaging, constraints, masks, penalties, proximal
+    from flaxfit.regularize import augmentation, averaging, constraints, masks, penalties, proximal
     from flaxfit.report import plots
     from flaxfit.report.diagnosis import Diagnosis, diagnose
     from flaxfit.report.history import History
@@ -33,6 +33,7 @@ _PLACES = {
     "RunState": "state",
     "Task": "task",
     "TrainState": "state",
+    "augmentation": "regularize.augmentation",
     "averaging": "regularize.averaging",
     "constraints": "regularize.constraints",
     "data": "data",
