@@ -1,0 +1,194 @@
+"""Rows to train on, to validate on and to test on; and cross-validation."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxfit.checks import check_count
+from flaxfit.data.dataset import Dataset
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Rows for three purposes: what `split` returns, or a source's own parts."""
+
+    train: Dataset
+    validation: Dataset | Any = None  # or None: Any, so that type checkers let a user pass on what was asked for
+    test: Dataset | Any = None
+
+    def items(self) -> list[tuple[str, Dataset]]:
+        """Names and rows of those that are there."""
+        return [(name, data) for name, data in vars(self).items() if data is not None]
+
+    def __repr__(self) -> str:
+        return f"Splits({', '.join(f'{name}: {len(data)} rows' for name, data in self.items())})"
+
+
+def split(
+    data: Dataset,
+    *,
+    train: float | None = None,
+    validation: float | None = None,
+    test: float | None = None,
+    stratified: bool = False,
+    seed: int | None = None,
+    one_row: float = 0.01,
+) -> Splits:
+    """Training, validation and test rows, none in two of them.
+
+    Args:
+      data: the rows.
+      train: a count (an integer), or a share of all rows between 0 and 1; None: what is left. Shares are rounded up, as scikit-learn
+        does for a test set, but a share to train takes no more than is left: shares that sum to 1 use each row once.
+      validation: likewise; None: none.
+      test: likewise.
+      stratified: each class's count in each piece is less than one row from proportional: a controlled rounding (Causey, Cox and
+        Ernst 1985, "Applications of transportation theory to statistical problems").
+      seed: rows are drawn at random, in random order; None: the first rows validate, the next train, the next test.
+      one_row: warn of a validation or test set in which one row moves an accuracy by more than this; 1.0 never warns.
+
+    Raises:
+      ValueError, TypeError: neither count nor share, more rows than there are, none left to train; stratified without a seed or
+        without integer class labels, shape (rows,).
+
+    Example:
+      >>> data = Dataset(np.arange(1000.0), np.arange(1000) % 2)
+      >>> split(data, validation=100, train=300)
+      Splits(train: 300 rows, validation: 100 rows)
+      >>> parts = split(data, validation=0.2, test=0.2, stratified=True, seed=0)
+      >>> len(parts.train), int(parts.test.y.sum())
+      (600, 100)
+    """
+    labels, rows = _labels("split", data, stratified), len(data)
+    asked = {"validation": validation, "train": train, "test": test}
+    sizes = {name: 0 if value is None else _size(name, value, rows) for name, value in asked.items()}
+    left = rows - sizes["validation"] - sizes["test"]
+    exact = sum(value * rows if value < 1 else value for value in asked.values() if value is not None)
+    if train is None or (train < 1 and exact < rows + 1e-6):
+        sizes["train"] = min(left, sizes["train"] or left)
+    if sizes["train"] < 1 or sum(sizes.values()) > rows:
+        taken = " and ".join(f"{name} {sizes[name]}" for name, value in asked.items() if value is not None)
+        why = "nothing is left to train" if sizes["train"] < 1 else "these are more than there are"
+        raise ValueError(f"split: of {rows} rows {taken}: {why}; ask for less.")
+    if seed is not None:
+        check_count("split(seed=...)", seed, 0, "the same seed, the same split")
+    elif stratified:
+        raise ValueError("split(stratified=True) draws rows at random: give a seed.")
+    for message in small(sizes, one_row):
+        warnings.warn(message, stacklevel=2)
+    pieces = np.array([*sizes.values(), rows - sum(sizes.values())])
+    if seed is None:
+        places = [slice(*ends) for ends in pairwise([0, *np.cumsum(pieces).tolist()])]
+    else:
+        _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        order, piece = np.random.default_rng(seed).permutation(rows), np.empty(rows, np.int64)
+        piece[np.argsort(classes[order], kind="stable")] = np.repeat(np.tile(np.arange(4), len(counts)), _rounded(counts, pieces).ravel())
+        places = [order[piece == number] for number in range(4)]
+    return Splits(**{name: data[place] for (name, size), place in zip(sizes.items(), places[:3], strict=True) if size})
+
+
+def folds(
+    data: Dataset, k: int = 5, *, stratified: bool = False, repeats: int = 1, seed: int | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows for cross-validation, those of scikit-learn's `KFold`, `StratifiedKFold` and their `Repeated` kinds.
+
+    Args:
+      data: the rows.
+      k: how many folds; each row validates in one of them.
+      stratified: each class has about the same share in each fold; needs integer class labels, shape (rows,).
+      repeats: `k` folds so many times, shuffled anew.
+      seed: scikit-learn's `random_state`; None: not shuffled.
+
+    Returns:
+      Row numbers, int64, for each of the `k * repeats` folds: those to train on and those to validate on, as in `data[rows]`.
+
+    Raises:
+      ValueError, TypeError: `k` below 2, or above the rows (if stratified, of any class); no class labels; repeats without a seed.
+
+    Example:
+      >>> for train, validation in folds(Dataset(np.arange(4.0), np.arange(4)), k=2):
+      ...     print(train, validation)
+      [2 3] [0 1]
+      [0 1] [2 3]
+    """
+    labels = _labels("folds", data, stratified)
+    check_count("folds(k=...)", k, 2, "folds")
+    check_count("folds(repeats=...)", repeats, 1, "times k folds")
+    if seed is not None:
+        check_count("folds(seed=...)", seed, 0, "the same seed, the same folds")
+    elif repeats > 1:
+        raise ValueError(f"folds(repeats={repeats}) without shuffling are the same folds again: give a seed.")
+    values, counts = np.unique(labels, return_counts=True)
+    if k > counts.min():
+        needs, who = (" of each class", class_name(data, values[counts.argmin()])) if stratified else ("", "the data set")
+        raise ValueError(f"folds(k={k}) needs at least {k} rows{needs}, {who} has {counts.min()}: use fewer folds.")
+    from sklearn import model_selection
+
+    state = None if seed is None else np.random.RandomState(seed)  # one for all repeats, as in scikit-learn's RepeatedKFold
+    splitter = (model_selection.StratifiedKFold if stratified else model_selection.KFold)(k, shuffle=seed is not None, random_state=state)
+    return [fold for _ in range(repeats) for fold in splitter.split(labels, labels)]
+
+
+def small(sizes: Mapping[str, int], one_row: float) -> list[str]:
+    """Warns of sets in which one row moves an accuracy by more than `one_row`; "train" may be of any size."""
+    if not 0 < one_row <= 1:
+        raise ValueError(f"one_row is a share of an accuracy, above 0 and at most 1 (never warn), got {one_row!r}.")
+    return [
+        f"{name} has {rows} rows: one row moves its accuracy by {1 / rows:#.2g}; cross-validate instead (flaxfit.data.folds)."
+        for name, rows in sizes.items()
+        if name != "train" and rows and 1 / rows > one_row
+    ]
+
+
+def class_labels(data: Dataset) -> np.ndarray | None:
+    """y if it is integer class labels, shape (rows,)."""
+    labelled = not isinstance(data.y, dict | tuple) and data.y.ndim == 1 and data.y.dtype.kind in "iub"
+    return np.asarray(data.y) if labelled else None
+
+
+def class_name(data: Dataset, label: int) -> str:
+    """Such as "class 3", by its name where `data.classes` has one."""
+    names = data.classes or ()
+    return f"class {names[label] if 0 <= label < len(names) else int(label)}"
+
+
+def _labels(function: str, data: Dataset, stratified: bool) -> np.ndarray:
+    """The rows' classes; all rows are of one class if not stratified."""
+    if not isinstance(data, Dataset):
+        raise TypeError(f"{function} takes a flaxfit.Dataset, got {type(data).__name__}: wrap the arrays as ff.Dataset(x, y).")
+    labels = class_labels(data) if stratified else np.zeros(len(data), np.int64)
+    if labels is None:
+        got = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", data.y)
+        raise ValueError(f"{function}(stratified=True) needs integer class labels y, shape (rows,), got {got}: y.ravel().astype(int)?")
+    return labels
+
+
+def _size(name: str, value: float, rows: int) -> int:
+    if not isinstance(value, float | np.floating):
+        return check_count(f"split({name}=...)", value, 1, "rows, or a float between 0 and 1 for a share of them")
+    if not 0 < value < 1:
+        raise ValueError(f"split({name}=...) as a share of the rows is between 0 and 1, got {value}; a count is an integer.")
+    return max(1, math.ceil(round(float(value) * rows, 6)))  # 0.07 * 100 is 7.000000000000001
+
+
+def _rounded(classes: np.ndarray, pieces: np.ndarray) -> np.ndarray:
+    """Integers less than 1 from `classes * pieces / rows` with the same sums, shape (classes, pieces)."""
+    from scipy import optimize, sparse
+
+    rows = classes.sum()
+    whole, rest = np.divmod(np.outer(classes, pieces), rows)
+    each_class = sparse.kron(sparse.eye(len(classes)), np.ones((1, len(pieces))))
+    each_piece = sparse.kron(np.ones((1, len(classes))), sparse.eye(len(pieces)))
+    sums = np.concatenate([rest.sum(1), rest.sum(0)]) // rows
+    bounds = np.stack([np.zeros(rest.size), rest.ravel() > 0], axis=1)
+    # Totally unimodular: every vertex is integral, and the simplex method ends in one.
+    up = optimize.linprog(-rest.ravel() / rows, A_eq=sparse.vstack([each_class, each_piece]), b_eq=sums, bounds=bounds, method="highs-ds")
+    return whole + np.rint(up.x).astype(np.int64).reshape(rest.shape)

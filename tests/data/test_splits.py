@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import math
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import model_selection
+
+import flaxfit as ff
+from flaxfit.data import Splits, folds, split
+
+
+def _set(rows=1000, classes=3, labels=None):
+    """x is the row's number, and the source's row number is 100 more."""
+    y = np.arange(rows) ** 2 % classes if labels is None else np.asarray(labels)
+    return ff.Dataset(np.arange(len(y)), y, classes=("a", "b", "c"), provenance=ff.data.Provenance("numbers", range(100, 100 + len(y))))
+
+
+def _sizes(parts):
+    return {name: len(data) for name, data in parts.items()}
+
+
+def test_without_a_seed_the_first_rows_validate_and_the_next_train():
+    parts = split(_set(12_000), validation=1_000, train=10_000, test=500)
+    assert {name: data.record()["rows"] for name, data in parts.items()} == {
+        "train": "1100:11100", "validation": "100:1100", "test": "11100:11600",
+    }  # fmt: skip
+    assert [int(data.x[0]) for _, data in parts.items()] == [1_000, 0, 11_000]
+    assert repr(parts) == "Splits(train: 10000 rows, validation: 1000 rows, test: 500 rows)"
+    alone = split(_set(12))
+    assert (_sizes(alone), alone.validation, alone.test) == ({"train": 12}, None, None)
+
+
+def test_a_seed_draws_rows_as_numpy_permutes_them():
+    data = _set()
+    parts, order = split(data, validation=0.2, train=300, test=100, seed=3), np.random.default_rng(3).permutation(1000)
+    assert parts.validation.x.tolist() == order[:200].tolist()
+    assert parts.train.x.tolist() == order[200:500].tolist()
+    assert parts.test.x.tolist() == order[500:600].tolist()
+    assert parts.train.classes == ("a", "b", "c")
+    for stratified in (False, True):
+        one, same, other = (split(data, test=0.2, stratified=stratified, seed=seed).test.x.tolist() for seed in (3, 3, 4))
+        assert one == same != other
+        assert one != sorted(one)
+
+
+@pytest.mark.parametrize(
+    ("rows", "shares", "sizes"),
+    [
+        (208, {"test": 0.2}, {"train": 166, "test": 42}),
+        (208, {"train": 0.6, "validation": 0.2, "test": 0.2}, {"train": 124, "validation": 42, "test": 42}),
+        (10, {"train": 0.5, "validation": 0.25, "test": 0.25}, {"train": 4, "validation": 3, "test": 3}),
+        (10, {"train": 0.25, "test": 0.25}, {"train": 3, "test": 3}),
+        (10, {"train": 7, "validation": np.float32(0.3)}, {"train": 7, "validation": 3}),
+        (100, {"test": 0.07}, {"train": 93, "test": 7}),
+        (10, {"train": np.int64(4), "test": 1e-9}, {"train": 4, "test": 1}),
+    ],
+)
+def test_shares_are_rounded_up(rows, shares, sizes):
+    assert _sizes(split(_set(rows), **shares, one_row=1.0)) == sizes
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(3, 300), st.lists(st.integers(1, 100), min_size=3, max_size=4))
+def test_shares_never_take_more_rows_than_there_are(rows, parts):
+    shares = dict(zip(("train", "validation", "test"), (part / sum(parts) for part in parts), strict=False))
+    if rows - sum(math.ceil(round(share * rows, 6)) for name, share in shares.items() if name != "train") < 1:
+        with pytest.raises(ValueError, match="nothing is left to train"):
+            split(_set(rows), **shares, one_row=1.0)
+        return
+    sizes = _sizes(split(_set(rows), **shares, one_row=1.0))
+    for name in ("validation", "test"):
+        assert -1e-6 < sizes[name] - shares[name] * rows < 1
+    assert -2 < sizes["train"] - shares["train"] * rows < 1
+    assert sum(sizes.values()) <= rows
+    if len(parts) == 3:
+        assert sum(sizes.values()) == rows
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.data(), st.lists(st.integers(-2, 4), min_size=3, max_size=120), st.sampled_from(["drawn", "stratified", "in order"]))
+def test_pieces_are_disjoint_exact_and_stratified(data, labels, kind):
+    rows, y = len(labels), np.array(labels)
+    validation = data.draw(st.integers(1, rows - 2))
+    test = data.draw(st.integers(1, rows - validation - 1))
+    train = data.draw(st.none() | st.integers(1, rows - validation - test))
+    seed = None if kind == "in order" else data.draw(st.integers(0, 2**40))
+    parts = split(
+        _set(labels=labels), train=train, validation=validation, test=test, stratified=kind == "stratified", seed=seed, one_row=1.0
+    )
+    left = rows - validation - test
+    assert _sizes(parts) == {"train": train or left, "validation": validation, "test": test}
+    taken = np.concatenate([piece.x for _, piece in parts.items()])
+    assert len(np.unique(taken)) == len(taken)
+    for _, piece in parts.items():
+        assert list(piece.provenance.rows) == (piece.x + 100).tolist()
+        assert (piece.y == y[piece.x]).all()
+        if kind == "stratified":
+            for label in labels:
+                assert abs((piece.y == label).sum() * rows - (y == label).sum() * len(piece)) < rows
+
+
+def test_stratifies_a_thousand_classes_and_a_class_of_one_row():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 1000, 20_000)
+    parts = split(_set(labels=y), train=0.31, validation=0.17, test=0.13, stratified=True, seed=0)
+    for _, piece in parts.items():
+        assert np.abs(np.bincount(piece.y, minlength=1000) - np.bincount(y, minlength=1000) * len(piece) / len(y)).max() < 1
+    rare = split(_set(labels=[0] * 299 + [1]), validation=100, test=100, stratified=True, seed=0)
+    assert sorted(int(piece.y.sum()) for _, piece in rare.items()) == [0, 0, 1]
+    booleans = split(ff.Dataset(jnp.arange(400.0), jnp.arange(400) < 100), test=0.5, stratified=True, seed=0)
+    assert int(booleans.test.y.sum()) == 50
+
+
+def test_warns_of_sets_too_small_to_tell():
+    assert _sizes(split(_set(), validation=100)) == {"train": 900, "validation": 100}
+    expected = "validation has 33 rows: one row moves its accuracy by 0.030; cross-validate instead (flaxfit.data.folds)."
+    with pytest.warns(UserWarning, match=f"^{re.escape(expected)}$") as caught:
+        split(_set(), train=10, validation=33, test=100)
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.warns(UserWarning, match="test has 200 rows: one row moves its accuracy by 0.0050"):
+        split(_set(), test=200, one_row=0.004)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"train": 900, "test": 101}, ValueError, "of 1000 rows train 900 and test 101: these are more than there are; ask for less"),
+        ({"train": 0.9, "test": 0.2}, ValueError, "train 900 and test 200: these are more than there are"),
+        ({"train": 501, "validation": 0.2494, "test": 0.2494}, ValueError, "validation 250 and train 501 and test 250: these are more"),
+        ({"validation": 800, "test": 300}, ValueError, "of 1000 rows validation 800 and test 300: nothing is left to train"),
+        ({"validation": 1000}, ValueError, "of 1000 rows validation 1000: nothing is left to train"),
+        ({"test": 0.0}, ValueError, r"split\(test=...\) as a share of the rows is between 0 and 1, got 0.0; a count is an integer"),
+        ({"test": 1.0}, ValueError, "is between 0 and 1, got 1.0"),
+        ({"test": float("nan")}, ValueError, "is between 0 and 1, got nan"),
+        ({"train": 0}, ValueError, r"split\(train=...\) must be at least 1 \(rows, or a float between 0 and 1"),
+        ({"validation": -5}, ValueError, "must be at least 1 .*, got -5"),
+        ({"test": True}, TypeError, r"split\(test=...\) must be an integer \(rows, or a float .*, got True"),
+        ({"test": "5"}, TypeError, "must be an integer .*, got '5'"),
+        ({"test": 100, "seed": -1}, ValueError, r"split\(seed=...\) must be at least 0"),
+        ({"test": 100, "seed": 0.5}, TypeError, r"split\(seed=...\) must be an integer"),
+        ({"test": 100, "stratified": True}, ValueError, "draws rows at random: give a seed"),
+        ({"test": 100, "one_row": 0.0}, ValueError, r"one_row .* above 0 and at most 1 \(never warn\), got 0.0"),
+        ({"test": 100, "one_row": 1.1}, ValueError, "one_row .* got 1.1"),
+    ],
+)
+def test_split_says_what_is_wrong(asked, error, message):
+    with pytest.raises(error, match=message):
+        split(_set(), **asked)
+
+
+@pytest.mark.parametrize("function", [split, folds])
+def test_needs_a_dataset_with_class_labels_to_stratify_by(function):
+    with pytest.raises(TypeError, match=rf"{function.__name__} takes a flaxfit.Dataset, got ndarray: wrap the arrays as ff.Dataset"):
+        function(np.arange(10))
+    for y, got in ((np.zeros((10, 1), int), r"int32\[10, 1\]"), (np.zeros(10), r"float32\[10\]"), ({"a": np.zeros(10)}, "{'a': ")):
+        message = rf"{function.__name__}\(stratified=True\) needs integer class labels y, shape \(rows,\), got {got}.*astype"
+        with pytest.raises(ValueError, match=message):
+            function(ff.Dataset(np.arange(10), y), stratified=True, seed=0)
+
+
+@pytest.mark.parametrize("k", [2, 5, 7])
+@pytest.mark.parametrize("stratified", [False, True])
+@pytest.mark.parametrize(("repeats", "seed"), [(1, None), (1, 8), (3, 8)])
+def test_folds_are_scikit_learns(k, stratified, repeats, seed):
+    data = _set(101)
+    kind = "StratifiedKFold" if stratified else "KFold"
+    if repeats == 1:
+        oracle = getattr(model_selection, kind)(k, shuffle=seed is not None, random_state=seed)
+    else:
+        oracle = getattr(model_selection, f"Repeated{kind}")(n_splits=k, n_repeats=repeats, random_state=seed)
+    got, expected = folds(data, k, stratified=stratified, repeats=repeats, seed=seed), list(oracle.split(data.x, data.y))
+    assert len(got) == len(expected) == k * repeats
+    for pair, oracles in zip(got, expected, strict=True):
+        for rows, wanted in zip(pair, oracles, strict=True):
+            assert rows.dtype == np.int64
+            assert rows.tolist() == wanted.tolist()
+    assert data[got[0][1]].provenance.rows.tolist() == (got[0][1] + 100).tolist()
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"k": 1}, ValueError, r"folds\(k=...\) must be at least 2"),
+        ({"k": 2.0}, TypeError, r"folds\(k=...\) must be an integer"),
+        ({"k": 11}, ValueError, r"folds\(k=11\) needs at least 11 rows, the data set has 10: use fewer folds"),
+        ({"stratified": True}, ValueError, r"folds\(k=5\) needs at least 5 rows of each class, class b has 4: use fewer folds"),
+        ({"repeats": 0}, ValueError, r"folds\(repeats=...\) must be at least 1"),
+        ({"repeats": 2}, ValueError, r"folds\(repeats=2\) without shuffling are the same folds again: give a seed"),
+        ({"seed": -1}, ValueError, r"folds\(seed=...\) must be at least 0"),
+    ],
+)
+def test_folds_says_what_is_wrong(asked, error, message):
+    with pytest.raises(error, match=message):
+        folds(_set(labels=[0, 1] * 4 + [0, 0]), **asked)
+
+
+def test_a_class_without_a_name_goes_by_its_number():
+    for label in (-1, 3):
+        with pytest.raises(ValueError, match=f"class {label} has 4"):
+            folds(_set(labels=[0, label] * 4 + [0, 0]), stratified=True)
+
+
+def test_ready_made_parts_make_splits():
+    parts = Splits(_set(5), test=_set(3))
+    assert (repr(parts), parts.validation) == ("Splits(train: 5 rows, test: 3 rows)", None)
