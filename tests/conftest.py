@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import functools
+import http.server
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +14,7 @@ import optax
 import pytest
 
 import flaxfit as ff
+from flaxfit.data import sources
 
 
 class Net(nn.Module):
@@ -60,3 +68,88 @@ def each_loss():
         return updates, value
 
     return EachLoss(), optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
+
+
+@pytest.fixture(scope="session")
+def originals():
+    """The directory of original data files; tests that need them are skipped where there is none."""
+    directory = Path(os.environ.get("FLAXFIT_ORIGINALS") or "missing")
+    if not (directory / "mnist").is_dir():
+        pytest.skip("needs FLAXFIT_ORIGINALS, a directory of original data files")
+    return directory
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and no directory of originals."""
+    monkeypatch.setenv("FLAXFIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FLAXFIT_ORIGINALS", raising=False)
+    return tmp_path / "cache" / "data"
+
+
+class Host:
+    """A server on this machine that stands for the hosts of the originals, with their faults.
+
+    Attributes:
+      files: path -> the bytes served there.
+      faults: what goes wrong with the next requests, in turn: "drop" breaks off in the middle, a number is a status.
+      requests: the paths asked for.
+      sent: bytes written to sockets.
+    """
+
+    def __init__(self, monkeypatch):
+        self.files, self.faults, self.requests, self.sent, self._monkeypatch = {}, [], [], 0, monkeypatch
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, self))
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def stands_for(self, name, files, sums=None):
+        """Serves `files` (path of an original -> bytes) as the originals of the source `name`."""
+        self.files |= files
+        source = sources.SOURCES[name]
+        url = f"http://127.0.0.1:{self._server.server_port}/"
+        changed = tuple(
+            replace(file, url=url + file.path, sha256=(sums or {}).get(file.path, file.sha256), size=len(files[file.path]))
+            for file in source.originals
+        )
+        self._monkeypatch.setitem(sources.SOURCES, name, replace(source, originals=changed))
+
+    def close(self):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def __init__(self, host, *arguments):
+        self.host = host
+        super().__init__(*arguments)
+
+    def do_GET(self):
+        path = self.path.lstrip("/")
+        self.host.requests.append(path)
+        fault = self.host.faults.pop(0) if self.host.faults else None
+        if isinstance(fault, int):
+            self.send_error(fault)
+            return
+        content = self.host.files[path]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        content = content[: len(content) // 2] if fault == "drop" else content
+        try:
+            for first in range(0, len(content), 1 << 16):
+                self.host.sent += self.wfile.write(content[first : first + (1 << 16)])
+        except OSError:
+            pass  # the reader has had enough
+        self.close_connection = True
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def host(monkeypatch):
+    host = Host(monkeypatch)
+    yield host
+    host.close()

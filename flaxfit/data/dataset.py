@@ -121,10 +121,12 @@ def arrays(tree: Any, name: str) -> Any:
         raise ValueError(f"Dataset: {name} is a single number; its first axis must be the rows.")
     if isinstance(array, jax.Array):
         return array
-    # The conversion is made once, here, and not at every use.
-    with np.errstate(over="ignore"):
-        narrow = array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
-    beyond = (narrow != array) & np.isfinite(array) if array.dtype.kind in "iu" else np.isinf(narrow) & np.isfinite(array)
-    if narrow.dtype != array.dtype and beyond.any():
+    narrow_type = jax.dtypes.canonicalize_dtype(array.dtype)
+    if narrow_type == array.dtype:
+        return array
+    with np.errstate(over="ignore"):  # the conversion is made once, here, and not at every use
+        narrow = array.astype(narrow_type)
+    beyond = narrow != array if array.dtype.kind in "iu" else np.isinf(narrow) & np.isfinite(array)
+    if beyond.any():
         raise ValueError(f"Dataset: {name} holds numbers beyond {narrow.dtype}, first in row {np.nonzero(beyond)[0][0]}.")
     return narrow

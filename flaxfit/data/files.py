@@ -1,0 +1,166 @@
+"""Tables of one's own: CSV and NPZ files."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import gzip
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from flaxfit.data.dataset import Dataset
+from flaxfit.data.provenance import Provenance
+from flaxfit.data.sources.source import sha256
+from flaxfit.suggest import unknown
+
+
+def read_csv(
+    path: str | os.PathLike[str], target: int | str = -1, *, header: bool | None = None, delimiter: str = ",", rows: int | None = None
+) -> Dataset:
+    """Reads a table of numbers, with one column to predict.
+
+    Args:
+      path: the file; `.gz` is unpacked on the way.
+      target: the column to predict: its name, or its number from 0 (negative: from the end). Text there means classes, numbered in
+        the order of their names.
+      header: whether the first line names the columns; None: it does if none of the columns to predict from holds a number there.
+      delimiter: between cells.
+      rows: read so many rows only.
+
+    Returns:
+      A `Dataset`: x float32 of shape (rows, columns - 1); y int32 where the target is whole numbers or text, else float32.
+
+    Raises:
+      ValueError: a row that is too short or too long, a cell that is missing or no finite number: names file, line and column.
+
+    Example:
+      >>> import tempfile
+      >>> file = Path(tempfile.mkdtemp()) / "flowers.csv"
+      >>> _ = file.write_text("length,width,kind\\n5.1,3.5,setosa\\n6.7,3.0,virginica\\n")
+      >>> flowers = read_csv(file, target="kind")
+      >>> flowers.x.shape, flowers.y.tolist(), flowers.classes, flowers.features
+      ((2, 2), [0, 1], ('setosa', 'virginica'), ('length', 'width'))
+    """
+    path = Path(path)
+    with _text(path) as file:
+        first = next(csv.reader(file, delimiter=delimiter), [])
+        second = next(csv.reader(file, delimiter=delimiter), [])
+    if not first:
+        raise ValueError(f"{path} is empty.")
+    width = len(first)
+    cells = [cell for index, cell in enumerate(first) if index != _position(target, width)]
+    named = header if header is not None else bool(cells) and not any(map(_is_number, cells))
+    columns = tuple(cell.strip() for cell in first) if named else tuple(f"column {index}" for index in range(width))
+    if isinstance(target, str):
+        if target not in columns:
+            raise ValueError(f"{path}: {unknown('column', target, columns)}")
+        target = columns.index(target)
+    position = _position(target, width)
+    if position is None:
+        raise ValueError(f"{path} has {width} columns, there is no column {target}.")
+    sample = second if named else first
+    if not sample:
+        raise ValueError(f"{path} has no rows below its header.")
+    labels: dict[str, int] = {}
+    text = position if position < len(sample) and not _is_number(sample[position]) else None
+    number: Any = {} if text is None else {text: lambda cell: labels.setdefault(cell.strip(), len(labels))}
+    blame = functools.partial(_blame, path, columns, text, delimiter, named, rows)
+    how: dict[str, Any] = {"comments": None, "skiprows": int(named), "max_rows": rows, "ndmin": 2, "quotechar": '"'}
+    try:
+        with _text(path) as file:
+            values = np.loadtxt(file, np.float32, delimiter=delimiter, converters=number, **how)
+    except ValueError:
+        blame()
+        raise
+    if not np.isfinite(values).all() or values.shape[1] != width or "" in labels:
+        blame()
+    y, classes = values[:, position], None
+    if text is not None:
+        classes = tuple(sorted(labels))
+        y = np.argsort(np.argsort(list(labels)))[y.astype(np.int32)].astype(np.int32)
+    elif (y == np.round(y)).all() and np.abs(y).max() < 2**24:
+        y = y.astype(np.int32)
+    about = Provenance(path.name, range(len(y)), checksums={path.name: sha256(path)})
+    features = tuple(np.delete(columns, position).tolist()) if named else None
+    return Dataset(np.delete(values, position, 1), y, features=features, classes=classes, provenance=about)
+
+
+def read_npz(path: str | os.PathLike[str], x: str = "x", y: str = "y", sample_weight: str | None = None) -> Dataset:
+    """Reads arrays from an NPZ file. Nothing in it is unpickled.
+
+    Args:
+      path: the file.
+      x, y, sample_weight: the arrays' names in it.
+
+    Raises:
+      ValueError: there is no such array, or it holds Python objects.
+
+    Example:
+      >>> import tempfile
+      >>> file = Path(tempfile.mkdtemp()) / "mine.npz"
+      >>> np.savez(file, x_train=np.ones((3, 2)), y_train=np.arange(3))
+      >>> len(read_npz(file, "x_train", "y_train"))
+      3
+    """
+    path = Path(path)
+    with np.load(path, allow_pickle=False) as arrays:
+        for name in (x, y, sample_weight):
+            if name is not None and name not in arrays:
+                raise ValueError(f"{path}: {unknown('array', name, arrays)}")
+        try:
+            found = [arrays[name] if name is not None else None for name in (x, y, sample_weight)]
+        except ValueError as error:
+            raise ValueError(f"{path} holds Python objects, which are never unpickled here: save plain arrays. ({error})") from error
+    about = Provenance(path.name, range(len(found[0])), checksums={path.name: sha256(path)})  # pyright: ignore[reportArgumentType]
+    return Dataset(*found, provenance=about)
+
+
+@contextmanager
+def _text(path: Path) -> Iterator[TextIO]:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        yield file  # pyright: ignore[reportReturnType]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return not cell.strip()  # a missing number is no name
+    return True
+
+
+def _position(target: Any, width: int) -> int | None:
+    """A column's number from 0; None for a name, or a number that no column has."""
+    return target % width if isinstance(target, int) and -width <= target < width else None
+
+
+def _blame(path: Path, columns: tuple[str, ...], text: int | None, delimiter: str, named: bool, rows: int | None) -> None:
+    """Finds the first bad cell, slowly, and raises the error that names it."""
+    with _text(path) as file:
+        reader = csv.reader(file, delimiter=delimiter)
+        count = 0
+        for cells in reader:
+            if not cells or (named and reader.line_num == 1):
+                continue
+            count += 1
+            if rows is not None and count > rows:
+                return
+            where = f"{path}, line {reader.line_num}"
+            if len(cells) != len(columns):
+                raise ValueError(f"{where}: {len(cells)} cells, expected {len(columns)}, as in the first line.")
+            for index, (cell, column) in enumerate(zip(cells, columns, strict=True)):
+                if not cell.strip() or (index != text and not _finite(cell)):
+                    what = "is missing" if not cell.strip() else f"is {cell!r}, not a finite number"
+                    raise ValueError(f"{where}, column {column!r}: the value {what}. Fill it, or remove the row.")
+
+
+def _finite(cell: str) -> bool:
+    try:
+        return bool(np.isfinite(np.float32(cell)))
+    except ValueError:
+        return False

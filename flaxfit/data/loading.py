@@ -1,0 +1,167 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxfit.data import cache
+from flaxfit.data.dataset import Dataset
+from flaxfit.data.originals import Originals, find
+from flaxfit.data.provenance import Provenance
+from flaxfit.data.sources import SOURCES, Source, bundled
+from flaxfit.data.splits import Splits, split
+from flaxfit.suggest import unknown
+
+
+def names() -> list[str]:
+    """The data sets that `load` knows by itself.
+
+    Example:
+      >>> names()
+      ['breast_cancer', 'diabetes', 'digits', 'fashion_mnist', 'higgs', 'imdb', 'mnist', 'sonar', 'wine']
+    """
+    return sorted([*SOURCES, *bundled.BUNDLED])
+
+
+def load(
+    name: str,
+    *,
+    train: int | float | None = None,
+    validation: int | float | None = None,
+    test: int | float | None = None,
+    stratified: bool = False,
+    seed: int | None = None,
+    originals: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Splits:
+    """Loads a data set: fetched and prepared the first time, from the cache (`FLAXFIT_CACHE`) after that.
+
+    Args:
+      name: one of `names()`, or any data set of TensorFlow Datasets that has numbers and a supervised pair.
+      train, validation, test, stratified, seed: how to divide the rows, as in `flaxfit.data.split`: by default the first rows validate and
+        the next ones train. Where the source has a test set of its own, `test` takes from it, and the others from its training rows.
+      originals: a directory of original files, searched before the network is; by default what `FLAXFIT_ORIGINALS` names.
+      **options: "imdb": `vocabulary` (10,000), how many of the most frequent words are columns. "higgs": `rows`, how many of the first rows
+        there are in all (as many as `train`, `validation` and `test` ask for, else 11,000). Where a file may stand in for an original:
+        `original`, the name of the file to take.
+
+    Returns:
+      `Splits`: images are uint8 of shape (rows, height, width, 1), tables float32, IMDB's multi-hot rows uint8, labels int32.
+
+    Raises:
+      ValueError, TypeError: an unknown name or option, a split that cannot be made, a file whose checksum is not the published one.
+      OSError: a download failed, or the disk is full. Nothing is left half-made.
+
+    Warns:
+      UserWarning: a file stands in for the published original; or a split is very small.
+
+    Example:
+      >>> splits = load("digits", validation=300)
+      >>> splits.train.x.shape, len(splits.validation), splits.train.classes[:3]
+      ((1497, 8, 8, 1), 300, ('0', '1', '2'))
+    """
+    if name in SOURCES:
+        parts = _published(SOURCES[name], originals, [train, validation, test], options)
+    else:
+        if options:
+            raise TypeError(f"load({name!r}) takes no option {next(iter(options))!r}.")
+        parts = {"all": bundled.read(name)} if name in bundled.BUNDLED else _of_tfds(name)
+    pool = parts["train"] if "train" in parts else parts.get("all", next(iter(parts.values())))
+    how: dict[str, Any] = {"stratified": stratified, "seed": seed}
+    own_test = parts.get("test")
+    if own_test is not None and test is not None:
+        own_test, test = split(own_test, train=test, **how).train, None
+    if train is None and validation is None and test is None:
+        return Splits(pool, parts.get("validation"), own_test)
+    made = split(pool, train=train, validation=validation, test=test, **how)
+    return Splits(made.train, made.validation or parts.get("validation"), made.test or own_test)
+
+
+def builder(name: str, *, originals: str | os.PathLike[str] | None = None, rows: int | None = None, **options: Any) -> Any:
+    """One of our sources as a builder of TensorFlow Datasets, for those who want records: `.download_and_prepare()`, `.as_data_source()`.
+
+    Args:
+      name: "mnist", "fashion_mnist", "imdb" (rows of word ranks), "higgs" or "sonar".
+      originals: as for `load`.
+      rows: of "higgs", how many of the first rows.
+      **options: for the builder, such as `data_dir`.
+
+    Example:
+      >>> builder("sonar").info.features["y"].names
+      ['rock', 'mine']
+    """
+    from flaxfit.data.sources.tfds import make_builder
+
+    if name not in SOURCES:
+        raise ValueError(unknown("builder", name, SOURCES))
+    return make_builder(_found(SOURCES[name], originals, depth=3), rows, options)
+
+
+def _found(source: Source, directory: str | os.PathLike[str] | None, original: str | None = None, depth: int = 4) -> Originals:
+    directory = directory or os.environ.get("FLAXFIT_ORIGINALS") or None
+    found = find(source, Path(directory).expanduser() if directory else None, original)
+    if found.note:
+        warnings.warn(f"{source.name} is not read from its published original: {found.note}.", UserWarning, stacklevel=depth)
+    return found
+
+
+def _published(source: Source, directory: Any, counts: list[int | float | None], options: dict[str, Any]) -> dict[str, Dataset]:
+    allowed = {**source.options, **({"rows": None} if source.first_rows else {}), **({"original": None} if source.substitutes else {})}
+    for option in options:
+        if option not in allowed:
+            raise TypeError(f"load({source.name!r}): {unknown('option', option, allowed)}")
+    options = allowed | options
+    rows, original = options.pop("rows", None), options.pop("original", None)
+    if source.first_rows and rows is None:
+        needed = sum(count for count in counts if isinstance(count, int))
+        enough = isinstance(counts[0], int) and not any(isinstance(count, float) for count in counts)
+        rows = needed if enough else max(source.first_rows, needed)
+    found = _found(source, directory, original)
+    parts, about = _arrays(found, rows)
+    datasets = {}
+    for part in ("all", "train", "test"):
+        if part in parts:
+            x, features = parts[part].get("x"), source.features
+            if source.assemble is not None:
+                x, features = source.assemble(parts[part], parts, **options)
+            made = Provenance(
+                source.name, range(len(parts[part]["y"])), "" if part == "all" else part, source.version, about["checksums"], found.note
+            )
+            datasets[part] = Dataset(x, np.asarray(parts[part]["y"], np.int32), features=features, classes=source.classes, provenance=made)
+    if source.first_rows:
+        if rows > len(datasets["all"]):
+            raise ValueError(f"{source.name} has {len(datasets['all'])} rows here, {rows} are asked for.")
+        datasets["all"] = datasets["all"][:rows]
+    return datasets
+
+
+def _of_tfds(name: str) -> dict[str, Dataset]:
+    from flaxfit.data.sources import tfds  # imported late: it takes a second
+
+    return tfds.read(name)
+
+
+def _arrays(found: Originals, rows: int | None) -> tuple[Any, dict[str, Any]]:
+    """The source's arrays, prepared if they must be."""
+    source = found.source
+    digest = hashlib.sha256(json.dumps(found.checksums, sort_keys=True).encode()).hexdigest()[:12]
+    key = f"{source.name}-{source.version}-{digest}"
+    if source.first_rows and not found.note:  # what was fetched before may do
+        had = sorted(int(path.name.rsplit("-", 1)[1]) for path in cache.directory().glob(f"{key}-*"))
+        key = f"{key}-{next((count for count in had if rows is not None and count >= rows), rows)}"
+    else:
+        rows = None
+
+    def make(scratch: Path) -> tuple[Any, dict[str, Any]]:
+        parts, checksums = found.read(rows, scratch)
+        about = {what: getattr(source, what) for what in ("name", "version", "description", "citation", "licence", "homepage")}
+        return parts, {**about, "checksums": checksums}
+
+    return cache.prepared(key, make)

@@ -1,0 +1,28 @@
+"""The small data sets that scikit-learn carries: they need neither network nor files."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from flaxfit.data.dataset import Dataset
+from flaxfit.data.provenance import Provenance
+
+BUNDLED = ("breast_cancer", "diabetes", "digits", "wine")
+
+
+def read(name: str) -> Dataset:
+    """One of `BUNDLED`: digits are images, diabetes has a number to predict, the others classes."""
+    import sklearn
+    from sklearn import datasets
+
+    bunch: Any = getattr(datasets, f"load_{name}")()
+    x = bunch.images[..., None].astype(np.uint8) if name == "digits" else bunch.data.astype(np.float32)
+    y = bunch.target.astype(np.float32 if name == "diabetes" else np.int32)
+    digest = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
+    about = Provenance(name, range(len(y)), version=f"scikit-learn {sklearn.__version__}", checksums={"arrays": digest})
+    features = None if name == "digits" else tuple(map(str, bunch.feature_names))
+    classes = None if name == "diabetes" else tuple(map(str, bunch.target_names))
+    return Dataset(x, y, features=features, classes=classes, provenance=about)

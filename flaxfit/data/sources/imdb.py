@@ -1,0 +1,125 @@
+"""IMDB: 50,000 film reviews, as the ranks of their words.
+
+A word's rank is its place by frequency in the training reviews, from 1; words that these do not have are 0. Of words that come equally
+often, which are most, the order of Keras's published index decides.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from flaxfit.data.encodings import multi_hot
+from flaxfit.data.sources.source import File, Parts, Source
+
+_REVIEWS, _INDEX = "imdb/aclImdb_v1.tar.gz", "imdb/imdb_word_index.json"
+_NAME = re.compile(r"aclImdb/(train|test)/(neg|pos)/(\d+)_\d+\.txt")
+# Keras's tokeniser as it was when the index was made, with Python 2's byte strings: its filter, and ASCII letters lower-cased only.
+_FILTER = b'!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
+_TABLE = bytes.maketrans(_FILTER + bytes(range(65, 91)), b" " * len(_FILTER) + bytes(range(97, 123)))
+
+
+def tokens(review: bytes) -> list[bytes]:
+    """The words of a review, in order.
+
+    Example:
+      >>> tokens(b"It's GOOD.<br />Very good")
+      [b"it's", b'good', b'br', b'very', b'good']
+    """
+    return [word for word in review.translate(_TABLE).split(b" ") if word]
+
+
+def ranked(counts: Mapping[bytes, int], index: Mapping[str, int]) -> list[bytes]:
+    """The words by falling count; equals in the order of `index`.
+
+    Raises:
+      ValueError: the words are not those of the index.
+    """
+    order = {word.encode(): rank for word, rank in index.items()}
+    if order.keys() != counts.keys():
+        raise ValueError(
+            f"the training reviews have {len(counts - order.keys())} words that {_INDEX} has not, and lack "
+            f"{len(order.keys() - counts.keys())} of its {len(order)}: one of the two files is not the published one."
+        )
+    return sorted(counts, key=lambda word: (-counts[word], order[word]))
+
+
+def _read(open_: Callable[[str], BinaryIO], rows: int | None) -> Parts:
+    # Read as a stream, in the archive's order, and never unpacked to disk; each review is kept as its words' first-seen numbers.
+    seen: dict[bytes, int] = {}
+    reviews: dict[tuple[str, int, bool], np.ndarray] = {}
+    counts: Counter[bytes] = Counter()
+    with open_(_REVIEWS) as file, tarfile.open(fileobj=file, mode="r|gz") as archive:
+        for member in archive:
+            if match := _NAME.fullmatch(member.name):
+                split, label, number = match.groups()
+                words = tokens(archive.extractfile(member).read())  # pyright: ignore[reportOptionalMemberAccess]
+                if split == "train":
+                    counts.update(words)
+                reviews[split, int(number), label == "pos"] = np.array([seen.setdefault(word, len(seen)) for word in words], np.int32)
+    with open_(_INDEX) as file:
+        words = ranked(counts, json.load(file))
+    ranks = np.zeros(len(seen), np.int32)
+    ranks[[seen[word] for word in words]] = np.arange(1, len(words) + 1)
+
+    def part(name: str) -> dict[str, np.ndarray]:
+        keys = sorted(key for key in reviews if key[0] == name)  # bad and good in turn, so that any first rows are balanced
+        offsets = np.cumsum([0, *(len(reviews[key]) for key in keys)])
+        return {
+            "ranks": ranks[np.concatenate([reviews[key] for key in keys])],
+            "offsets": offsets.astype(np.int64),
+            "y": np.array([good for _, _, good in keys], np.int32),
+        }
+
+    return {"train": part("train"), "test": part("test"), "words": {"words": np.frombuffer(b"\n".join(words), np.uint8)}}
+
+
+def _assemble(arrays: Mapping[str, np.ndarray], parts: Parts, vocabulary: int) -> tuple[Any, tuple[str, ...]]:
+    words = bytes(parts["words"]["words"]).decode().split("\n")
+    if not 1 <= vocabulary <= len(words):
+        raise ValueError(f'load("imdb", vocabulary=...) must be from 1 to {len(words)}, got {vocabulary}.')
+    return multi_hot(arrays["ranks"], arrays["offsets"], vocabulary), tuple(words[:vocabulary])
+
+
+IMDB = Source(
+    "imdb",
+    "1.0.0",
+    description="50,000 film reviews, good or bad, 25,000 each to train and to test, as multi-hot rows over the most frequent words.",
+    citation="A. L. Maas et al.: Learning word vectors for sentiment analysis. ACL (2011).",
+    licence="none stated: free for research with citation; the texts belong to their authors",
+    homepage="https://ai.stanford.edu/~amaas/data/sentiment/",
+    originals=(
+        File(
+            _REVIEWS,
+            "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
+            "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",
+            84125825,
+        ),
+        File(
+            _INDEX,
+            "027313fe9a320280f3bf0fac5baf58c4a683cf39a7ed9c3d3d3912bde4284cf6",
+            "https://storage.googleapis.com/tensorflow/tf-keras-datasets/imdb_word_index.json",
+            1641221,
+        ),
+    ),
+    substitutes=(
+        File(
+            "imdb/aclImdb_labelled.tar.gz",
+            "c8f37cf029dce64de1ad2ad6af52800d53e5d4f5948d5a8037e16731a79a635f",
+            stands_for=_REVIEWS,
+            note="the 50,000 labelled reviews of aclImdb_v1.tar.gz without its unlabelled ones",
+        ),
+    ),
+    read=_read,
+    x=((None,), np.int32),
+    classes=("bad", "good"),
+    assemble=_assemble,
+    options={"vocabulary": 10_000},
+    row=lambda arrays, index: arrays["ranks"][arrays["offsets"][index] : arrays["offsets"][index + 1]],
+)

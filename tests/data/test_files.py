@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+
+import numpy as np
+import pytest
+
+import flaxfit as ff
+
+GOOD = "length,width,kind\n5.1,3.5,setosa\n6.7,3.0,virginica\n5.0,3.4,setosa\n"
+
+
+def write(tmp_path, text, name="table.csv"):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return path
+
+
+def test_classes_by_name(tmp_path):
+    path = write(tmp_path, GOOD.replace("setosa", "zinnia"))
+    data = ff.data.read_csv(path, target="kind")
+    assert (data.classes, data.y.tolist(), data.y.dtype) == (("virginica", "zinnia"), [1, 0, 1], np.int32)
+    assert data.features == ("length", "width")
+    assert data.record() == {
+        "count": 3, "source": "table.csv", "rows": "0:3", "checksums": {"table.csv": hashlib.sha256(path.read_bytes()).hexdigest()},
+    }  # fmt: skip
+
+
+def test_numbers_like_numpy_reads_them(tmp_path):
+    values = np.random.default_rng(0).normal(size=(50, 4))
+    text = "".join(";".join(map(repr, row.tolist())) + "\n" for row in values)
+    data = ff.data.read_csv(write(tmp_path, text, "numbers.csv.gz"), target=1, delimiter=";", rows=40)
+    np.testing.assert_array_equal(data.x, values[:40, [0, 2, 3]].astype(np.float32))
+    np.testing.assert_array_equal(data.y, values[:40, 1].astype(np.float32))
+    assert (data.features, data.classes) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "y", "features"),
+    [
+        ("1,2,0\n3,4,1\n", {}, [0, 1], None),
+        ("1,2,0\n3,4,1\n", {"target": 0}, [1, 3], None),
+        ("a,b,c\n3,4,1\n", {}, [1], ("a", "b")),
+        ("2020,2021,c\n3,4,1\n", {"header": True}, [1], ("2020", "2021")),
+        ('"a, too",b,c\n3,"4",1\n\n5,6,0\n', {}, [1, 0], ("a, too", "b")),
+    ],
+)
+def test_headers_and_targets(tmp_path, text, options, y, features):
+    data = ff.data.read_csv(write(tmp_path, text), **options)
+    assert data.y.tolist() == y
+    assert data.y.dtype == np.int32
+    assert data.features == features
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (GOOD + "5.2,,setosa\n", r"line 5, column 'width': the value is missing"),
+        (GOOD + "\n5.2,wide,setosa\n", r"line 6, column 'width': the value is 'wide', not a finite number"),
+        (GOOD + "5.2,nan,setosa\n", r"line 5, column 'width': the value is 'nan', not a finite number"),
+        (GOOD + "5.2,1e999,setosa\n", r"line 5, column 'width': the value is '1e999'"),
+        (GOOD + "5.2,3.1\n", r"line 5: 2 cells, expected 3"),
+        (GOOD + "5.2,3.1,setosa,red\n", r"line 5: 4 cells, expected 3"),
+        (GOOD + "5.2,3.1,\n", r"line 5, column 'kind': the value is missing"),
+        ("1,2,3\n1,x,3\n", r"line 2, column 'column 1': the value is 'x'"),
+        ("1,x,3\n1,2,3\n", r"line 1, column 'column 1': the value is 'x'"),
+        ("", "is empty"),
+        ("a,b,c\n", "no rows below its header"),
+    ],
+)
+def test_a_bad_table_names_file_line_and_column(tmp_path, text, error):
+    path = write(tmp_path, text)
+    with pytest.raises(ValueError, match=error) as raised:
+        ff.data.read_csv(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_bad_row_beyond_those_asked_for_does_not_matter(tmp_path):
+    assert len(ff.data.read_csv(write(tmp_path, GOOD + "5.2,,setosa\n"), rows=3)) == 3
+
+
+def test_a_target_that_is_not_there(tmp_path):
+    path = write(tmp_path, GOOD)
+    with pytest.raises(ValueError, match=r"no column 'knd'; did you mean 'kind'\?"):
+        ff.data.read_csv(path, target="knd")
+    with pytest.raises(ValueError, match="has 3 columns, there is no column 3"):
+        ff.data.read_csv(path, target=3)
+
+
+def test_npz(tmp_path):
+    np.savez(tmp_path / "mine.npz", x_train=np.ones((3, 2)), y_train=np.arange(3), weights=np.ones(3))
+    data = ff.data.read_npz(tmp_path / "mine.npz", "x_train", "y_train", "weights")
+    assert (data.x.shape, data.y.tolist(), data.sample_weight.tolist()) == ((3, 2), [0, 1, 2], [1, 1, 1])
+    assert data.record()["source"] == "mine.npz"
+    with pytest.raises(ValueError, match=r"no array 'x'; did you mean 'x_train'\?|no array 'x'. There are"):
+        ff.data.read_npz(tmp_path / "mine.npz")
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("unpickled",)
+
+
+def test_nothing_is_unpickled(tmp_path, capsys):
+    np.savez(tmp_path / "bad.npz", x=np.array([[Malicious()]], object), y=np.zeros(1))
+    with pytest.raises(ValueError, match="holds Python objects, which are never unpickled"):
+        ff.data.read_npz(tmp_path / "bad.npz")
+    assert capsys.readouterr().out == ""
