@@ -30,14 +30,11 @@ def main(config: Config) -> None:
     import optax
     from rich.console import Console
     from rich.table import Table
-    from sklearn.datasets import load_digits
 
     import flaxfit as ff
 
-    x, y = load_digits(return_X_y=True)
-    rows = np.random.default_rng(0).permutation(len(x))
-    data = ff.Dataset(np.divide(x, 16), y)[rows]
-    train, validation, test = data[:300], data[300:1000], data[1000:]
+    splits = ff.data.load("digits", train=300, validation=700, test=797, seed=0)
+    train, validation, test = splits.train, splits.validation, splits.test
 
     def task(penalty: float = 0.0, **net) -> ff.Task:
         return ff.Task(
@@ -46,6 +43,7 @@ def main(config: Config) -> None:
             metrics={"accuracy": ff.metrics.categorical_accuracy},
             penalty=ff.penalties.l2(penalty) if penalty else None,
             optimizer=optax.adam(2e-3),
+            preprocess=ff.data.rescale(16),
         )
 
     tasks = {"plain": task(), "L2 0.001": task(penalty=1e-3), "dropout 0.5": task(dropout=0.5), "batch norm": task(batch_norm=True)}

@@ -16,7 +16,6 @@ from typing import Literal
 
 import tyro
 
-ORIGINALS = Path(os.environ.get("FLAXFIT_ORIGINALS", "."))
 SIZES = {"tiny": (16,), "large": (512,) * 4}
 
 
@@ -24,8 +23,8 @@ SIZES = {"tiny": (16,), "large": (512,) * 4}
 class Config:
     """Options."""
 
-    csv: Path = ORIGINALS / "higgs" / "HIGGS_sample_15978.csv.gz"
-    """Gzip CSV of HIGGS rows, label first; FLAXFIT_ORIGINALS names the directory of originals."""
+    originals: Path | None = None
+    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
     size: Literal["tiny", "large"] = "tiny"
     """HIGGS net: 16 units, or 4 x 512."""
     epochs: int = 200
@@ -37,9 +36,6 @@ class Config:
 
 
 def main(config: Config) -> None:
-    if not config.csv.is_file():
-        raise SystemExit(f"no file {config.csv}: give --csv, or set FLAXFIT_ORIGINALS to the directory that holds higgs/")
-
     import functools
 
     import flax.linen as nn
@@ -52,8 +48,11 @@ def main(config: Config) -> None:
 
     import flaxfit as ff
 
-    rows = np.loadtxt(config.csv, delimiter=",", max_rows=11_000, dtype=np.float32)
-    xv, yv, x, y = rows[:1000, 1:], rows[:1000, 0], rows[1000:, 1:], rows[1000:, 0]
+    try:
+        splits = ff.data.load("higgs", validation=1_000, train=10_000, originals=config.originals)
+    except OSError as error:
+        raise SystemExit(str(error)) from error
+    x, y, xv, yv = (np.array(part, np.float32) for data in (splits.train, splits.validation) for part in (data.x, data.y))
     hidden, batch, epochs = SIZES[config.size], 500, config.epochs
     optimizer = optax.adam(ff.schedules.inverse_time_decay(1e-3, decay_steps=20_000))
 
