@@ -6,10 +6,11 @@ often, which are most, the order of Keras's published index decides.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tarfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
@@ -32,7 +33,7 @@ def tokens(review: bytes) -> list[bytes]:
       >>> tokens(b"It's GOOD.<br />Very good")
       [b"it's", b'good', b'br', b'very', b'good']
     """
-    return [word for word in review.translate(_TABLE).split(b" ") if word]
+    return list(filter(None, review.translate(_TABLE).split(b" ")))
 
 
 def ranked(counts: Mapping[bytes, int], index: Mapping[str, int]) -> list[bytes]:
@@ -44,27 +45,26 @@ def ranked(counts: Mapping[bytes, int], index: Mapping[str, int]) -> list[bytes]
     order = {word.encode(): rank for word, rank in index.items()}
     if order.keys() != counts.keys():
         raise ValueError(
-            f"the training reviews have {len(counts - order.keys())} words that {_INDEX} has not, and lack "
+            f"the training reviews have {len(counts.keys() - order.keys())} words that {_INDEX} has not, and lack "
             f"{len(order.keys() - counts.keys())} of its {len(order)}: one of the two files is not the published one."
         )
     return sorted(counts, key=lambda word: (-counts[word], order[word]))
 
 
 def _read(open_: Callable[[str], BinaryIO], rows: int | None) -> Parts:
-    # Read as a stream, in the archive's order, and never unpacked to disk; each review is kept as its words' first-seen numbers.
-    seen: dict[bytes, int] = {}
+    # Read as a stream, in the archive's order, and never unpacked to disk. Each review is kept as its words' numbers as first seen.
+    seen: defaultdict[bytes, int] = defaultdict(itertools.count().__next__)
     reviews: dict[tuple[str, int, bool], np.ndarray] = {}
-    counts: Counter[bytes] = Counter()
     with open_(_REVIEWS) as file, tarfile.open(fileobj=file, mode="r|gz") as archive:
         for member in archive:
             if match := _NAME.fullmatch(member.name):
                 split, label, number = match.groups()
                 words = tokens(archive.extractfile(member).read())  # pyright: ignore[reportOptionalMemberAccess]
-                if split == "train":
-                    counts.update(words)
-                reviews[split, int(number), label == "pos"] = np.array([seen.setdefault(word, len(seen)) for word in words], np.int32)
+                reviews[split, int(number), label == "pos"] = np.fromiter(map(seen.__getitem__, words), np.int32, len(words))
+    numbers = np.concatenate([review for (split, _, _), review in reviews.items() if split == "train"])
+    counts = dict(zip(seen, np.bincount(numbers, minlength=len(seen)).tolist(), strict=True))
     with open_(_INDEX) as file:
-        words = ranked(counts, json.load(file))
+        words = ranked({word: count for word, count in counts.items() if count}, json.load(file))
     ranks = np.zeros(len(seen), np.int32)
     ranks[[seen[word] for word in words]] = np.arange(1, len(words) + 1)
 
