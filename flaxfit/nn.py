@@ -28,8 +28,8 @@ from jax import Array
 from jax.core import Tracer
 
 from flaxfit.data.dataset import arrays
-from flaxfit.shapes import Batch, Hidden, Key, Logits
-from flaxfit.streams import mix32
+from flaxfit.shapes import Batch, Hidden, Logits
+from flaxfit.streams import random_bits
 from flaxfit.suggest import unknown
 from flaxfit.task import Task
 
@@ -63,7 +63,7 @@ class Dropout(nn.Module):
     rate: Any
 
     def __post_init__(self) -> None:
-        _check_rate(self.rate)
+        check_rate(self.rate)
         super().__post_init__()
 
     @nn.compact
@@ -72,7 +72,7 @@ class Dropout(nn.Module):
         if not train or (isinstance(self.rate, int | float) and self.rate == 0):
             return x
         rate = jnp.asarray(self.rate, jnp.float32)
-        bits = _random_bits(self.make_rng("dropout"), x.shape)
+        bits = random_bits(self.make_rng("dropout"), x.shape)
         return jnp.where(bits >= (rate * 2.0**32).astype(jnp.uint32), x * (1 / (1 - rate)), 0).astype(x.dtype)
 
 
@@ -86,7 +86,7 @@ class _Layers(nn.Module, kw_only=True):
     dtype: Any = None
 
     def __post_init__(self) -> None:
-        _check_rate(self.dropout)
+        check_rate(self.dropout)
         if isinstance(getattr(self, "hidden", ()), int):
             raise ValueError("hidden is a sequence of layer widths, such as (16,) for one layer of 16 units, got a number.")
         _named("activation", self.activation, _ACTIVATIONS, jax.nn)
@@ -203,15 +203,8 @@ def summary(task: Task, x: Any) -> str:
     return task.model.tabulate(rngs, task.prepared(arrays(x, "x")), train=False, compute_flops=True, console_kwargs=console)
 
 
-def _random_bits(key: Key, shape: tuple[int, ...]) -> Array:
-    """Uniform 32-bit words, as a hash of the position: threefry takes as long as the layer's matrix product on a CPU."""
-    first, second, *rest = jax.random.key_data(key).ravel()
-    for word in rest:  # keys of other kinds than threefry; "rbg" repeats its words, so xor would cancel them
-        first, second = second, mix32(word, second, first)
-    return mix32(jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape), first, second)
-
-
-def _check_rate(rate: Any) -> None:
+def check_rate(rate: Any) -> None:
+    """That a concrete dropout rate lies in [0, 1)."""
     if not isinstance(rate, Tracer) and not 0 <= rate < 1:
         raise ValueError(f"a dropout rate is the share that is dropped, from 0 to below 1, got {rate!r}.")
 

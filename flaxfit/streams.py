@@ -6,12 +6,14 @@ an epoch), so a run that stops and goes on draws what it would have drawn.
 
 from __future__ import annotations
 
+import math
 import zlib
 from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from flaxfit.shapes import Key
 
@@ -60,3 +62,11 @@ def mix32(value: Any, first: Any, second: Any, xp: ModuleType = jnp) -> Any:
     value = value ^ (value >> xp.uint32(15))
     value = value * xp.uint32(0x846CA68B)
     return value ^ (value >> xp.uint32(16))
+
+
+def random_bits(key: Key, shape: tuple[int, ...]) -> Array:
+    """Uniform 32-bit words, as a hash of the position: threefry takes as long as a matrix product on a CPU. Not for cryptography."""
+    first, second, *rest = jax.random.key_data(key).ravel()
+    for word in rest:  # keys of other kinds than threefry; "rbg" repeats its words, so xor would cancel them
+        first, second = second, mix32(word, second, first)
+    return mix32(jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape), first, second)

@@ -16,9 +16,10 @@ from jax import Array
 from jax.core import Tracer
 from jax.scipy.ndimage import map_coordinates
 
-from flaxfit.nn import _check_rate, _random_bits
+from flaxfit.nn import check_rate
 from flaxfit.regularize.penalties import non_negative
 from flaxfit.shapes import Key
+from flaxfit.streams import random_bits
 from flaxfit.suggest import unknown
 
 Augment = Callable[[Key, Any, Any], tuple[Any, Any]]
@@ -184,7 +185,7 @@ def gaussian_noise(stddev: Any) -> Augment:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(f"gaussian_noise takes floating x, got {x.dtype}: scale it in Task(preprocess=...), which comes first.")
         # Several times faster on a CPU than `jax.random.normal`. Exact in float32 and symmetric, with neither -1 nor 1:
-        uniform = ((_random_bits(key, x.shape) >> 9).astype(jnp.float32) + 0.5) * 2.0**-22 - 1
+        uniform = ((random_bits(key, x.shape) >> 9).astype(jnp.float32) + 0.5) * 2.0**-22 - 1
         return (x + stddev * math.sqrt(2) * jax.lax.erf_inv(uniform)).astype(x.dtype), y
 
     return augment
@@ -203,10 +204,10 @@ def word_dropout(rate: Any) -> Augment:
       >>> round(float(word_dropout(0.3)(jax.random.key(0), jnp.ones((100, 1000)), None)[0].mean()), 2)
       0.7
     """
-    _check_rate(rate)
+    check_rate(rate)
 
     def augment(key: Key, x: Array, y: Any) -> tuple[Array, Any]:
-        removed = _random_bits(key, x.shape) < (jnp.asarray(rate, jnp.float32) * 2.0**32).astype(jnp.uint32)
+        removed = random_bits(key, x.shape) < (jnp.asarray(rate, jnp.float32) * 2.0**32).astype(jnp.uint32)
         return jnp.where(removed, 0, x), y
 
     return augment
