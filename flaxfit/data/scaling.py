@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flaxfit.data.dataset import arrays
@@ -52,7 +53,7 @@ class Scaling:
 
     def _rowwise(self, function: Callable[..., Any], x: Any) -> Any:
         def one(a: Any, offset: np.ndarray, divisor: np.ndarray) -> Any:
-            if np.broadcast_shapes(a.shape, offset.shape, divisor.shape) != a.shape:
+            if jnp.broadcast_shapes(a.shape, offset.shape, divisor.shape) != a.shape:
                 raise ValueError(f"x of shape {a.shape} meets a scaling of rows of shape {offset.shape}.")
             return function(a.astype(np.float32), offset, divisor)
 
