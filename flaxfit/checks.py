@@ -16,6 +16,7 @@ from flax import errors as flax_errors
 
 from flaxfit import losses
 from flaxfit.data.dataset import Dataset
+from flaxfit.data.stream import Stream
 from flaxfit.hooks import Hook
 from flaxfit.state import TrainState, for_evaluation, initialise
 from flaxfit.steps import eval_step, train_step
@@ -56,6 +57,8 @@ def check_hooks(hooks: Any) -> list[Hook]:
 
 def check_data(name: str, data: Any) -> None:
     """That `data` is a Dataset with rows whose numbers are all finite."""
+    if isinstance(data, Stream):
+        raise TypeError(f"{name} must be in memory, got a Stream: take a Dataset from it, stream[:10_000].")
     if not isinstance(data, Dataset):
         raise TypeError(f"{name} must be a flaxfit.Dataset, got {type(data).__name__}: wrap the arrays as ff.Dataset(x, y).")
     if len(data) == 0:
@@ -245,8 +248,8 @@ def check_monitor(monitor: str, logged: Sequence[str]) -> None:
         raise ValueError(unknown("metric", monitor, logged, "to monitor" + needs))
 
 
-def class_weighted(data: Dataset, class_weight: Any) -> Dataset:
-    """`data` with each row's weight multiplied by its class's (1 where the class is not named, as in Keras)."""
+def class_weighted(data: Dataset, class_weight: Any, whole: bool = True) -> Dataset:
+    """`data`, the whole set or a part, with each row's weight multiplied by its class's (1 where that is not named, as in Keras)."""
     if not isinstance(class_weight, Mapping):
         raise TypeError(f"class_weight maps integer classes to factors, as in {{0: 1.0, 1: 5.0}}, got {class_weight!r}.")
     y = np.zeros(()) if isinstance(data.y, dict | tuple) else np.asarray(data.y)
@@ -254,7 +257,7 @@ def class_weighted(data: Dataset, class_weight: Any) -> Dataset:
         raise TypeError("class_weight needs integer class labels y of shape (rows,): y.astype(int)?")
     present = np.unique(y).tolist()
     absent = sorted(set(class_weight) - set(present))
-    if absent:
+    if absent and whole:
         raise ValueError(f"class_weight names classes that train.y does not have: {absent}; it has {present}.")
     weight = np.ones(len(data), np.float32) if data.sample_weight is None else np.array(data.sample_weight)
     for label, factor in class_weight.items():

@@ -30,6 +30,7 @@ from flaxfit.checks import (
     class_weighted,
 )
 from flaxfit.data.dataset import Dataset
+from flaxfit.data.stream import Feed, Stream
 from flaxfit.hooks import Hook, Look, Run
 from flaxfit.programs import compiled, kept
 from flaxfit.report.history import History
@@ -92,7 +93,7 @@ class Result:
 
 def fit(
     task: Task,
-    train: Dataset,
+    train: Dataset | Stream,
     *,
     validation: Dataset | None = None,
     epochs: int = 1,
@@ -109,7 +110,7 @@ def fit(
 
     Args:
       task: what to train. Programs are kept with it: fit the same object again and nothing compiles.
-      train: the training rows; moved to the device once.
+      train: the training rows; moved to the device once. Or a `flaxfit.data.Stream` of more than fit there: the same losses.
       validation: rows that each epoch is validated on, or None.
       epochs: how many, at most.
       batch_size: rows a step; the last step of an epoch takes what is left. Above the rows: one short batch.
@@ -125,7 +126,7 @@ def fit(
       A `Result`.
 
     Raises:
-      ValueError, TypeError: an input that cannot work, before anything compiles.
+      ValueError, TypeError: an input that cannot work, before anything compiles; of a stream's rows, once they are read.
 
     Warns:
       RuntimeWarning: the run ended on a value that is not finite; says which and when.
@@ -140,20 +141,26 @@ def fit(
     """
     began = time.perf_counter()
     check_task(task)
-    check_data("train", train)
+    whole = not isinstance(train, Stream)
+    data = train if whole else train[:1]
+    check_data("train", data)
     epochs = check_count("epochs", epochs, 1, "epochs")
     batch_size = check_count("batch_size", batch_size, 1, "rows a step")
     if check_count("seed", seed, 0, "below 2**32") >= 2**32:
         raise ValueError(f"seed must be below 2**32, got {seed}: JAX would take it modulo that.")
     if validation is not None:
         check_data("validation", validation)
-        check_alike(train, validation)
+        check_alike(data, validation)
     hooks = check_hooks(hooks)
     if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
         raise TypeError(f'early_stopping must be ff.EarlyStopping("val_loss", patience=...), got {early_stopping!r}.')
-    data = train if class_weight is None else class_weighted(train, class_weight)
+
+    def weighted(rows: Dataset) -> Dataset:
+        return rows if class_weight is None else class_weighted(rows, class_weight, whole)
+
+    data = weighted(data)
     shapes, logits = kept(task, "shapes", (data[:1],), lambda: check_program(task, data))
-    for name, rows in (("train", train), ("validation", validation)):
+    for name, rows in (("train", data), ("validation", validation)):
         if rows is not None:
             check_labels(task, name, rows, logits)
     if initial is not None:
@@ -169,19 +176,33 @@ def fit(
     stopping.direction  # noqa: B018  (raises for a name that does not tell)
 
     plan = run.Plan(
-        min(batch_size, len(data)), stopping, early_stopping is not None, replacement=replacement, terminate_on_nan=terminate_on_nan
+        min(batch_size, len(train)), stopping, early_stopping is not None, replacement=replacement, terminate_on_nan=terminate_on_nan
     )
     sets = {"train": train} | ({} if validation is None else {"validation": validation})
     record = {name: rows.record() for name, rows in sets.items()}
-    data, validation, key = jax.device_put((data, validation, jax.random.key(seed)))
-    begin = compiled(task, ("start", plan.stopping.direction), functools.partial(run.start, task, plan), key, data[:1].x, initial)
-    state = begin(key, data[:1].x, initial)
-    until = jnp.zeros((), jnp.int32)
-    advance = compiled(task, plan, functools.partial(run.advance, task, plan), state, data, validation, until, donate=(0,))
-    compile_seconds = time.perf_counter() - began
+    x, validation, key = jax.device_put((data[:1].x, validation, jax.random.key(seed)))
+    begin = compiled(task, ("start", plan.stopping.direction), functools.partial(run.start, task, plan), key, x, initial)
+    state = begin(key, x, initial)
 
-    about = Run(task, names, stopping, len(data), run.steps_per_epoch(len(data), plan.batch_size), epochs, record)
-    state, history, chunks, train_seconds = _drive(lambda state, until: advance(state, data, validation, until), state, about, plan, hooks)
+    def checked(rows: Dataset) -> Dataset:
+        check_labels(task, "train", rows, logits)
+        return weighted(rows)
+
+    with ExitStack() as stack:
+        if isinstance(train, Stream):
+            supply = stack.enter_context(Feed(train, plan.batch_size, epochs, checked, "train", key, replacement)).at
+        else:
+            supply = functools.partial(_all_rows, jax.device_put(data))
+        advance = functools.partial(run.advance, task, plan)
+        advance = compiled(task, plan, advance, state, supply(0, 0)[0], validation, jnp.zeros((), jnp.int32), donate=(0,))
+        compile_seconds = time.perf_counter() - began
+
+        def train_on(state: RunState, position: int, until: int) -> tuple[RunState, Any]:
+            rows, until = supply(position, until)
+            return advance(state, rows, validation, jax.device_put(np.int32(until)))
+
+        about = Run(task, names, stopping, len(train), run.steps_per_epoch(len(train), plan.batch_size), epochs, record)
+        state, history, chunks, train_seconds = _drive(train_on, state, about, plan, hooks)
     reason = _stop_reason(state, plan)
     if reason == "non_finite":
         warnings.warn(_what_was_not_finite(history), RuntimeWarning, stacklevel=2)
@@ -189,6 +210,11 @@ def fit(
     best = state.best if int(state.stopper.best_epoch) else for_evaluation(task, last)
     timing = Timing(compile_seconds, train_seconds, train_seconds / max(1, len(history.epochs)), chunks)
     return Result(history, best, last, history.best_epoch, reason, timing, record)
+
+
+def _all_rows(data: Dataset, position: int, until: int) -> tuple[Dataset, int]:
+    """What `Feed.at` gives, of rows in memory."""
+    return data, until
 
 
 class _Log:
@@ -210,7 +236,7 @@ class _Log:
 
 
 def _drive(
-    advance: Callable[[RunState, Any], tuple[RunState, Any]], state: RunState, about: Run, plan: run.Plan, hooks: Sequence[Hook]
+    advance: Callable[[RunState, int, int], tuple[RunState, Any]], state: RunState, about: Run, plan: run.Plan, hooks: Sequence[Hook]
 ) -> tuple[RunState, History, int, float]:
     """Runs chunk after chunk; between them, and only then, fetches what was logged and lets the hooks look."""
     log, total = _Log(about.columns), about.epochs * about.steps_per_epoch
@@ -225,7 +251,7 @@ def _drive(
         while not ended:
             start = time.perf_counter()
             until = _next_stop(position, pace, about, plan, hooks)
-            state, logged = advance(state, jax.device_put(np.int32(until)))
+            state, logged = advance(state, position, until)
             epoch, step, stopped, diverged, rows = jax.device_get((state.epoch, state.step, state.stopper.stopped, state.diverged, logged))
             now = time.perf_counter()
             done = int(epoch) * about.steps_per_epoch + int(step) - position

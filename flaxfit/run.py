@@ -13,6 +13,7 @@ from jax import Array, lax
 
 from flaxfit.data import order
 from flaxfit.data.dataset import Dataset
+from flaxfit.data.stream import Chunk
 from flaxfit.regularize.masks import kernels
 from flaxfit.shapes import RoundKeys
 from flaxfit.state import RunState, TrainState, for_evaluation, initialise
@@ -72,14 +73,16 @@ def start(task: Task, plan: Plan, key: Array, x: Any, initial: TrainState | None
     return RunState(train, train, for_evaluation(task, train), plan.stopping.init(), sums, zero, zero, jnp.zeros((), bool), key)
 
 
-def advance(task: Task, plan: Plan, state: RunState, data: Dataset, validation: Dataset | None, until: Array) -> tuple[RunState, Array]:
+def advance(
+    task: Task, plan: Plan, state: RunState, data: Dataset | Chunk, validation: Dataset | None, until: Array
+) -> tuple[RunState, Array]:
     """Trains until the run has done `until` steps, or stops by itself.
 
     Args:
       task: what is trained.
       plan: how; static.
       state: where the run stands.
-      data: the training rows.
+      data: the training rows, or those of the steps up to `until`.
       validation: the validation rows, or None.
       until: how many steps the run shall have done in all, int32 scalar; it may end inside an epoch. At most `plan.capacity` epochs
         may end on the way.
@@ -92,13 +95,16 @@ def advance(task: Task, plan: Plan, state: RunState, data: Dataset, validation: 
     whole, rest = divmod(len(data), plan.batch_size)
 
     def rows_of(state: RunState, step: Array, size: int, keys: RoundKeys) -> Any:
-        """The rows of one step of the epoch under way."""
+        """The rows of one step of the epoch under way; of a chunk, which has them in order, the first."""
+        if isinstance(data, Chunk):
+            return (step - data.first) * plan.batch_size
         if plan.replacement:
             return order.drawn(state.key, state.epoch * steps + step, size, len(data))
         return order.shuffled(step * plan.batch_size + jnp.arange(size), keys, len(data))
 
-    def one_step(state: RunState, rows: Array) -> RunState:
-        train, sums = train_step(task, state.train, state.key, *_fields(data[rows]))
+    def one_step(state: RunState, rows: Array, size: int) -> RunState:
+        batch = _slice(data.rows, rows, size) if isinstance(data, Chunk) else data[rows]
+        train, sums = train_step(task, state.train, state.key, *_fields(batch))
         sums = state.sums + jnp.stack([sums[name] for name in _summed(task)]).astype(jnp.float32)
         return replace(state, train=train, sums=sums, step=state.step + 1)
 
@@ -112,13 +118,13 @@ def advance(task: Task, plan: Plan, state: RunState, data: Dataset, validation: 
                 return rows_of(state, jnp.minimum(step, whole - 1), plan.batch_size, keys)
 
             def step_ahead(carry: tuple[RunState, Array]) -> tuple[RunState, Array]:
-                return one_step(*carry), rows_at(carry[0].step + 1)
+                return one_step(*carry, plan.batch_size), rows_at(carry[0].step + 1)
 
             ahead = (state, rows_at(state.step))
             state, _ = lax.while_loop(lambda carry: carry[0].step < jnp.minimum(end, whole), step_ahead, ahead)
         if rest:  # a step of its own shape: padding would disturb batch norm in any model
             last = functools.partial(rows_of, step=jnp.asarray(whole, jnp.int32), size=rest, keys=keys)
-            state = lax.cond((state.step == whole) & (end > whole), lambda s: one_step(s, last(s)), lambda s: s, state)
+            state = lax.cond((state.step == whole) & (end > whole), lambda s: one_step(s, last(s), rest), lambda s: s, state)
         ended = functools.partial(_end_epoch, task, plan, first, len(data), validation)
         return lax.cond(state.step == steps, ended, lambda *carry: carry, state, table)
 
@@ -130,6 +136,10 @@ def advance(task: Task, plan: Plan, state: RunState, data: Dataset, validation: 
     first = state.epoch
     table = jnp.zeros((plan.capacity, len(columns(task, validation is not None, state.train))), jnp.float32)
     return lax.while_loop(goes_on, some_epoch, (state, table))
+
+
+def _slice(data: Dataset, first: Array | int, size: int) -> Dataset:
+    return jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, first, size), data)
 
 
 def _fields(data: Dataset) -> tuple[Any, Any, Any]:
@@ -168,7 +178,7 @@ def evaluate(task: Task, state: TrainState, data: Dataset, batch_size: int) -> d
     whole, rest = divmod(len(data), batch_size)
 
     def part(first: Array | int, size: int) -> tuple[Any, Any, Any]:
-        return _fields(jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, first, size), data))
+        return _fields(_slice(data, first, size))
 
     sums = eval_step(task, state, *part(whole * batch_size, rest)) if rest else None
 

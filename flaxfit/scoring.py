@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from flaxfit import run
 from flaxfit.checks import check_count, check_data, check_labels, check_model, check_program, check_state, check_task
 from flaxfit.data.dataset import Dataset, arrays
+from flaxfit.data.stream import Feed, Stream
 from flaxfit.programs import compiled, kept
 from flaxfit.state import TrainState, for_evaluation
 from flaxfit.task import Task
@@ -20,7 +22,7 @@ from flaxfit.task import Task
 def evaluate(
     task: Task,
     state: TrainState,
-    data: Dataset,
+    data: Dataset | Stream,
     *,
     batch_size: int = 1024,
     metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], Any]] | None = None,
@@ -30,9 +32,10 @@ def evaluate(
     Args:
       task: what was trained.
       state: `result.best`, `result.last`, or any state of this task.
-      data: the rows to score.
+      data: the rows to score; those of a stream piece by piece.
       batch_size: rows a step, for memory; the result does not depend on it.
-      metrics: more metrics, of the whole set at once: name -> (logits, y) -> number or array, such as `flaxfit.metrics.auc`.
+      metrics: more metrics, of the whole set at once: name -> (logits, y) -> number or array, such as `flaxfit.metrics.auc`. Logits and
+        targets are in memory for them, of a stream too.
 
     Returns:
       `loss` (the objective), the data loss under its name, `penalty` where there is one, the task's metrics, and `metrics`.
@@ -41,21 +44,34 @@ def evaluate(
       ValueError, TypeError: as `fit`, or a state of another model.
     """
     check_task(task)
-    check_data("data", data)
+    first = data[:1] if isinstance(data, Stream) else data
+    check_data("data", first)
     batch_size = check_count("batch_size", batch_size, 1, "rows a step")
     if not isinstance(metrics or {}, Mapping):
         raise TypeError('evaluate(metrics=...) maps names to functions of the whole set, as in {"auc": ff.metrics.auc}.')
     for name in metrics or ():
         if name in run.logged(task):
             raise ValueError(f"evaluate(metrics=...) may not hold {name!r}: that name is scored already; call the metric something else.")
-    shapes, logits = kept(task, "shapes", (data[:1],), lambda: check_program(task, data))
-    check_labels(task, "data", data, logits)
-    state, on_device = jax.device_put((_evaluated(task, state, shapes, data.x), data))
-    score = compiled(task, ("evaluate", batch_size), lambda s, d: run.evaluate(task, s, d, batch_size), state, on_device)
-    values = jax.device_get(score(state, on_device))
-    scores: dict[str, Any] = {name: float(values[name]) for name in run.logged(task)}
+    shapes, logits = kept(task, "shapes", (first[:1],), lambda: check_program(task, first))
+
+    def checked(rows: Dataset) -> Dataset:
+        check_labels(task, "data", rows, logits)
+        return rows
+
+    state = jax.device_put(_evaluated(task, state, shapes, checked(first).x))
+    scores, outputs = dict.fromkeys(run.logged(task), 0.0), []
+    with ExitStack() as stack:
+        streamed = isinstance(data, Stream)
+        pieces = stack.enter_context(Feed(data, min(batch_size, len(data)), 1, checked, "data")).pieces() if streamed else [data]
+        for piece in pieces:
+            rows = jax.device_put(piece)
+            score = compiled(task, ("evaluate", batch_size), lambda s, d: run.evaluate(task, s, d, batch_size), state, rows)
+            values = jax.device_get(score(state, rows))
+            scores = {name: total + float(values[name]) * len(piece) / len(data) for name, total in scores.items()}
+            if metrics:
+                outputs.append((predict(task, state, piece.x, batch_size=batch_size), jax.tree.map(np.asarray, piece.y)))
     if metrics:
-        logits, y = predict(task, state, data.x, batch_size=batch_size), jax.tree.map(np.asarray, data.y)
+        logits, y = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
         for name, metric in metrics.items():
             try:
                 scores[name] = metric(logits, y)

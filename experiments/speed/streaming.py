@@ -1,0 +1,165 @@
+"""Trains from a generated set that need not fit in memory; rows a second, and how much memory that takes.
+
+The rows are random, the labels follow from them; they are written to a temporary directory, as .npy files that are mapped into memory or
+as array_record files through TFDS. Memory is the process's, sampled every 10 ms: anonymous (what the program holds) and file-mapped
+(pages of files, which the system takes back as it likes). Anonymous memory is also given less what it was before training: Python, JAX
+and its compiled programs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options."""
+
+    gigabytes: float = 5.0
+    """Size of the set."""
+    source: Literal["npy", "tfds"] = "npy"
+    """How it is stored: mapped .npy files, or array_record read through TFDS."""
+    features: int = 28
+    """Numbers a row, of 4 bytes each."""
+    batch_size: int = 500
+    """Rows a step."""
+    hidden: int = 16
+    """Units of the net's one hidden layer."""
+    epochs: int = 1
+    """Epochs to train."""
+    compare: bool = False
+    """Train on the same rows in memory, too: same losses, and how long that takes."""
+    directory: Path = Path(tempfile.gettempdir())
+    """Where the set is written, and deleted again."""
+
+
+def blocks(config: Config) -> Any:
+    """(x, y) of the whole set, some megabytes at a time."""
+    import numpy as np
+
+    generator, left = np.random.default_rng(0), int(config.gigabytes * 1e9 / 4 / config.features)
+    while left:
+        x = generator.random((min(left, 2**22 // config.features), config.features), np.float32) - np.float32(0.5)
+        left -= len(x)
+        yield x, (x[:, 0] * x[:, 1] > 0).astype(np.int32)
+
+
+def npy(config: Config, directory: Path) -> Any:
+    """The set as mapped .npy files."""
+    import numpy as np
+
+    import flaxfit as ff
+
+    rows = int(config.gigabytes * 1e9 / 4 / config.features)
+    paths = [directory / "x.npy", directory / "y.npy"]
+    with paths[0].open("wb") as xs, paths[1].open("wb") as ys:
+        for file, shape, kind in ((xs, (rows, config.features), "<f4"), (ys, (rows,), "<i4")):
+            np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+        for x, y in blocks(config):
+            x.tofile(xs)
+            y.tofile(ys)
+    return ff.data.Stream(ff.Dataset(*(np.load(path, mmap_mode="r") for path in paths)))
+
+
+def tfds(config: Config, directory: Path) -> Any:
+    """The set as array_record files of TFDS."""
+    import numpy as np
+    import tensorflow_datasets as tfds
+
+    import flaxfit as ff
+
+    with tfds.core.registered.skip_registration():  # pyright: ignore[reportAttributeAccessIssue]
+
+        class Rows(tfds.core.GeneratorBasedBuilder):
+            """Random rows."""
+
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                x, y = tfds.features.Tensor(shape=(config.features,), dtype=np.float32), tfds.features.Scalar(dtype=np.int32)
+                features = tfds.features.FeaturesDict({"x": x, "y": y})
+                return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("x", "y"), disable_shuffling=True)
+
+            def _split_generators(self, dl_manager):
+                return {"train": self._generate_examples()}
+
+            def _generate_examples(self):
+                number = 0
+                for x, y in blocks(config):
+                    for row in range(len(x)):
+                        yield number, {"x": x[row], "y": y[row]}
+                        number += 1
+
+    make: Any = Rows  # pyright takes its base for a class without arguments
+    builder = make(data_dir=directory, file_format="array_record")
+    builder.download_and_prepare()
+    return ff.data.Stream(builder.as_data_source("train"))
+
+
+class Memory(threading.Thread):
+    """Samples this process's memory, in megabytes, where /proc tells."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.ends, self.first, self.peak = threading.Event(), self.now(), self.now()
+
+    @staticmethod
+    def now() -> dict[str, float]:
+        """What it is now."""
+        status = Path("/proc/self/status")
+        lines = status.read_text().splitlines() if status.is_file() else []
+        return {line[:7]: int(line.split()[1]) / 1e3 for line in lines if line.startswith(("RssAnon", "RssFile"))}
+
+    def run(self) -> None:
+        """Samples until `ends` is set."""
+        while not self.ends.wait(0.01):
+            self.peak = {name: max(value, self.peak[name]) for name, value in self.now().items()}
+
+
+def main(config: Config) -> None:
+    import jax
+    import numpy as np
+    import optax
+
+    import flaxfit as ff
+
+    with tempfile.TemporaryDirectory(dir=config.directory, prefix="flaxfit-") as directory:
+        began = time.perf_counter()
+        write = npy if config.source == "npy" else tfds
+        stream = write(config, Path(directory))
+        size = sum(path.stat().st_size for path in Path(directory).rglob("*") if path.is_file()) / 1e9
+        print(f"{len(stream):,} rows of {config.features} numbers, {size:.2f} GB on disk, written in {time.perf_counter() - began:.0f} s")
+        task = ff.Task(ff.nn.MLP((config.hidden,), 1), ff.losses.binary_crossentropy, optax.adam(1e-3))
+        validation = stream[: min(1000, len(stream))]
+        ff.fit(task, validation, validation=validation)  # what JAX loads at first use
+
+        def timed(train: Any) -> Any:
+            memory = Memory()
+            memory.start()
+            result = ff.fit(task, train, validation=validation, epochs=config.epochs, batch_size=config.batch_size)
+            memory.ends.set()
+            memory.join()
+            pace, kind = len(train) * config.epochs / result.timing.train, type(train).__name__
+            print(f"{kind}: {pace:,.0f} rows/s, {pace * 4 * config.features / 1e6:,.0f} MB/s, {result.timing.train:.2f} s", end="")
+            print(f" in {result.timing.chunks} calls, compiled and started in {result.timing.compile:.2f} s", end="")
+            for name, peak in memory.peak.items():
+                print(f"; {name} at most {peak:,.0f} MB ({memory.first[name]:,.0f} before)", end="")
+            print(f"; loss {result.history['loss'][-1]:.6f}, {jax.devices()[0].device_kind}")
+            return result
+
+        streamed = timed(stream)
+        if config.compare:
+            whole = timed(stream[:])
+            if not np.array_equal(streamed.history["loss"], whole.history["loss"]):
+                raise SystemExit("the losses differ")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

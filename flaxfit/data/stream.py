@@ -1,0 +1,291 @@
+"""Rows that are read while training computes, for sets larger than memory."""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from flaxfit.data import order
+from flaxfit.data.dataset import Dataset
+from flaxfit.data.provenance import Provenance
+from flaxfit.suggest import unknown
+
+CHUNK_BYTES = 64 * 2**20
+"""About the size of a chunk (a batch at least). Memory holds one in training, two read ahead, and copies under way."""
+CHUNK_STEPS = 512
+AHEAD = 2
+TASK_BYTES = 2**18
+THREADS = min(16, 2 * (os.cpu_count() or 1))
+
+_round_keys = jax.jit(order.round_keys, static_argnums=2)
+_drawn = jax.jit(order.drawn, static_argnums=(2, 3))
+
+
+class Stream:
+    """Rows of a set larger than memory. `fit` trains from it as from a `Dataset`, to the same losses; `evaluate` scores it.
+
+    Args:
+      source: anything with a length that gives the element of a row number: a TFDS data source, a `grain.MapDataset`, a sequence. Several
+        threads read it at once, by `__getitems__` where it has that. Or, fastest, a `Dataset` of memory-mapped arrays, which tells x and y.
+      x: where an element has the inputs: a key of a dict, an index of a tuple, or a function of the element. By default the first of a
+        tuple, or by TFDS's supervised keys.
+      y: the targets, likewise; the second of a tuple.
+      sample_weight: the row's weight, likewise, or None.
+      features: as in `Dataset`.
+      classes: as in `Dataset`.
+      provenance: as in `Dataset`.
+
+    Raises:
+      TypeError, ValueError: no random access, no rows, no such key; a first element that is no numbers.
+
+    Example:
+      >>> import numpy as np
+      >>> stream = Stream([{"image": np.full(3, row), "label": row % 2} for row in range(10)], x="image", y="label")
+      >>> len(stream), stream[:4].y.tolist()
+      (10, [0, 1, 0, 1])
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        x: Any = None,
+        y: Any = None,
+        *,
+        sample_weight: Any = None,
+        features: tuple[str, ...] | None = None,
+        classes: tuple[str, ...] | None = None,
+        provenance: Provenance | None = None,
+    ):
+        if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
+            raise TypeError(
+                f"Stream needs a source with random access, __len__ and __getitem__, got {type(source).__name__}: a TFDS data source, "
+                "a grain.MapDataset (before to_iter_dataset), a sequence."
+            )
+        if not 0 < len(source) < 2**31:
+            raise ValueError(f"Stream: {type(source).__name__} has {len(source)} rows; it must have some, below 2**31, and not repeat.")
+        self._source, self._columns = source, None
+        self.features, self.classes, self.provenance = features, classes, provenance
+        if isinstance(source, Dataset):
+            self._columns = jax.tree.map(np.asarray, source)
+            self._maps = [(array, *place) for array in jax.tree.leaves(self._columns) if (place := _mapped(array))]
+            self.features, self.classes = features or source.features, classes or source.classes
+            self.provenance = provenance or source.provenance
+        else:
+            self._picks = _picks(source, x, y, sample_weight)
+        self[:1]  # raises for what is no number
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Dataset:
+        """The rows of a slice or an index array, in memory.
+
+        Raises:
+          TypeError: a single number, as in `Dataset`.
+          IndexError: no rows, or rows that are not there.
+        """
+        if isinstance(rows, int | np.integer):
+            raise TypeError(f"a Stream is indexed by slices and arrays of rows: stream[{rows}:{rows + 1}] is the row {rows}.")
+        numbers = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows)
+        if numbers.dtype.kind not in "iu" or not numbers.size or numbers.min() < 0 or numbers.max() >= len(self):
+            raise IndexError(f"a Stream gives rows 0 to {len(self) - 1}, asked for {rows!r}.")
+        provenance = None if self.provenance is None else self.provenance[rows]
+        return replace(self.read(numbers), features=self.features, classes=self.classes, provenance=provenance)
+
+    def record(self) -> dict[str, Any]:
+        """Where the rows come from and how many there are, as plain values for JSON."""
+        return {"count": len(self)} | ({"source": type(self._source).__name__} if self.provenance is None else self.provenance.record())
+
+    def read(self, rows: np.ndarray) -> Dataset:
+        """The bare rows of an index array, unchecked."""
+        if self._columns is not None:
+            part = jax.tree.map(lambda array: np.take(array, rows, axis=0), self._columns)
+            for array, memory, offset in self._maps:
+                # Else the pages that were read, up to the whole file, would count as this process's memory until others want it.
+                first = offset + int(rows.min()) * array.strides[0]
+                last = offset + (int(rows.max()) + 1) * array.strides[0]
+                memory.madvise(mmap.MADV_DONTNEED, first - first % mmap.PAGESIZE, last - first + first % mmap.PAGESIZE)
+            return part
+        numbers = rows.tolist()
+        many = getattr(self._source, "__getitems__", None)
+        elements = [self._source[number] for number in numbers] if many is None else many(numbers)
+        return Dataset(*(pick and _stacked([pick(element) for element in elements]) for pick in self._picks))
+
+
+def _picks(source: Any, *keys: Any) -> list[Callable[[Any], Any] | None]:
+    """Functions of an element that give x, y and the weight."""
+    element = source[0]
+    known = element if isinstance(element, dict) else range(len(element)) if isinstance(element, tuple | list) else ()
+    supervised = getattr(getattr(source, "dataset_info", None), "supervised_keys", None)
+    defaults = (0, 1) if isinstance(known, range) else supervised or (None, None)
+    picks = []
+    for name, key, default in zip(("x", "y", "sample_weight"), keys, (*defaults[:2], None), strict=True):
+        key = default if key is None else key
+        if key is None and name != "sample_weight":
+            has = f"with keys {', '.join(map(repr, known))}" if known else type(element).__name__
+            raise TypeError(f"Stream({name}=...) must say where an element, {has}, has {name}: a key, or a function of the element.")
+        if key is not None and not callable(key) and key not in known:
+            raise ValueError(f"Stream({name}={key!r}): {unknown('key', str(key), map(str, known), 'in an element')}")
+        picks.append(key if key is None or callable(key) else itemgetter(key))
+    return picks
+
+
+def _stacked(values: list[Any]) -> Any:
+    try:
+        return jax.tree.map(lambda *parts: np.stack(parts), *values, is_leaf=lambda value: isinstance(value, list))
+    except ValueError as error:
+        raise ValueError(f"Stream: all elements must have the shape of the first; pad or crop them: {error}") from error
+
+
+def _mapped(array: np.ndarray) -> tuple[mmap.mmap, int] | None:
+    """The memory map that an array lies in and where, if its pages can be given back without loss."""
+    base = array
+    while isinstance(base, np.ndarray) and getattr(base, "mode", "") != "c":  # in which changes are nowhere else
+        base = base.base
+    if not isinstance(base, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED") or not array.flags.c_contiguous:
+        return None
+    return base, array.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
+
+
+def _room(rows: int, like: np.ndarray) -> np.ndarray:
+    """New memory for rows, aligned so that on CPU JAX keeps it instead of copying it, which would take as long as reading."""
+    size = rows * like[:1].nbytes
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(like.dtype).reshape(rows, *like.shape[1:])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Chunk:
+    """The rows of some consecutive steps of one epoch, in the order of training.
+
+    Attributes:
+      rows: step after step, and rows to fill up at the end that are never used.
+      first: the first of the steps, counted in the epoch: int32 scalar.
+      total: the rows of an epoch; static.
+    """
+
+    rows: Dataset
+    first: Array
+    total: int = field(metadata={"static": True})
+
+    def __len__(self) -> int:
+        return self.total
+
+
+class Feed:
+    """Reads a run's chunks ahead on threads. A context: at its end the threads are gone.
+
+    Args:
+      stream: what to read.
+      batch_size: rows a step.
+      epochs: how many there are.
+      prepare: what each piece of rows goes through, on the threads.
+      name: of the stream, in errors.
+      key: the run's root key, which decides the order of rows; None: in the source's order.
+      replacement: rows are drawn with replacement.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        batch_size: int,
+        epochs: int,
+        prepare: Callable[[Dataset], Dataset],
+        name: str,
+        key: Array | None = None,
+        replacement: bool = False,
+    ):
+        self._stream, self._batch_size, self._prepare, self._name = stream, batch_size, prepare, name
+        self._key, self._replacement = key, replacement
+        self.steps = -(-len(stream) // batch_size)
+        self._like = prepare(stream[:1])
+        self._row_bytes = max(1, sum(leaf.nbytes for leaf in jax.tree.leaves(self._like)))
+        most = max(1, min(CHUNK_BYTES // (self._row_bytes * batch_size), CHUNK_STEPS))
+        chunks = -(-self.steps // most)  # an epoch
+        self._length = -(-self.steps // chunks)  # steps a chunk, so that all are about full
+        self._chunks, self._last = chunks, epochs * chunks
+        self._settings = jax.config.jax_enable_x64, jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+        self._ahead, self._readers = ThreadPoolExecutor(AHEAD), ThreadPoolExecutor(THREADS)
+        self._reading: dict[int, Future[Chunk]] = {}
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ahead.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(cancel_futures=True)
+        self._ahead.shutdown()
+
+    def at(self, position: int, until: int) -> tuple[Chunk, int]:
+        """The chunk, on the device, in which the run's step `position` is; and `until`, or the chunk's end where that is sooner.
+
+        Raises:
+          ValueError: a row that is not finite, or unlike the first.
+        """
+        epoch, step = divmod(position, self.steps)
+        number = epoch * self._chunks + step // self._length
+        self._reading = {n: chunk for n, chunk in self._reading.items() if n >= number}
+        for n in range(number, min(number + 1 + AHEAD, self._last)):
+            if n not in self._reading:
+                self._reading[n] = self._ahead.submit(self._as_caller, self._read, *self._plan(n))
+        end = epoch * self.steps + min((step // self._length + 1) * self._length, self.steps)
+        return self._reading[number].result(), min(until, end)
+
+    def pieces(self) -> Iterator[Dataset]:
+        """All rows of an epoch, piece by piece."""
+        position = 0
+        while position < self.steps:
+            chunk, end = self.at(position, self.steps)
+            rows = min(end * self._batch_size, len(chunk)) - position * self._batch_size
+            yield jax.tree.map(lambda array, rows=rows: array[:rows], chunk.rows)
+            position = end
+
+    def _plan(self, number: int) -> tuple[int, list[Any], Array | None]:
+        """A chunk's first step and what its row numbers follow from. The device is asked now, before it is busy with a chunk."""
+        epoch, part = divmod(number, self._chunks)
+        total, size, first = len(self._stream), self._batch_size, part * self._length
+        steps = range(first, min(first + self._length, self.steps))
+        if self._replacement:
+            return first, [_drawn(self._key, epoch * self.steps + step, min(size, total - step * size), total) for step in steps], None
+        keys = None if self._key is None else _round_keys(self._key, epoch, total)
+        return first, [np.arange(first * size, min(steps.stop * size, total))], keys
+
+    def _as_caller(self, function: Callable[..., Any], *args: Any) -> Any:
+        with jax.enable_x64(self._settings[0]), jax.default_device(self._settings[1]):  # which JAX keeps for each thread
+            return function(*args)
+
+    def _read(self, first: int, positions: list[Any], keys: Array | None) -> Chunk:
+        rows = np.concatenate(positions)
+        if keys is not None:
+            rows = np.asarray(order.shuffled(rows, np.asarray(keys), len(self._stream)))
+        places = np.argsort(rows)  # read in the source's order: a disk is fastest so, and a page is read once
+        chunk = jax.tree.map(functools.partial(_room, self._length * self._batch_size), self._like)
+        size = max(1, min(TASK_BYTES // self._row_bytes, len(rows) // THREADS))
+        parts = [places[start : start + size] for start in range(0, len(rows), size)]
+        list(self._readers.map(functools.partial(self._as_caller, self._fill, chunk, rows), parts))
+        return jax.device_put(Chunk(chunk, np.int32(first), len(self._stream)))  # pyright: ignore[reportArgumentType]
+
+    def _fill(self, chunk: Dataset, rows: np.ndarray, places: np.ndarray) -> None:
+        numbers = rows[places]
+        part = self._prepare(self._stream.read(numbers))
+        for (path, into), (_, values) in zip(chunk.leaves(), part.leaves(), strict=True):
+            if values.shape[1:] != into.shape[1:] or not np.can_cast(values.dtype, into.dtype, "same_kind"):
+                found, expected = (f"{array.dtype}{list(array.shape[1:])}" for array in (values, into))
+                raise ValueError(f"{self._name} rows differ: {path} is {found} where the first row has {expected}.")
+            if jnp.issubdtype(values.dtype, jnp.inexact) and not (finite := np.isfinite(values)).all():
+                row = numbers[np.nonzero(~finite)[0][0]]
+                raise ValueError(f"{self._name} row {row}: {path} has NaN or infinity: remove the row or fill the value.")
+            into[places] = values
