@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from flaxfit import data, hooks, losses, metrics, nn, schedules
     from flaxfit.data.dataset import Dataset
-    from flaxfit.driver import Result, fit
+    from flaxfit.driver import Result, fit, resume
     from flaxfit.nn import summary
     from flaxfit.regularize import augmentation, averaging, constraints, masks, penalties, proximal
     from flaxfit.report import plots
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from flaxfit.state import RunState, TrainState
     from flaxfit.steps import eval_step, train_step
     from flaxfit.stopping import EarlyStopping
+    from flaxfit.storage.export import export, pack
+    from flaxfit.storage.predictor import Predictor, load, transfer
     from flaxfit.task import Task
 
 # Name -> the module it is in, or is. Resolved on first use (PEP 562), so that `import flaxfit` costs nothing.
@@ -40,19 +42,25 @@ _PLACES = {
     "diagnose": "report.diagnosis",
     "eval_step": "steps",
     "evaluate": "scoring",
+    "export": "storage.export",
     "fit": "driver",
     "hooks": "hooks",
+    "load": "storage.predictor",
     "losses": "losses",
     "masks": "regularize.masks",
     "metrics": "metrics",
     "nn": "nn",
+    "Predictor": "storage.predictor",
+    "pack": "storage.export",
     "penalties": "regularize.penalties",
     "plots": "report.plots",
     "predict": "scoring",
     "proximal": "regularize.proximal",
+    "resume": "driver",
     "schedules": "schedules",
     "summary": "nn",
     "train_step": "steps",
+    "transfer": "storage.predictor",
 }
 
 __all__ = [*_PLACES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,11 +32,13 @@ from flaxfit.checks import (
 )
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Feed, Stream
-from flaxfit.hooks import Hook, Look, Run
+from flaxfit.durable import Resume, Session, Signals, arguments_of
+from flaxfit.hooks import Checkpoint, Hook, Look, Metrics, Run
 from flaxfit.programs import compiled, kept
 from flaxfit.report.history import History
 from flaxfit.state import RunState, TrainState, for_evaluation
 from flaxfit.stopping import EarlyStopping
+from flaxfit.storage.directory import RunDirectory
 from flaxfit.task import Task
 
 CHUNK_SECONDS = 2.0
@@ -105,6 +108,8 @@ def fit(
     class_weight: Mapping[int, float] | None = None,
     replacement: bool = False,
     terminate_on_nan: bool = True,
+    run_dir: str | os.PathLike[str] | None = None,
+    resume: Resume = "auto",
 ) -> Result:
     """Trains a task.
 
@@ -121,12 +126,19 @@ def fit(
       class_weight: integer class -> factor on its rows' training loss, as in Keras.
       replacement: draw each batch with replacement.
       terminate_on_nan: end at the first epoch with a loss or a weight that is not finite. False: go on.
+      run_dir: a directory for this run: configuration, metrics, checkpoints and, in the end, the model for `flaxfit.load`. On SIGINT and
+        SIGTERM the run then saves and exits with 130 or 143.
+      resume: where `run_dir` holds this run, "auto" goes on from its last checkpoint, to the same bits as if it had never stopped, or
+        returns what is finished; "never" refuses to; "must" refuses to start anew. `epochs` may be larger than before.
 
     Returns:
-      A `Result`.
+      A `Result`; of a run that went on its timing is of this process.
 
     Raises:
-      ValueError, TypeError: an input that cannot work, before anything compiles; of a stream's rows, once they are read.
+      ValueError, TypeError: an input that cannot work, before anything compiles; of a stream's rows, once they are read. A run in
+        `run_dir` that was another: lists the differences.
+      RuntimeError: another process runs in `run_dir`.
+      FileExistsError, FileNotFoundError: what `resume` refuses.
 
     Warns:
       RuntimeWarning: the run ended on a value that is not finite; says which and when.
@@ -152,6 +164,10 @@ def fit(
         check_data("validation", validation)
         check_alike(data, validation)
     hooks = check_hooks(hooks)
+    if run_dir is not None and not any(isinstance(hook, Checkpoint) for hook in hooks):
+        hooks = [*hooks, Checkpoint(every_seconds=60)]
+    if run_dir is not None:
+        hooks = [*hooks, Metrics()]
     if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
         raise TypeError(f'early_stopping must be ff.EarlyStopping("val_loss", patience=...), got {early_stopping!r}.')
 
@@ -174,42 +190,103 @@ def fit(
     names = run.columns(task, validation is not None, shapes)
     check_monitor(stopping.monitor, names[:-1])
     stopping.direction  # noqa: B018  (raises for a name that does not tell)
+    for hook in hooks:
+        if isinstance(hook, Checkpoint):
+            hook.check(names)
 
     plan = run.Plan(
         min(batch_size, len(train)), stopping, early_stopping is not None, replacement=replacement, terminate_on_nan=terminate_on_nan
     )
     sets = {"train": train} | ({} if validation is None else {"validation": validation})
-    record = {name: rows.record() for name, rows in sets.items()}
+    about = Run(
+        task,
+        names,
+        stopping,
+        len(train),
+        run.steps_per_epoch(len(train), plan.batch_size),
+        epochs,
+        data={name: rows.record() for name, rows in sets.items()},
+    )
     x, validation, key = jax.device_put((data[:1].x, validation, jax.random.key(seed)))
-    begin = compiled(task, ("start", plan.stopping.direction), functools.partial(run.start, task, plan), key, x, initial)
-    state = begin(key, x, initial)
 
     def checked(rows: Dataset) -> Dataset:
         check_labels(task, "train", rows, logits)
         return weighted(rows)
 
     with ExitStack() as stack:
+        session = None
+        if run_dir is not None:
+            how = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "early_stopping": early_stopping, "class_weight": class_weight}
+            how |= {"replacement": replacement, "terminate_on_nan": terminate_on_nan}
+            session = stack.enter_context(Session(run_dir, resume, task, how, sets))
         if isinstance(train, Stream):
             supply = stack.enter_context(Feed(train, plan.batch_size, epochs, checked, "train", key, replacement)).at
         else:
             supply = functools.partial(_all_rows, jax.device_put(data))
-        advance = functools.partial(run.advance, task, plan)
-        advance = compiled(task, plan, advance, state, supply(0, 0)[0], validation, jnp.zeros((), jnp.int32), donate=(0,))
+        rows, until = supply(0, 0)[0], jnp.zeros((), jnp.int32)
+        start, advance = (functools.partial(function, task, plan) for function in (run.start, run.advance))
+        if session is not None:
+            like = jax.eval_shape(start, key, x, initial)
+            session.confirm(jax.jit(advance, donate_argnums=0).lower(like, rows, validation, until))
+            about = replace(about, directory=session.directory, history=session.restore(like, names))
+        if session is not None and session.state is not None:
+            state = session.state
+        else:
+            state = compiled(task, ("start", plan.stopping.direction), start, key, x, initial)(key, x, initial)
+        advance = compiled(task, plan, advance, state, rows, validation, until, donate=(0,))
         compile_seconds = time.perf_counter() - began
 
         def train_on(state: RunState, position: int, until: int) -> tuple[RunState, Any]:
             rows, until = supply(position, until)
             return advance(state, rows, validation, jax.device_put(np.int32(until)))
 
-        about = Run(task, names, stopping, len(train), run.steps_per_epoch(len(train), plan.batch_size), epochs, record)
-        state, history, chunks, train_seconds = _drive(train_on, state, about, plan, hooks)
-    reason = _stop_reason(state, plan)
+        state, history, chunks, train_seconds = _drive(train_on, state, about, plan, hooks, session and session.signals)
+        reason = _stop_reason(state, plan)
+        last = state.finite if reason == "non_finite" else state.train
+        best = state.best if int(state.stopper.best_epoch) else for_evaluation(task, last)
+        trained = len(history.epochs) - (0 if about.history is None else len(about.history.epochs))
+        timing = Timing(compile_seconds, train_seconds, train_seconds / max(1, trained), chunks)
+        result = Result(history, best, last, history.best_epoch, reason, timing, about.data)
+        if session is not None:
+            session.finish(task, data, result)
     if reason == "non_finite":
         warnings.warn(_what_was_not_finite(history), RuntimeWarning, stacklevel=2)
-    last = state.finite if reason == "non_finite" else state.train
-    best = state.best if int(state.stopper.best_epoch) else for_evaluation(task, last)
-    timing = Timing(compile_seconds, train_seconds, train_seconds / max(1, len(history.epochs)), chunks)
-    return Result(history, best, last, history.best_epoch, reason, timing, record)
+    return result
+
+
+def resume(
+    run_dir: str | os.PathLike[str],
+    task: Task,
+    train: Dataset | Stream,
+    *,
+    validation: Dataset | None = None,
+    hooks: Sequence[Hook] = (),
+    initial: TrainState | None = None,
+    epochs: int | None = None,
+) -> Result:
+    """Goes on with a run; all arguments of `fit` that are not given here come from its directory.
+
+    Args:
+      run_dir: the run's directory.
+      task: what was trained, as it was.
+      train: the training rows, as they were.
+      validation: the validation rows, as they were.
+      hooks: as for `fit`.
+      initial: as it was; its shapes matter, its numbers do not.
+      epochs: how many in all, if more than before.
+
+    Returns:
+      What `fit` returns.
+
+    Raises:
+      FileNotFoundError: there is no run; and what `fit` raises.
+    """
+    directory = RunDirectory(run_dir)
+    config = directory.read_config()
+    if config is None:
+        raise FileNotFoundError(f"{directory.path} holds no run to resume.")
+    how: dict[str, Any] = arguments_of(config) | ({} if epochs is None else {"epochs": epochs})
+    return fit(task, train, validation=validation, hooks=hooks, initial=initial, run_dir=run_dir, resume="must", **how)
 
 
 def _all_rows(data: Dataset, position: int, until: int) -> tuple[Dataset, int]:
@@ -220,8 +297,10 @@ def _all_rows(data: Dataset, position: int, until: int) -> tuple[Dataset, int]:
 class _Log:
     """The metrics so far, in an array that grows."""
 
-    def __init__(self, names: Sequence[str]):
+    def __init__(self, names: Sequence[str], history: History | None):
         self._names, self._rows, self.epochs = names, np.empty((64, len(names))), 0
+        if history is not None:
+            self.add(np.stack([history[name] for name in names], axis=1))
 
     def add(self, rows: np.ndarray) -> None:
         needed = self.epochs + len(rows)
@@ -236,35 +315,45 @@ class _Log:
 
 
 def _drive(
-    advance: Callable[[RunState, int, int], tuple[RunState, Any]], state: RunState, about: Run, plan: run.Plan, hooks: Sequence[Hook]
+    advance: Callable[[RunState, int, int], tuple[RunState, Any]],
+    state: RunState,
+    about: Run,
+    plan: run.Plan,
+    hooks: Sequence[Hook],
+    signals: Signals | None,
 ) -> tuple[RunState, History, int, float]:
     """Runs chunk after chunk; between them, and only then, fetches what was logged and lets the hooks look."""
-    log, total = _Log(about.columns), about.epochs * about.steps_per_epoch
+    log, total = _Log(about.columns, about.history), about.epochs * about.steps_per_epoch
     seconds = min([CHUNK_SECONDS, *(hook.every_seconds for hook in hooks if hook.every_seconds)])
-    position, chunks, spent, pace, ended = 0, 0, 0.0, 1, False
-    began = time.perf_counter()
-    seen = [(0, 0, began) for _ in hooks]  # epochs, steps and time at each hook's last look
+    chunks, spent, pace, began = 0, 0.0, 1, time.perf_counter()
+
+    def stands() -> tuple[int, int, bool]:
+        epoch, step, stopped, diverged = jax.device_get((state.epoch, state.step, state.stopper.stopped, state.diverged))
+        position = int(epoch) * about.steps_per_epoch + int(step)
+        return position, int(step), position >= total or bool(diverged) or (plan.stops and bool(stopped))
+
+    position, step, ended = stands()
+    seen = [(log.epochs, position, began) for _ in hooks]  # epochs, steps and time at each hook's last look
     with ExitStack() as stack:
-        for hook in hooks:
-            stack.callback(hook.close)
-            hook.begin(about)
+        if not ended:
+            for hook in hooks:
+                stack.callback(hook.close)
+                hook.begin(about)
         while not ended:
-            start = time.perf_counter()
-            until = _next_stop(position, pace, about, plan, hooks)
-            state, logged = advance(state, position, until)
-            epoch, step, stopped, diverged, rows = jax.device_get((state.epoch, state.step, state.stopper.stopped, state.diverged, logged))
+            start, before = time.perf_counter(), position
+            state, logged = advance(state, position, _next_stop(position, pace, about, plan, hooks))
+            position, step, ended = stands()
             now = time.perf_counter()
-            done = int(epoch) * about.steps_per_epoch + int(step) - position
-            position, chunks, spent = position + done, chunks + 1, spent + now - start
+            chunks, spent = chunks + 1, spent + now - start
             # Eight times longer at most: the first chunks tell how fast a step is.
-            pace = min(8 * pace, max(1, int(done * seconds / max(now - start, 1e-9))))
-            log.add(rows[: int(epoch) - log.epochs])
-            ended = position >= total or bool(diverged) or (plan.stops and bool(stopped))
+            pace = min(8 * pace, max(1, int((position - before) * seconds / max(now - start, 1e-9))))
+            log.add(jax.device_get(logged)[: (position - step) // about.steps_per_epoch - log.epochs])
+            ended = ended or (signals is not None and signals.heard is not None)
             for index, hook in enumerate(hooks):
                 epochs, steps, looked = seen[index]
                 if ended or hook.due(epochs, log.epochs, steps, position, now - looked):
                     new = functools.partial(log.history, epochs)
-                    hook.look(Look(about, new, log.history, state, log.epochs, int(step), now - began, ended))
+                    hook.look(Look(about, new, log.history, state, log.epochs, step, now - began, ended))
                     seen[index] = log.epochs, position, now
     return state, log.history(), chunks, spent
 

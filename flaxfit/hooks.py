@@ -6,17 +6,25 @@ touches the device by itself: the metrics it gets have been fetched, once for al
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+
 from flaxfit.report.history import History
-from flaxfit.state import RunState
+from flaxfit.state import RunState, for_evaluation
 from flaxfit.stopping import EarlyStopping
+from flaxfit.storage.checkpoints import Checkpoints
+from flaxfit.storage.directory import RunDirectory
+from flaxfit.storage.weights import save_weights
+from flaxfit.suggest import unknown
 from flaxfit.task import Task
 
 if TYPE_CHECKING:
@@ -35,6 +43,8 @@ class Run:
       steps_per_epoch: steps an epoch.
       epochs: the most epochs it will train.
       data: "train" and, where there is one, "validation" -> where the rows come from, as plain values.
+      directory: the run's directory, or None.
+      history: the epochs that were trained before, of a run that goes on.
     """
 
     task: Task
@@ -44,6 +54,18 @@ class Run:
     steps_per_epoch: int
     epochs: int
     data: Mapping[str, Any]
+    directory: RunDirectory | None = None
+    history: History | None = None
+
+    def default(self, what: str) -> Path:
+        """The place of `what` in the run's directory.
+
+        Raises:
+          ValueError: the run has none.
+        """
+        if self.directory is None:
+            raise ValueError(f"hooks need a place for their files: give the hook a path, or fit(run_dir=...) for {what}.")
+        return getattr(self.directory, what)
 
 
 @dataclass(frozen=True)
@@ -213,11 +235,12 @@ class TensorBoard(Hook):
     Needs tensorboardX (`pip install flaxfit[tensorboard]`).
 
     Args:
-      log_dir: the run's directory, such as `logs/sizes/Tiny`; made where it is missing.
+      log_dir: a directory for this run, such as `logs/sizes/Tiny`, made where it is missing; by default `tensorboard` in the run
+        directory.
     """
 
-    def __init__(self, log_dir: str | os.PathLike[str]):
-        self._directory = Path(log_dir).resolve()
+    def __init__(self, log_dir: str | os.PathLike[str] | None = None):
+        self._directory = None if log_dir is None else Path(log_dir).resolve()
         self._writers: dict[str, Any] = {}
         self.every_seconds = 5.0
 
@@ -227,7 +250,9 @@ class TensorBoard(Hook):
         except ImportError as error:
             raise ImportError("hooks.TensorBoard needs tensorboardX: pip install flaxfit[tensorboard]") from error
         parts = ["train", "validation"] if any(name.startswith("val_") for name in run.columns) else ["train"]
-        self._writers = {part: SummaryWriter(str(self._directory / part)) for part in parts}
+        directory = self._directory or run.default("tensorboard")
+        first = None if run.history is None else len(run.history.epochs) + 1  # what is logged from there on will be logged again
+        self._writers = {part: SummaryWriter(str(directory / part), purge_step=first) for part in parts}
 
     def look(self, look: Look) -> None:
         new = look.new
@@ -248,17 +273,20 @@ class Metrics(Hook):
     """One line of JSON an epoch, which `History.from_jsonl` and any other reader of JSON lines reads.
 
     Args:
-      path: the file; an older one is replaced, as by Keras's `CSVLogger`.
+      path: the file; an older one is replaced, as by Keras's `CSVLogger`. In a run directory `metrics.jsonl` is written anyway.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
-        self._path = Path(path).resolve()
+    def __init__(self, path: str | os.PathLike[str] | None = None):
+        self._path = None if path is None else Path(path).resolve()
         self._file: TextIO | None = None
         self.every_seconds = 1.0
 
     def begin(self, run: Run) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("w", encoding="utf-8")
+        path = self._path or run.default("metrics_path")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w", encoding="utf-8")
+        if run.history is not None:
+            self._file.writelines(line + "\n" for line in run.history.lines())
 
     def look(self, look: Look) -> None:
         assert self._file is not None
@@ -269,3 +297,72 @@ class Metrics(Hook):
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+class Checkpoint(Hook):
+    """Saves the run, so that it goes on where it stopped; and weights by name, as Keras's `ModelCheckpoint` does. Needs `fit(run_dir=...)`.
+
+    A run with a directory has `Checkpoint(every_seconds=60)` anyway. The end of a run, and a signal, always save.
+
+    Args:
+      every_epochs: save after each so many epochs.
+      every_steps: save after each so many steps, inside epochs too.
+      every_seconds: save about this often.
+      keep: how many of the newest checkpoints to keep besides the best; None: all.
+      weights: a template for files of weights in the run's `weights` directory, such as `"{epoch:02d}-{val_loss:.5f}"`: for evaluation,
+        in safetensors. None: none.
+      best_only: write weights when the monitor has improved, and not at each look.
+
+    Raises:
+      ValueError: nothing says when to save; a name in the template that is not logged.
+    """
+
+    def __init__(
+        self,
+        every_epochs: int | None = None,
+        every_steps: int | None = None,
+        every_seconds: float | None = None,
+        *,
+        keep: int | None = 1,
+        weights: str | None = None,
+        best_only: bool = True,
+    ):
+        if every_epochs is None and every_steps is None and every_seconds is None:
+            raise ValueError("Checkpoint needs every_epochs, every_steps or every_seconds.")
+        self.every_epochs, self.every_steps, self.every_seconds = every_epochs, every_steps, every_seconds
+        self.keep, self._weights, self._best_only = keep, weights, best_only
+        self._checkpoints: Checkpoints | None = None
+
+    def check(self, columns: Sequence[str]) -> None:
+        """That the template names what is logged.
+
+        Raises:
+          ValueError: it does not.
+        """
+        for _, name, _, _ in Formatter().parse(self._weights or ""):
+            if name is not None and name not in ("epoch", *columns):
+                raise ValueError(f"Checkpoint(weights={self._weights!r}): {unknown('metric', name, ('epoch', *columns))}")
+
+    def begin(self, run: Run) -> None:
+        self._checkpoints = Checkpoints(run.default("checkpoints"), keep=self.keep, mode=run.stopping.direction)
+        self._best = run.history.best_epoch if run.history is not None else None
+
+    def look(self, look: Look) -> None:
+        assert self._checkpoints is not None
+        history, state = look.history, look.state
+        rows = np.stack([history[name] for name in look.run.columns], axis=1)
+        value = history[look.run.stopping.monitor][-1] if len(rows) else math.nan
+        self._checkpoints.save(look.epoch * look.run.steps_per_epoch + look.step, state, rows, value)
+        if self._weights is None or not look.epoch:
+            return
+        epoch = history.best_epoch if self._best_only else look.epoch
+        if epoch is not None and epoch != self._best:
+            self._best = epoch
+            chosen = state.best if self._best_only else for_evaluation(look.run.task, state.train)
+            name = self._weights.format(epoch=epoch, **{k: float(v) for k, v in history.row(epoch - 1).items()})
+            save_weights(look.run.default("weights") / f"{name}.safetensors", chosen)
+
+    def close(self) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+            self._checkpoints = None

@@ -1,0 +1,145 @@
+"""The command line: what can be done with a run directory without writing code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Run the recorded command again, in the directory it was given in: it goes on where it stopped."""
+
+    run: Run
+    """The run directory."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Tell what a run is, how far it is and whether it over-fits."""
+
+    run: Run
+    """The run directory."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score the best model on a data set."""
+
+    run: Run
+    """The run directory, or a .flaxfit file."""
+    data: str | None = None
+    """A data set that `flaxfit.data.load` knows; by default the one it was trained on."""
+    part: Literal["train", "validation", "test"] | None = None
+    """Which of its rows: the source's own test set, by default, or those that the run trained on or validated on."""
+    originals: Path | None = None
+    """Directory of original data files; by default what FLAXFIT_ORIGINALS names."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Pack the best model into a single file."""
+
+    run: Run
+    """The run directory."""
+    out: Path | None = None
+    """The file; by default model.flaxfit in the run directory."""
+
+
+def _resume(command: Resume) -> None:
+    from flaxfit.storage.directory import RunDirectory
+
+    recorded = _config(RunDirectory(command.run))["environment"]
+    print(f"in {recorded['directory']}: {' '.join(recorded['command'])}", flush=True)
+    os.chdir(recorded["directory"])
+    os.execvp(recorded["command"][0], recorded["command"])
+
+
+def _show(command: Show) -> None:
+    from flaxfit.report.diagnosis import diagnose
+    from flaxfit.storage.directory import RunDirectory
+
+    directory = RunDirectory(command.run)
+    config, history = _config(directory), directory.read_metrics()
+    print(f"{directory.path}\n  model: {config['task']['model']}")
+    for name, data in config["data"].items():
+        print(f"  {name}: {data['count']} rows of {data['source']} {data.get('rows', '')}")
+    print("  " + ", ".join(f"{name} {value}" for name, value in config["arguments"].items()))
+    environment = config["environment"]
+    print(f"  started {environment['started']} on {environment['device']['kind']}: {' '.join(environment['command'])}")
+    if history is None or not len(history.epochs):
+        print("No epoch is finished.")
+        return
+    last = {name: value for name, value in history.row(-1).items() if name != "best_epoch"}
+    print(f"Epoch {history.epochs[-1]} of {config['arguments']['epochs']}, best epoch {history.best_epoch}")
+    print("  " + ", ".join(f"{name} {value:.4g}" for name, value in last.items()))
+    print(diagnose(history))
+
+
+def _evaluate(command: Evaluate) -> None:
+    from flaxfit import data
+    from flaxfit.storage.predictor import load
+
+    model = load(command.run)
+    name = command.data or model.metadata["data"]["source"]
+    if name == "arrays":
+        raise ValueError(f"{command.run} was trained on arrays of one's own: name a data set with --data, or use flaxfit.load in a script.")
+    options: dict[str, Any] = {"vocabulary": len(model.features or ())} if name == "imdb" else {}
+    splits = data.load(name, originals=command.originals, **options)
+    part = command.part or ("validation" if splits.test is None else "test")
+    rows = splits.test
+    if part != "test":
+        from flaxfit.storage.directory import RunDirectory
+
+        first, _, last = _config(RunDirectory(command.run))["data"].get(part, {}).get("rows", "").partition(":")
+        if not last.isdecimal():
+            raise ValueError(f"{command.run} names no range of {name} for its {part} rows: score them in a script, with flaxfit.load.")
+        rows = splits.train[int(first) : int(last)]
+    if rows is None:
+        raise ValueError(f"{name} has no test set of its own: --part validation takes the rows that this run validated on.")
+    scores = ", ".join(f"{metric} {value:.6g}" for metric, value in model.evaluate(rows).items())
+    print(f"{name}, {part}, {len(rows)} rows: {scores}")
+
+
+def _export(command: Export) -> None:
+    from flaxfit.storage.directory import RunDirectory
+    from flaxfit.storage.export import pack
+
+    directory = RunDirectory(command.run)
+    _config(directory)
+    print(pack(directory.export, command.out or directory.path / "model.flaxfit"))
+
+
+def _config(directory: Any) -> dict[str, Any]:
+    config = directory.read_config()
+    if config is None:
+        raise FileNotFoundError(f"{directory.path} is no run directory: it has no {directory.config_path.name}.")
+    return config
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `flaxfit`.
+
+    Returns:
+      0, or 1 where something went wrong, which is told on standard error; wrong usage exits with 2.
+    """
+    command = tyro.cli(Resume | Show | Evaluate | Export, args=arguments, prog="flaxfit", description=__doc__)
+    what: dict[type, Any] = {Resume: _resume, Show: _show, Evaluate: _evaluate, Export: _export}
+    try:
+        what[type(command)](command)
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
+        sys.stderr.write(f"flaxfit: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

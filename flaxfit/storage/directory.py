@@ -1,0 +1,213 @@
+"""The run directory: what lies where, and who may write there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flaxfit.report.history import History
+
+FORMAT = 1
+_PACKAGES = ("flaxfit", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+
+
+class RunDirectory:
+    """The files of one run. Nothing is made before it is written.
+
+    Args:
+      path: the directory.
+
+    Attributes:
+      path: the directory, absolute.
+      config_path: `config.json`: what was run, as plain values.
+      metrics_path: `metrics.jsonl`: one line an epoch.
+      checkpoints, export, plots, tensorboard, weights: directories in it.
+
+    Example:
+      >>> with tempfile.TemporaryDirectory() as home:
+      ...     run = RunDirectory(Path(home) / "run")
+      ...     with run.lock():
+      ...         run.write_config({"batch_size": 32})
+      ...         run.append_metrics(History({"loss": [0.7, 0.5]}))
+      ...     run.read_config(), run.read_metrics()
+      ({'batch_size': 32}, History(2 epochs of loss))
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path).expanduser().resolve()
+        self.config_path, self.metrics_path = self.path / "config.json", self.path / "metrics.jsonl"
+        self.checkpoints, self.export = self.path / "checkpoints", self.path / "export"
+        self.plots, self.tensorboard, self.weights = self.path / "plots", self.path / "tensorboard", self.path / "weights"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Makes the directory and keeps other processes from running in it. The lock of a process that died does not hold.
+
+        Raises:
+          RuntimeError: another run holds it.
+          OSError: the directory cannot be made or written.
+        """
+        from filelock import FileLock, Timeout
+
+        held, owner = FileLock(self.path / ".lock", timeout=0), self.path / ".owner"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            held.acquire()
+            owner.write_text(str(os.getpid()))
+        except Timeout:
+            process = f"process {owner.read_text()}" if owner.exists() else "another process"
+            raise RuntimeError(f"{process} is running in {self.path}: wait for its end, or give this run another directory.") from None
+        except OSError as error:
+            held.release()
+            raise OSError(error.errno, f"the run directory cannot be written ({error.strerror})", str(self.path)) from error
+        try:
+            yield
+        finally:
+            held.release()
+
+    def read_config(self) -> dict[str, Any] | None:
+        """What `write_config` wrote; None where there is nothing.
+
+        Raises:
+          ValueError: not JSON, or of another format.
+        """
+        try:
+            config = json.loads(self.config_path.read_text(encoding="utf-8"))
+            found = config.pop("format")
+        except FileNotFoundError:
+            return None
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.config_path} is not the configuration of a run ({error!r}): use another directory.") from error
+        if found != FORMAT:
+            raise ValueError(
+                f"{self.path} is a run directory of format {found}, and this flaxfit reads format {FORMAT}: "
+                "use the version of flaxfit that wrote it, or another directory."
+            )
+        return config
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Writes plain values, all or nothing."""
+        self._replace(self.config_path, json.dumps({"format": FORMAT, **config}, indent=1) + "\n")
+
+    def read_metrics(self) -> History | None:
+        """The epochs logged; None where there is no file. A last line that a power loss tore is left out.
+
+        Raises:
+          ValueError: another line that is none, with its number.
+        """
+        if not self.metrics_path.exists():
+            return None
+        content = self.metrics_path.read_bytes()
+        if content.endswith(b"\n"):
+            return History.from_jsonl(self.metrics_path)
+        with tempfile.NamedTemporaryFile() as whole:
+            whole.write(content[: content.rfind(b"\n") + 1])
+            whole.flush()
+            return History.from_jsonl(whole.name)
+
+    def write_metrics(self, history: History) -> None:
+        """Writes all epochs anew, all or nothing: a run that goes on from a checkpoint logs no epoch twice."""
+        self._replace(self.metrics_path, "".join(line + "\n" for line in history.lines()))
+
+    def append_metrics(self, history: History) -> None:
+        """Adds epochs; on a full disk none of them.
+
+        Raises:
+          OSError: they cannot be written.
+        """
+        lines = "".join(line + "\n" for line in history.lines()).encode()
+        with self.metrics_path.open("ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                if file.write(lines) < len(lines):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.metrics_path))
+            except OSError:
+                file.truncate(size)
+                raise
+
+    def _replace(self, path: Path, text: str) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(path.name + ".tmp")
+        try:
+            with scratch.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Collection[str] = ()) -> list[str]:
+    """What differs between two configurations, a line a value.
+
+    Args:
+      old: as read from a file.
+      new: plain values; a tuple is equal to the list that JSON makes of it.
+      ignore: names that may differ, such as `epochs` or `data.train`, with all that is below them.
+
+    Example:
+      >>> differences({"batch_size": 32, "data": {"rows": "0:100"}}, {"batch_size": 64, "data": {"rows": "0:90"}, "seed": 0})
+      ['batch_size: 32 -> 64', 'data.rows: 0:100 -> 0:90', 'seed: (missing) -> 0']
+    """
+    before, after = _flat(old), _flat(new)
+
+    def ignored(name: str) -> bool:
+        return any(f"{name}.".startswith(f"{other}.") for other in ignore)
+
+    def shown(flat: Mapping[str, str], name: str) -> str:
+        return flat.get(name, "(missing)").strip('"')
+
+    changed = [name for name in before | after if before.get(name) != after.get(name) and not ignored(name)]
+    return [f"{name}: {shown(before, name)} -> {shown(after, name)}" for name in changed]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted name -> JSON of the value."""
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        inner = isinstance(value, Mapping) and value
+        flat |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": json.dumps(value, ensure_ascii=False)}
+    return flat
+
+
+def environment() -> dict[str, Any]:
+    """Where and by what a run was made: versions, device, git commit, command, directory, start."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "commit": _commit(),
+        "command": sys.orig_argv,
+        "directory": os.getcwd(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The current directory's commit, with `-dirty` where files under version control were changed; None outside of git."""
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

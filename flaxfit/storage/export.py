@@ -1,0 +1,209 @@
+"""A trained model as plain files that need none of the code which made it: StableHLO programs, safetensors and JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save
+
+import flaxfit
+from flaxfit.checks import check_program, check_state, check_task
+from flaxfit.data.dataset import Dataset
+from flaxfit.data.scaling import Scaling
+from flaxfit.programs import kept
+from flaxfit.state import TrainState, for_evaluation
+from flaxfit.storage.predictor import FORMAT, PARTS, SUMS, TYPES, by_path, check_calls, read
+from flaxfit.task import Task
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+FIXED_ROWS = 128
+"""Rows a call of a model that needs to know how many there are."""
+
+
+def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, *, about: Mapping[str, Any] | None = None) -> Path:
+    """Writes a model for `flaxfit.load`: evaluation weights, and programs for prediction, loss and metrics on CPU, CUDA and TPU.
+
+    Programs take any number of rows. If the model cannot, because it needs the number while it is traced, they take 128 at a time, and
+    `flaxfit.load` fills the last batch up. JAX promises to read programs for six months; the weights are plain safetensors, for good.
+
+    Args:
+      directory: made; an export that is there already is replaced as a whole.
+      task: what was trained; its `preprocess` becomes part of the programs.
+      state: `result.best`, or any state of this task.
+      data: rows as in training: their shapes, types, names and provenance are kept, not their numbers.
+      about: what else a reader should know, as plain values: epoch, monitor, run configuration.
+
+    Returns:
+      The directory, which holds `model.json`, `weights.safetensors`, `predict.stablehlo`, `score.stablehlo` and `SHA256SUMS`.
+
+    Raises:
+      ValueError, TypeError: a state of another model, a model that cannot be exported, an `about` that JSON cannot hold.
+      FileExistsError: the directory holds something else.
+
+    Example:
+      >>> import flaxfit as ff, optax, tempfile
+      >>> from flaxfit.storage.predictor import load
+      >>> data = ff.Dataset(np.eye(4), np.arange(4) % 2)
+      >>> task = ff.Task(model=ff.nn.MLP((8,), 1), loss=ff.losses.binary_crossentropy, optimizer=optax.adam(1e-2))
+      >>> result = ff.fit(task, data, epochs=2)
+      >>> with tempfile.TemporaryDirectory() as runs:
+      ...     model = load(export(f"{runs}/export", task, result.best, data, about={"epoch": result.best_epoch}))
+      >>> model.predict(np.eye(4)).shape, model.about
+      ((4, 1), {'epoch': 2})
+    """
+    check_task(task)
+    if not isinstance(data, Dataset):
+        raise TypeError(f"data must be a flaxfit.Dataset, got {type(data).__name__}.")
+    shapes, _ = kept(task, "shapes", (data[:1],), lambda: check_program(task, data))
+    if isinstance(state, TrainState) and task.eval_params is None:
+        state = replace(state, opt_state=None)  # of another optimiser it may be
+    state = for_evaluation(task, check_state("state", state, shapes))
+    variables = {"params": state.params, "collections": state.collections}
+    tensors = _weights(variables)
+    rows, programs = _programs(task, variables, data)
+    record = {
+        "format": FORMAT,
+        "flaxfit": flaxfit.__version__,
+        "jax": jax.__version__,
+        "rows": rows,
+        **{
+            name: {path: {"shape": a.shape[1:], "dtype": str(a.dtype)} for path, a in by_path(getattr(data, name)).items()} for name in "xy"
+        },
+        "loss": task.loss_name,
+        "metrics": list(task.metrics),
+        "penalty": task.penalty is not None,
+        "step": int(state.step),
+        "features": data.features,
+        "classes": data.classes,
+        "data": data.record(),
+        "preprocess": _described(task.preprocess, tensors),
+        "about": dict(about or {}),
+    }
+    try:
+        text = json.dumps(record, indent=1)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"export(about=...) must hold plain values for JSON: {error}.") from error
+    contents = (text.encode(), save(tensors, {PARTS[0]: text}), *programs)  # two facts would come in any order
+    _write(Path(directory), dict(zip(PARTS, contents, strict=True)))
+    return Path(directory)
+
+
+def pack(directory: str | Path, file: str | Path) -> Path:
+    """The same model as a single file, `model.flaxfit`: a zip, uncompressed (weights hardly shrink, and no size in it can lie).
+
+    Args:
+      directory: what `export` wrote.
+      file: replaced if it is there.
+
+    Returns:
+      The file.
+
+    Raises:
+      ValueError: the export is incomplete or damaged.
+    """
+    files, file = read(Path(directory))[1], Path(file)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(zipfile.ZipInfo(name), content)  # of no date: packed again, it is the same file
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return file
+
+
+def _weights(variables: Any) -> dict[str, np.ndarray]:
+    """The arrays of a model by path, such as `params/Dense_0/kernel`."""
+    named = by_path(variables)
+    if any("/" in str(key) for path, _ in jax.tree_util.tree_leaves_with_path(variables) for key in path):
+        raise ValueError(f"a model with a / inside the name of a part cannot be exported: {', '.join(named)}.")
+    for name, leaf in named.items():
+        if str(leaf.dtype) not in TYPES.values():
+            raise ValueError(f"the weight {name} is {leaf.dtype}, which weights.safetensors cannot hold.")
+    return {name: np.asarray(leaf, order="C") for name, leaf in named.items()}
+
+
+def _programs(task: Task, variables: Any, data: Dataset) -> tuple[int | None, list[bytes]]:
+    """Rows a call, None for any number, and the programs: (weights, x) -> logits; (weights, x, y) -> (losses, metrics, penalty)."""
+
+    def predict(weights: Any, x: Any) -> Any:
+        model = _like(variables, weights)
+        return task.apply(model["params"], model["collections"], task.prepared(_like(data.x, x)))[0]
+
+    def score(weights: Any, x: Any, y: Any) -> Any:
+        logits, y = predict(weights, x), _like(data.y, y)
+        metrics = {name: metric(logits, y).astype(jnp.float32) for name, metric in task.metrics.items()}
+        return task.loss(logits, y), metrics, task.penalised(_like(variables, weights)["params"])
+
+    def serialised(function: Callable[..., Any], rows: Any, *names: str) -> bytes:
+        def abstract(array: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((rows, *array.shape[1:]), array.dtype)
+
+        weights = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), by_path(variables))
+        batch = [jax.tree.map(abstract, by_path(getattr(data, name))) for name in names]
+        program = jax.export.export(jax.jit(function), platforms=PLATFORMS)(weights, *batch)
+        check_calls(program)
+        return bytes(program.serialize())
+
+    failure = None
+    for rows in (None, FIXED_ROWS):
+        size = jax.export.symbolic_shape("rows")[0] if rows is None else rows
+        try:
+            return rows, [serialised(predict, size, "x"), serialised(score, size, "x", "y")]
+        except Exception as error:
+            failure = error
+    model = type(task.model).__name__
+    raise ValueError(f"{model} cannot be exported to {', '.join(PLATFORMS)}: {type(failure).__name__}: {failure}") from failure
+
+
+def _like(tree: Any, named: Mapping[str, Any]) -> Any:
+    """The arrays of `by_path` in the containers of `tree`."""
+    return jax.tree.unflatten(jax.tree.structure(tree), [named[name] for name in by_path(tree)])
+
+
+def _described(preprocess: Any, tensors: dict[str, np.ndarray]) -> Any:
+    """A scaling as its containers with the names of its arrays, which go to `tensors`; another function by its name."""
+    if not isinstance(preprocess, Scaling):
+        return None if preprocess is None else {"function": getattr(preprocess, "__qualname__", repr(preprocess))}
+
+    def named(tree: Any, name: str) -> Any:
+        if isinstance(tree, dict):
+            return {key: named(value, f"{name}/{key}") for key, value in tree.items()}
+        if isinstance(tree, tuple):
+            return [named(value, f"{name}/{index}") for index, value in enumerate(tree)]
+        tensors[name] = np.asarray(tree, order="C")
+        return name
+
+    return {"scaling": {name: named(getattr(preprocess, name), f"scaling/{name}") for name in ("offset", "divisor")}}
+
+
+def _write(directory: Path, files: Mapping[str, bytes]) -> None:
+    """The files and their sums as a directory, all or nothing."""
+    directory = directory.absolute()
+    if directory.exists() and not (directory.is_dir() and {file.name for file in directory.iterdir()} <= {*PARTS, SUMS}):
+        raise FileExistsError(f"{directory} holds other things than an export, which would be lost: name a directory of its own.")
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
+    new, old = (directory.with_name(f".{directory.name}.{os.getpid()}.{word}") for word in ("new", "old"))
+    try:
+        new.mkdir(parents=True)
+        for name, content in {**files, SUMS: sums.encode()}.items():
+            (new / name).write_bytes(content)
+        if directory.exists():
+            directory.rename(old)
+        new.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
