@@ -60,7 +60,8 @@ def check_data(name: str, data: Any) -> None:
     if isinstance(data, Stream):
         raise TypeError(f"{name} must be in memory, got a Stream: take a Dataset from it, stream[:10_000].")
     if not isinstance(data, Dataset):
-        raise TypeError(f"{name} must be a flaxfit.Dataset, got {type(data).__name__}: wrap the arrays as ff.Dataset(x, y).")
+        how = f"give one of them, {name}=splits.train" if hasattr(data, "train") else "wrap the arrays as ff.Dataset(x, y)"
+        raise TypeError(f"{name} must be a flaxfit.Dataset, got {type(data).__name__}: {how}.")
     if len(data) == 0:
         raise ValueError(f"{name} has no rows: its arrays are {', '.join(f'{path} {leaf.shape}' for path, leaf in data.leaves())}.")
     for path, leaf in data.leaves():

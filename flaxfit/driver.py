@@ -234,6 +234,7 @@ def fit(
         else:
             state = compiled(task, ("start", plan.stopping.direction), start, key, x, initial)(key, x, initial)
         advance = compiled(task, plan, advance, state, rows, validation, until, donate=(0,))
+        del rows  # the first chunk of a stream would stay in memory
         compile_seconds = time.perf_counter() - began
 
         def train_on(state: RunState, position: int, until: int) -> tuple[RunState, Any]:

@@ -92,7 +92,8 @@ class Host:
 
     Attributes:
       files: path -> the bytes served there.
-      faults: what goes wrong with the next requests, in turn: "drop" breaks off in the middle, a number is a status.
+      faults: what goes wrong with the next requests, in turn: "drop" breaks off in the middle, "stall" waits there, a number is a
+        status.
       requests: the paths asked for.
       sent: bytes written to sockets.
     """
@@ -136,10 +137,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        content = content[: len(content) // 2] if fault == "drop" else content
+        content = content[: len(content) // 2] if fault in ("drop", "stall") else content
         try:
             for first in range(0, len(content), 1 << 16):
                 self.host.sent += self.wfile.write(content[first : first + (1 << 16)])
+            if fault == "stall":
+                self.rfile.read(1)  # until the reader hangs up
         except OSError:
             pass  # the reader has had enough
         self.close_connection = True

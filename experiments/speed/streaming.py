@@ -1,9 +1,8 @@
 """Trains from a generated set that need not fit in memory; rows a second, and how much memory that takes.
 
 The rows are random, the labels follow from them; they are written to a temporary directory, as .npy files that are mapped into memory or
-as array_record files through TFDS. Memory is the process's, sampled every 10 ms: anonymous (what the program holds) and file-mapped
-(pages of files, which the system takes back as it likes). Anonymous memory is also given less what it was before training: Python, JAX
-and its compiled programs.
+as array_record files through TFDS. Memory is the process's, sampled every 10 ms: anonymous, what the program holds, and
+file-mapped, pages of files, which the system takes back as it likes; with what it was before training: Python, JAX and its programs.
 """
 
 from __future__ import annotations

@@ -97,7 +97,9 @@ def leakage(splits: Splits | Mapping[str, Dataset], *, one_row: float = 0.01) ->
     """
     parts = dict(splits.items()) if isinstance(splits, Splits | Mapping) else {}
     if not parts or not all(isinstance(data, Dataset) for data in parts.values()):
-        raise TypeError(f"leakage takes what flaxfit.data.split returned, or a dict of name -> flaxfit.Dataset, got {splits!r}.")
+        raise TypeError(
+            f"leakage takes what flaxfit.data.split returned, or a dict of name -> flaxfit.Dataset, got {type(splits).__name__}."
+        )
     kinds = {name: str(jax.tree.map(lambda a: f"{a.dtype}{list(a.shape[1:])}", (data.x, data.y))) for name, data in parts.items()}
     rows = {name: len(data) for name, data in parts.items()}
     if len(set(kinds.values())) > 1 or not all(rows.values()):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -46,18 +48,25 @@ def prepared(key: str, make: Callable[[Path], tuple[Parts, dict[str, Any]]]) -> 
     Raises:
       OSError: they cannot be written.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     if (found := stored(key)) is not None:
         return found
     home = directory()
     home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / ".lock"):
+    lock = FileLock(home / f".{key}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        sys.stderr.write(f"waiting for another process, which prepares {key}\n")
+        lock.acquire()
+    with contextlib.ExitStack() as stack:
+        stack.callback(lock.release)
         if (found := stored(key)) is not None:
             return found
-        for left in home.glob("*.tmp"):  # by a process that was killed: only the lock's owner makes any
+        for left in home.glob(f".{key}.*.tmp"):  # by a process that was killed: only the lock's owner makes any
             shutil.rmtree(left, ignore_errors=True)
-        scratch = Path(tempfile.mkdtemp(suffix=".tmp", dir=home))
+        scratch = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=home))
         try:
             parts, about = make(scratch)
             complete = scratch / "complete"
@@ -69,7 +78,8 @@ def prepared(key: str, make: Callable[[Path], tuple[Parts, dict[str, Any]]]) -> 
             (complete / "about.json").write_text(json.dumps(about, indent=1))
             complete.replace(home / key)
         except OSError as error:
-            error.add_note(f"while {key} was prepared in {home}; FLAXFIT_CACHE names another directory.")
+            free = shutil.disk_usage(home).free / 2**20
+            error.add_note(f"while {key} was prepared in {home}, with {free:.0f} MB free; FLAXFIT_CACHE names another directory.")
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

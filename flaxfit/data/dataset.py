@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ _ARRAYS = ("x", "y", "sample_weight")
 
 
 @jax.tree_util.register_pytree_with_keys_class
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Inputs, targets and weights of the same rows; a pytree, so that the compiled programs take it as it is.
 
@@ -53,6 +54,14 @@ class Dataset:
         if len(set(lengths.values())) != 1:
             listed = ", ".join(f"{path}: {rows}" for path, rows in lengths.items())
             raise ValueError(f"all arrays of a Dataset must have equally many rows, got {listed}.")
+        for name in ("features", "classes"):
+            if (names := getattr(self, name)) is not None:
+                if isinstance(names, str):
+                    raise TypeError(f"Dataset({name}=...) must be a sequence of names, got {names!r}.")
+                object.__setattr__(self, name, tuple(map(str, names)))
+        columns = self.x.shape[-1] if getattr(self.x, "ndim", 0) == 2 else None
+        if self.features is not None and columns not in (None, len(self.features)):
+            raise ValueError(f"Dataset(features=...) has {len(self.features)} names for {columns} columns.")
         if self.sample_weight is not None:
             if not hasattr(self.sample_weight, "shape") or self.sample_weight.ndim != 1:
                 raise ValueError("Dataset(sample_weight=...) must be one number a row, shape (rows,).")
@@ -88,6 +97,10 @@ class Dataset:
         vars(part).update(features=self.features, classes=self.classes, provenance=provenance)
         return part
 
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{path}: {leaf.dtype}{list(leaf.shape[1:]) or ''}" for path, leaf in self.leaves())
+        return f"Dataset({len(self)} rows, {arrays})"
+
     def record(self) -> dict[str, Any]:
         """Where the rows come from and how many there are, as plain values for JSON."""
         return {"count": len(self)} | ({"source": "arrays"} if self.provenance is None else self.provenance.record())
@@ -116,7 +129,8 @@ def arrays(tree: Any, name: str) -> Any:
         raise TypeError(f"Dataset: {name} is missing: give an array.")
     array = tree if isinstance(tree, jax.Array) else np.asarray(tree)
     if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, np.number):
-        raise TypeError(f"Dataset: {name} holds {array.dtype} values; encode them as numbers first.")
+        how = ", as np.unique(y, return_inverse=True) does" if name == "y" and array.dtype.kind in "US" else ""
+        raise TypeError(f"Dataset: {name} holds {array.dtype} values; encode them as numbers first{how}.")
     if array.ndim == 0:
         raise ValueError(f"Dataset: {name} is a single number; its first axis must be the rows.")
     if isinstance(array, jax.Array):
@@ -124,6 +138,10 @@ def arrays(tree: Any, name: str) -> Any:
     narrow_type = jax.dtypes.canonicalize_dtype(array.dtype)
     if narrow_type == array.dtype:
         return array
+    if isinstance(tree, np.memmap):
+        warnings.warn(
+            f"Dataset: {name}, mapped {array.dtype}, is read into memory as {narrow_type}: save it so.", UserWarning, stacklevel=4
+        )
     with np.errstate(over="ignore"):  # the conversion is made once, here, and not at every use
         narrow = array.astype(narrow_type)
     beyond = narrow != array if array.dtype.kind in "iu" else np.isinf(narrow) & np.isfinite(array)

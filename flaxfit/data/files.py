@@ -6,13 +6,16 @@ import csv
 import functools
 import gzip
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from flaxfit.checks import check_count
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.provenance import Provenance
 from flaxfit.data.sources.source import sha256
@@ -28,7 +31,8 @@ def read_csv(
       path: the file; `.gz` is unpacked on the way.
       target: the column to predict: its name, or its number from 0 (negative: from the end). Text there means classes, numbered in
         the order of their names.
-      header: whether the first line names the columns; None: it does if none of the columns to predict from holds a number there.
+      header: whether the first line names the columns; None: it does if the target is given by name, or if none of the columns to predict
+        from holds a number there.
       delimiter: between cells.
       rows: read so many rows only.
 
@@ -47,14 +51,32 @@ def read_csv(
       ((2, 2), [0, 1], ('setosa', 'virginica'), ('length', 'width'))
     """
     path = Path(path)
-    with _text(path) as file:
-        first = next(csv.reader(file, delimiter=delimiter), [])
-        second = next(csv.reader(file, delimiter=delimiter), [])
+    if rows is not None:
+        check_count("read_csv(rows=...)", rows, 1, "rows")
+    try:
+        with _text(path) as file:
+            lines = (cells for cells in csv.reader(file, delimiter=delimiter) if cells)
+            first, second = next(lines, []), next(lines, [])
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}.") from error
+    width = len(first)
     if not first:
         raise ValueError(f"{path} is empty.")
-    width = len(first)
-    cells = [cell for index, cell in enumerate(first) if index != _position(target, width)]
-    named = header if header is not None else bool(cells) and not any(map(_is_number, cells))
+    if width < 2:
+        raise ValueError(
+            f"{path} has one column when cells are parted by {delimiter!r}: give delimiter=... Its first line: {first[0][:60]!r}"
+        )
+    place = _position(target, width)
+    named = header if header is not None else isinstance(target, str) or not any(_is_number(c) for i, c in enumerate(first) if i != place)
+    if (
+        header is None
+        and not named
+        and place is not None
+        and len(second) == width
+        and not _is_number(first[place])
+        and _is_number(second[place])
+    ):
+        raise ValueError(f"{path}: does its first line, {','.join(first)[:60]!r}, name the columns? Give header=True or header=False.")
     columns = tuple(cell.strip() for cell in first) if named else tuple(f"column {index}" for index in range(width))
     if isinstance(target, str):
         if target not in columns:
@@ -108,6 +130,8 @@ def read_npz(path: str | os.PathLike[str], x: str = "x", y: str = "y", sample_we
       3
     """
     path = Path(path)
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no NPZ file, a zip of arrays, such as np.savez writes.")
     with np.load(path, allow_pickle=False) as arrays:
         for name in (x, y, sample_weight):
             if name is not None and name not in arrays:
@@ -116,13 +140,13 @@ def read_npz(path: str | os.PathLike[str], x: str = "x", y: str = "y", sample_we
             found = [arrays[name] if name is not None else None for name in (x, y, sample_weight)]
         except ValueError as error:
             raise ValueError(f"{path} holds Python objects, which are never unpickled here: save plain arrays. ({error})") from error
-    about = Provenance(path.name, range(len(found[0])), checksums={path.name: sha256(path)})  # pyright: ignore[reportArgumentType]
-    return Dataset(*found, provenance=about)
+    data = Dataset(*found)
+    return replace(data, provenance=Provenance(path.name, range(len(data)), checksums={path.name: sha256(path)}))
 
 
 @contextmanager
 def _text(path: Path) -> Iterator[TextIO]:
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+    with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
         yield file  # pyright: ignore[reportReturnType]
 
 
@@ -155,8 +179,8 @@ def _blame(path: Path, columns: tuple[str, ...], text: int | None, delimiter: st
                 raise ValueError(f"{where}: {len(cells)} cells, expected {len(columns)}, as in the first line.")
             for index, (cell, column) in enumerate(zip(cells, columns, strict=True)):
                 if not cell.strip() or (index != text and not _finite(cell)):
-                    what = "is missing" if not cell.strip() else f"is {cell!r}, not a finite number"
-                    raise ValueError(f"{where}, column {column!r}: the value {what}. Fill it, or remove the row.")
+                    what = "is missing: fill it, or remove the row" if not cell.strip() else f"is {cell!r}, not a finite number"
+                    raise ValueError(f"{where}, column {column!r}: the value {what}.")
 
 
 def _finite(cell: str) -> bool:

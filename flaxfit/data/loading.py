@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flaxfit.checks import check_count
 from flaxfit.data import cache
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.originals import Originals, find
 from flaxfit.data.provenance import Provenance
 from flaxfit.data.sources import SOURCES, Source, bundled
-from flaxfit.data.splits import Splits, split
+from flaxfit.data.splits import Splits, small, split
 from flaxfit.suggest import unknown
+
+_COMMON = ("train", "validation", "test", "stratified", "seed", "originals")
 
 
 def names() -> list[str]:
@@ -67,21 +69,40 @@ def load(
       >>> splits.train.x.shape, len(splits.validation), splits.train.classes[:3]
       ((1497, 8, 8, 1), 300, ('0', '1', '2'))
     """
+    if not isinstance(name, str):
+        raise TypeError(f"load takes the name of a data set, got {name!r}.")
+    if name not in names() and (ours := re.sub("[- ]", "_", name.lower().partition(":")[0])) in names():
+        raise ValueError(f"no data set {name!r}; did you mean {ours!r}? For TFDS's own: ff.data.Stream(tfds.data_source({name!r}), ...).")
+    if not re.fullmatch(r"[\w./:=-]+", name) or name.endswith((".csv", ".npz", ".gz")):
+        raise ValueError(f"load takes the name of a data set, got {name!r}; for files there are read_csv and read_npz.")
     if name in SOURCES:
         parts = _published(SOURCES[name], originals, [train, validation, test], options)
     else:
         if options:
-            raise TypeError(f"load({name!r}) takes no option {next(iter(options))!r}.")
+            raise TypeError(f"load({name!r}): {unknown('option', next(iter(options)), _COMMON)}")
         parts = {"all": bundled.read(name)} if name in bundled.BUNDLED else _of_tfds(name)
     pool = parts["train"] if "train" in parts else parts.get("all", next(iter(parts.values())))
     how: dict[str, Any] = {"stratified": stratified, "seed": seed}
     own_test = parts.get("test")
     if own_test is not None and test is not None:
-        own_test, test = split(own_test, train=test, **how).train, None
+        own_test, test = _part_of(own_test, test, how), None
     if train is None and validation is None and test is None:
         return Splits(pool, parts.get("validation"), own_test)
-    made = split(pool, train=train, validation=validation, test=test, **how)
+    made = split(pool, train=train, validation=validation, test=test, one_row=1.0, **how)
+    for message in small({name: len(data) for name, data in made.items()}, 0.01):
+        warnings.warn(message, UserWarning, stacklevel=2)
     return Splits(made.train, made.validation or parts.get("validation"), made.test or own_test)
+
+
+def _part_of(own_test: Dataset, test: int | float, how: dict[str, Any]) -> Dataset:
+    """The first rows of a source's own test set, or rows drawn from it."""
+    try:
+        part = split(own_test, train=test, **how).train
+    except ValueError as error:
+        raise ValueError(f"load(test={test}), of the source's own test set: {error}") from error
+    for message in small({"test": len(part)}, 0.01):
+        warnings.warn(message, UserWarning, stacklevel=3)
+    return part
 
 
 def builder(name: str, *, originals: str | os.PathLike[str] | None = None, rows: int | None = None, **options: Any) -> Any:
@@ -116,9 +137,13 @@ def _published(source: Source, directory: Any, counts: list[int | float | None],
     allowed = {**source.options, **({"rows": None} if source.first_rows else {}), **({"original": None} if source.substitutes else {})}
     for option in options:
         if option not in allowed:
-            raise TypeError(f"load({source.name!r}): {unknown('option', option, allowed)}")
+            raise TypeError(f"load({source.name!r}): {unknown('option', option, (*allowed, *_COMMON))}")
     options = allowed | options
     rows, original = options.pop("rows", None), options.pop("original", None)
+    if rows is not None:
+        check_count(f"load({source.name!r}, rows=...)", rows, 1, "rows")
+    if "vocabulary" in options:
+        check_count(f"load({source.name!r}, vocabulary=...)", options["vocabulary"], 1, "words")
     if source.first_rows and rows is None:
         needed = sum(count for count in counts if isinstance(count, int))
         enough = isinstance(counts[0], int) and not any(isinstance(count, float) for count in counts)
@@ -136,7 +161,7 @@ def _published(source: Source, directory: Any, counts: list[int | float | None],
             )
             datasets[part] = Dataset(x, np.asarray(parts[part]["y"], np.int32), features=features, classes=source.classes, provenance=made)
     if source.first_rows:
-        if rows > len(datasets["all"]):
+        if rows is not None and rows > len(datasets["all"]):
             raise ValueError(f"{source.name} has {len(datasets['all'])} rows here, {rows} are asked for.")
         datasets["all"] = datasets["all"][:rows]
     return datasets
@@ -151,8 +176,7 @@ def _of_tfds(name: str) -> dict[str, Dataset]:
 def _arrays(found: Originals, rows: int | None) -> tuple[Any, dict[str, Any]]:
     """The source's arrays, prepared if they must be."""
     source = found.source
-    digest = hashlib.sha256(json.dumps(found.checksums, sort_keys=True).encode()).hexdigest()[:12]
-    key = f"{source.name}-{source.version}-{digest}"
+    key = f"{source.name}-{source.version}-{found.digest}"
     if source.first_rows and not found.note:  # what was fetched before may do
         had = sorted(int(path.name.rsplit("-", 1)[1]) for path in cache.directory().glob(f"{key}-*"))
         key = f"{key}-{next((count for count in had if rows is not None and count >= rows), rows)}"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gzip
 import hashlib
 import io
-import re
+import json
+import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +19,9 @@ from flaxfit.data.sources.source import File, Parts, Source, sha256
 from flaxfit.suggest import unknown
 
 ATTEMPTS = 3
-"""How often a download that breaks off is begun again."""
+"""How often a download is begun, if it breaks off."""
+TIMEOUT = 30
+"""Seconds to wait for a host's next bytes."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,11 @@ class Originals:
         """File -> the SHA-256 it must have."""
         files = [self.local.get(original.path, (original,))[0] for original in self.source.originals]
         return {file.path: file.sha256 for file in files}
+
+    @property
+    def digest(self) -> str:
+        """Short, of all checksums."""
+        return hashlib.sha256(json.dumps(self.checksums, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def note(self) -> str:
@@ -64,67 +75,28 @@ class Originals:
             if (found := sha256(path)) != file.sha256:
                 raise ValueError(_mismatch(str(path), found, file.sha256))
         if self.fetches_first_rows:
-            return self._persist(lambda: self._read_first_rows(rows))
+            (original,) = self.source.originals
+            return _fetched(self.source, original, functools.partial(self._first_rows, original, rows))
         paths = {path: where for path, (_, where) in self.local.items()}
         for original in self.source.originals:
             if original.path not in paths:
-                paths[original.path] = self._persist(lambda file=original: self._download(file, scratch))
+                paths[original.path] = scratch / Path(original.path).name
+                _fetched(self.source, original, functools.partial(_save, original, paths[original.path]))
         return self.source.read(lambda path: paths[path].open("rb"), rows), self.checksums
 
-    def _read_first_rows(self, rows: int | None) -> tuple[Parts, dict[str, str]]:
-        import requests
-
-        (original,) = self.source.originals
-        with requests.get(original.url, stream=True, timeout=60) as response:
-            response.raise_for_status()
-            prefix = _Prefix(response.raw, self.source.name)
-            parts = self.source.read(lambda _: prefix, rows)  # pyright: ignore[reportArgumentType, reportReturnType]
-        return parts, {f"{original.path}[:{prefix.size}]": prefix.digest.hexdigest()}
-
-    def _download(self, file: File, scratch: Path) -> Path:
-        """Through TFDS, with its progress bars."""
-        import tensorflow_datasets as tfds
-        from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
-
-        infos = url_infos(self.source)
-        manager = tfds.download.DownloadManager(
-            download_dir=scratch, url_infos=infos, force_checksums_validation=True, dataset_name=self.source.name
-        )
-        try:
-            return Path(manager.download(file.url))  # pyright: ignore[reportArgumentType]
-        except NonMatchingChecksumError as error:
-            expected, found = re.findall(r"checksum='(\w+)'", str(error))
-            raise ValueError(_mismatch(file.url, found, expected)) from error
-
-    def _persist(self, fetch: Callable[[], Any]) -> Any:
-        """What `fetch` gives, begun again where the connection breaks."""
-        import requests
-        import urllib3
-        from tensorflow_datasets.core.download import DownloadError
-
-        cure = f"Or put the file where {self.source.originals[0].path} is below a directory that --originals or FLAXFIT_ORIGINALS names."
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return fetch()
-            except (requests.HTTPError, DownloadError) as error:
-                raise OSError(f"{self.source.name} cannot be downloaded: {str(error).strip()} {cure}") from error
-            except (requests.RequestException, urllib3.exceptions.HTTPError, EOFError, zlib.error) as error:
-                if attempt == ATTEMPTS:
-                    message = (
-                        f"{self.source.name} could not be downloaded in {ATTEMPTS} attempts, the last of which ended so: {error}. {cure}"
-                    )
-                    raise OSError(message) from error
-        raise AssertionError
+    def _first_rows(self, original: File, rows: int | None, download: _Download) -> tuple[Parts, dict[str, str]]:
+        parts = self.source.read(lambda _: download, rows)  # pyright: ignore[reportArgumentType, reportReturnType]
+        return parts, {f"{original.path}[:{download.size}]": download.digest.hexdigest()}
 
 
-class _Prefix(io.RawIOBase):
-    """The first bytes of a response, counted and summed, with a progress bar."""
+class _Download(io.RawIOBase):
+    """What a host sends, counted and summed, with a progress bar."""
 
-    def __init__(self, response: Any, name: str):
+    def __init__(self, name: str, response: Any):
         from tqdm.auto import tqdm
 
-        self._response, self.size, self.digest = response, 0, hashlib.sha256()
-        self._bar = tqdm(desc=f"{name}: first rows", unit="B", unit_scale=True)
+        self._response, self.size, self.digest = response.raw, 0, hashlib.sha256()
+        self._bar = tqdm(desc=name, total=int(response.headers.get("Content-Length") or 0) or None, unit="B", unit_scale=True)
 
     def read(self, size: int = -1) -> bytes:
         block = self._response.read(size)
@@ -136,6 +108,37 @@ class _Prefix(io.RawIOBase):
     def close(self) -> None:
         self._bar.close()
         super().close()
+
+
+def _save(original: File, path: Path, download: _Download) -> None:
+    with path.open("wb") as file:
+        shutil.copyfileobj(download, file, 2**18)
+    if (found := download.digest.hexdigest()) != original.sha256:
+        raise ValueError(_mismatch(original.url, found, original.sha256))
+
+
+def _fetched(source: Source, original: File, take: Callable[[_Download], Any]) -> Any:
+    """What `take` makes of a download, begun again where the connection breaks.
+
+    Not by TFDS's download manager: that has no timeout, and without a network it tries for minutes, with a page of warnings.
+    """
+    import requests
+    import urllib3
+
+    cure = f"To do without: put it below a directory, as {original.path}, and name that by --originals or FLAXFIT_ORIGINALS."
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with requests.get(original.url, stream=True, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"}) as response:
+                response.raise_for_status()
+                with contextlib.closing(_Download(Path(original.path).name, response)) as download:
+                    return take(download)
+        except (requests.HTTPError, gzip.BadGzipFile) as error:
+            raise OSError(f"{source.name} cannot be downloaded: {original.url}: {error}. {cure}") from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError, EOFError, zlib.error) as error:
+            if attempt == ATTEMPTS:
+                why = f"{original.url}, the last of {ATTEMPTS} attempts: {error}"
+                raise OSError(f"{source.name} could not be downloaded: {why}. {cure}") from error
+    raise AssertionError
 
 
 def find(source: Source, directory: Path | None, name: str | None = None) -> Originals:

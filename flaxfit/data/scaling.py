@@ -40,8 +40,10 @@ class Scaling:
         for name in ("offset", "divisor"):
             numbers = jax.tree.map(np.float32, getattr(self, name), is_leaf=lambda a: not isinstance(a, dict | tuple))
             object.__setattr__(self, name, numbers)
-        if not all(np.all(np.isfinite(a) & (a != 0)) for a in jax.tree.leaves(self.divisor)):
-            raise ValueError("Scaling(divisor=...) must be finite and not 0.")
+        if not all(np.all(np.isfinite(a)) for a in jax.tree.leaves((self.offset, self.divisor))):
+            raise ValueError("a Scaling's offset and divisor must be finite.")
+        if not all(np.all(a != 0) for a in jax.tree.leaves(self.divisor)):
+            raise ValueError("Scaling(divisor=...) must not be 0.")
 
     def __call__(self, x: Any) -> Any:
         """`x` scaled."""

@@ -22,14 +22,21 @@ from flaxfit.data.provenance import Provenance
 from flaxfit.suggest import unknown
 
 CHUNK_BYTES = 64 * 2**20
-"""About the size of a chunk (a batch at least). Memory holds one in training, two read ahead, and copies under way."""
-CHUNK_STEPS = 512
+"""About the most of a chunk, which has a batch at least. Memory holds the one in training and two that are read ahead."""
+CHUNK_ROWS = 2**20
+CHUNK_ELEMENTS = 2**16
+"""Fewer where elements come one by one, at some thousands a second: training begins when the first chunk is read."""
 AHEAD = 2
 TASK_BYTES = 2**18
 THREADS = min(16, 2 * (os.cpu_count() or 1))
 
 _round_keys = jax.jit(order.round_keys, static_argnums=2)
-_drawn = jax.jit(order.drawn, static_argnums=(2, 3))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _drawn(key: Array, steps: Array, batch: int, rows: int) -> Array:
+    # One after the other: drawing all at once would draw others with some of JAX's generators.
+    return jax.lax.map(lambda step: order.drawn(key, step, batch, rows), steps).ravel()
 
 
 class Stream:
@@ -74,11 +81,13 @@ class Stream:
             )
         if not 0 < len(source) < 2**31:
             raise ValueError(f"Stream: {type(source).__name__} has {len(source)} rows; it must have some, below 2**31, and not repeat.")
-        self._source, self._columns = source, None
+        if isinstance(x, np.ndarray):
+            raise TypeError("Stream of two arrays: Stream(ff.Dataset(x, y)).")
+        self._source, self.by_element = source, not isinstance(source, Dataset)
         self.features, self.classes, self.provenance = features, classes, provenance
         if isinstance(source, Dataset):
-            self._columns = jax.tree.map(np.asarray, source)
-            self._maps = [(array, *place) for array in jax.tree.leaves(self._columns) if (place := _mapped(array))]
+            self._arrays = jax.tree.map(np.asarray, source)
+            self._maps = [(array, *place) for array in jax.tree.leaves(self._arrays) if (place := _mapped(array))]
             self.features, self.classes = features or source.features, classes or source.classes
             self.provenance = provenance or source.provenance
         else:
@@ -103,14 +112,17 @@ class Stream:
         provenance = None if self.provenance is None else self.provenance[rows]
         return replace(self.read(numbers), features=self.features, classes=self.classes, provenance=provenance)
 
+    def __repr__(self) -> str:
+        return f"Stream({type(self._source).__name__}, {len(self)} rows)"
+
     def record(self) -> dict[str, Any]:
         """Where the rows come from and how many there are, as plain values for JSON."""
         return {"count": len(self)} | ({"source": type(self._source).__name__} if self.provenance is None else self.provenance.record())
 
     def read(self, rows: np.ndarray) -> Dataset:
         """The bare rows of an index array, unchecked."""
-        if self._columns is not None:
-            part = jax.tree.map(lambda array: np.take(array, rows, axis=0), self._columns)
+        if not self.by_element:
+            part = jax.tree.map(lambda array: np.take(array, rows, axis=0), self._arrays)
             for array, memory, offset in self._maps:
                 # Else the pages that were read, up to the whole file, would count as this process's memory until others want it.
                 first = offset + int(rows.min()) * array.strides[0]
@@ -213,12 +225,13 @@ class Feed:
         self.steps = -(-len(stream) // batch_size)
         self._like = prepare(stream[:1])
         self._row_bytes = max(1, sum(leaf.nbytes for leaf in jax.tree.leaves(self._like)))
-        most = max(1, min(CHUNK_BYTES // (self._row_bytes * batch_size), CHUNK_STEPS))
+        rows = min(CHUNK_BYTES // self._row_bytes, CHUNK_ELEMENTS if stream.by_element else CHUNK_ROWS)
+        most = max(1, rows // batch_size)
         chunks = -(-self.steps // most)  # an epoch
         self._length = -(-self.steps // chunks)  # steps a chunk, so that all are about full
         self._chunks, self._last = chunks, epochs * chunks
         self._settings = jax.config.jax_enable_x64, jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-        self._ahead, self._readers = ThreadPoolExecutor(AHEAD), ThreadPoolExecutor(THREADS)
+        self._ahead, self._readers = ThreadPoolExecutor(1), ThreadPoolExecutor(THREADS)
         self._reading: dict[int, Future[Chunk]] = {}
 
     def __enter__(self) -> Feed:
@@ -237,7 +250,8 @@ class Feed:
         """
         epoch, step = divmod(position, self.steps)
         number = epoch * self._chunks + step // self._length
-        self._reading = {n: chunk for n, chunk in self._reading.items() if n >= number}
+        for passed in [n for n in self._reading if n < number]:
+            self._reading.pop(passed).cancel()
         for n in range(number, min(number + 1 + AHEAD, self._last)):
             if n not in self._reading:
                 self._reading[n] = self._ahead.submit(self._as_caller, self._read, *self._plan(n))
@@ -257,11 +271,13 @@ class Feed:
         """A chunk's first step and what its row numbers follow from. The device is asked now, before it is busy with a chunk."""
         epoch, part = divmod(number, self._chunks)
         total, size, first = len(self._stream), self._batch_size, part * self._length
-        steps = range(first, min(first + self._length, self.steps))
+        stop = min(first + self._length, self.steps)
         if self._replacement:
-            return first, [_drawn(self._key, epoch * self.steps + step, min(size, total - step * size), total) for step in steps], None
+            steps = np.arange(first, stop, dtype=np.int32) + epoch * self.steps
+            last = min(size, total - (stop - 1) * size)
+            return first, [_drawn(self._key, steps[:-1], size, total), _drawn(self._key, steps[-1:], last, total)], None
         keys = None if self._key is None else _round_keys(self._key, epoch, total)
-        return first, [np.arange(first * size, min(steps.stop * size, total))], keys
+        return first, [np.arange(first * size, min(stop * size, total))], keys
 
     def _as_caller(self, function: Callable[..., Any], *args: Any) -> Any:
         with jax.enable_x64(self._settings[0]), jax.default_device(self._settings[1]):  # which JAX keeps for each thread

@@ -115,7 +115,7 @@ def cutout(size: Any) -> Augment:
       >>> cutout(2)(jax.random.key(0), jnp.ones((1, 9, 9, 1)), None)[0].sum()
       Array(77., dtype=float32)
     """
-    if not isinstance(size, Tracer) and (size < 0 or size % 1):
+    if isinstance(size, str) or (not isinstance(size, Tracer) and (size < 0 or size % 1)):
         raise ValueError(f"cutout's size is a whole number of pixels, 0 or more, got {size!r}.")
 
     def cut(keys: Any, x: Any) -> Any:
@@ -147,6 +147,8 @@ def mixup(alpha: Any, classes: int | None = None) -> Augment:
     """
     if not isinstance(alpha, Tracer) and not 0 < alpha < math.inf:
         raise ValueError(f"mixup's alpha must be above 0 and finite, got {alpha!r}.")
+    if classes is not None and classes < 2:
+        raise ValueError(f"mixup's classes are 2 or more, got {classes!r}.")
 
     def augment(key: Key, x: Any, y: Any) -> tuple[Any, Any]:
         if classes is not None:
@@ -221,6 +223,9 @@ def chain(*augmentations: Augment) -> Augment:
       >>> augment(jax.random.key(0), jnp.ones((2, 28, 28, 1)), None)[0].shape
       (2, 28, 28, 1)
     """
+    for augmentation in augmentations:
+        if not callable(augmentation):
+            raise TypeError(f"chain takes augmentations, functions (key, x, y) -> (x, y), got {augmentation!r}.")
 
     def augment(key: Key, x: Any, y: Any) -> tuple[Any, Any]:
         for own, augmentation in zip(jax.random.split(key, len(augmentations)), augmentations, strict=True):

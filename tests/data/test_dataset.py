@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import optax
+import pytest
 
 import flaxfit as ff
 
@@ -46,3 +47,12 @@ def test_a_run_records_where_its_rows_come_from():
     result = ff.fit(task, _set()[:6], validation=_set()[6:])
     assert result.data["train"]["rows"] == "100:106"
     assert result.data["validation"]["rows"] == "106:110"
+
+
+def test_names_that_do_not_fit():
+    x, y = np.ones((3, 2)), np.zeros(3, int)
+    with pytest.raises(ValueError, match=r"features=...\) has 1 names for 2 columns"):
+        ff.Dataset(x, y, features=("a",))
+    with pytest.raises(TypeError, match=r"classes=...\) must be a sequence of names, got 'ab'"):
+        ff.Dataset(x, y, classes="ab")
+    assert ff.Dataset(x, y, features=["a", "b"]).features == ("a", "b")

@@ -44,6 +44,9 @@ def test_numbers_like_numpy_reads_them(tmp_path):
         ("a,b,c\n3,4,1\n", {}, [1], ("a", "b")),
         ("2020,2021,c\n3,4,1\n", {"header": True}, [1], ("2020", "2021")),
         ('"a, too",b,c\n3,"4",1\n\n5,6,0\n', {}, [1, 0], ("a, too", "b")),
+        ("0,1,label\n5,6,0\n7,8,1\n", {"target": "label"}, [0, 1], ("0", "1")),
+        ("\ufeff5,0\n7,1\n", {}, [0, 1], None),
+        ("\ufeffa,b\n7,1\n", {"target": "a"}, [7], ("b",)),
     ],
 )
 def test_headers_and_targets(tmp_path, text, options, y, features):
@@ -66,6 +69,8 @@ def test_headers_and_targets(tmp_path, text, options, y, features):
         ("1,2,3\n1,x,3\n", r"line 2, column 'column 1': the value is 'x'"),
         ("1,x,3\n1,2,3\n", r"line 1, column 'column 1': the value is 'x'"),
         ("", "is empty"),
+        ("a;b;kind\n1;2;x\n", r"one column when cells are parted by ','.*give delimiter"),
+        ("0,1,label\n5,6,0\n7,8,1\n", "does its first line, '0,1,label', name the columns"),
         ("a,b,c\n", "no rows below its header"),
     ],
 )
@@ -107,3 +112,14 @@ def test_nothing_is_unpickled(tmp_path, capsys):
     with pytest.raises(ValueError, match="holds Python objects, which are never unpickled"):
         ff.data.read_npz(tmp_path / "bad.npz")
     assert capsys.readouterr().out == ""
+
+
+def test_what_is_no_table(tmp_path):
+    (tmp_path / "latin.csv").write_bytes("größe,y\n1,2\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin.csv is not text in UTF-8"):
+        ff.data.read_csv(tmp_path / "latin.csv")
+    np.save(tmp_path / "array.npy", np.ones(3))
+    with pytest.raises(ValueError, match=r"array.npy is no NPZ file"):
+        ff.data.read_npz(tmp_path / "array.npy")
+    with pytest.raises(ValueError, match=r"read_csv\(rows=...\) must be at least 1"):
+        ff.data.read_csv(write(tmp_path, GOOD), rows=0)

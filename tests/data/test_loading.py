@@ -50,6 +50,10 @@ def test_a_test_set_of_the_sources_own(originals, cache):
     assert splits.validation.record()["rows"] == "0:5000"
     assert splits.test.record()["part"] == "test"
     assert len(ff.data.load("mnist", originals=originals, train=300, seed=0).test) == 10_000
+    with pytest.raises(ValueError, match=r"load\(test=20000\), of the source's own test set: split: of 10000 rows"):
+        ff.data.load("mnist", originals=originals, test=20_000)
+    with pytest.warns(UserWarning, match="test has 20 rows: one row moves its accuracy by 0.050"):
+        ff.data.load("mnist", originals=originals, test=20)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +61,18 @@ def test_a_test_set_of_the_sources_own(originals, cache):
     [
         ("sonnar", {}, ValueError, "no data set 'sonnar'; did you mean 'sonar'?.*nor does TensorFlow Datasets know it"),
         ("imdb", {"vocabluary": 10}, TypeError, r"load\('imdb'\): no option 'vocabluary'; did you mean 'vocabulary'"),
+        ("mnist", {"valid": 10}, TypeError, r"no option 'valid'; did you mean 'validation'"),
         ("mnist", {"rows": 10}, TypeError, r"load\('mnist'\): no option 'rows'"),
-        ("digits", {"rows": 10}, TypeError, r"load\('digits'\) takes no option 'rows'"),
+        ("digits", {"rows": 10}, TypeError, r"load\('digits'\): no option 'rows'"),
         ("digits", {"validation": 2_000}, ValueError, "1797"),
+        ("MNIST", {}, ValueError, "no data set 'MNIST'; did you mean 'mnist'"),
+        ("mnist:3.0.1", {}, ValueError, "no data set 'mnist:3.0.1'; did you mean 'mnist'"),
+        ("fashion-mnist", {}, ValueError, "no data set 'fashion-mnist'; did you mean 'fashion_mnist'"),
+        ("mine/rows.csv", {}, ValueError, "for files there are read_csv and read_npz"),
+        (3, {}, TypeError, "load takes the name of a data set, got 3"),
+        ("higgs", {"rows": 0}, ValueError, r"rows=...\) must be at least 1"),
+        ("higgs", {"rows": 2.5}, TypeError, r"rows=...\) must be an integer"),
+        ("imdb", {"vocabulary": "10"}, TypeError, r"vocabulary=...\) must be an integer"),
     ],
 )
 def test_errors(name, options, kind, error, cache):
@@ -124,7 +137,9 @@ def test_any_tfds_data_set_by_name(flags, cache, monkeypatch):
     assert (len(splits.validation), len(splits.test)) == (500, 100)
     assert splits.train.classes == ("plain", "striped")
     about = {"source": "flaxfit_flags", "version": "1.0.0", "part": "train", "rows": "500:2500", "note": "from TensorFlow Datasets"}
-    assert splits.train.record() == {"count": 2000} | about
+    record = splits.train.record()
+    assert len(record.pop("checksums")["arrays"]) == 64
+    assert record == {"count": 2000} | about
     monkeypatch.setattr(flags, "_generate_examples", None)  # the second time nothing is built
     np.testing.assert_array_equal(ff.data.load("flaxfit_flags").test.y, splits.test.y)
 
@@ -153,6 +168,13 @@ def test_our_sources_as_tfds_builders(name, rows, originals, tmp_path, cache):
     records = builder.as_data_source("train")
     expected = ff.data.load(name, originals=originals).train
     assert len(records) == rows
+    if name == "higgs":  # other rows are another set
+        more = ff.data.builder(name, originals=originals, rows=400, data_dir=tmp_path)
+        more.download_and_prepare()
+        assert len(more.as_data_source("train")) == 400
+    else:
+        with pytest.raises(TypeError, match=r"builder\('sonar'\) takes no rows"):
+            ff.data.builder(name, originals=originals, rows=5)
     for row in (0, 1, 100, 207):
         np.testing.assert_array_equal(records[row]["x"], expected.x[row])
         assert records[row]["y"] == expected.y[row]

@@ -105,7 +105,7 @@ def test_what_cannot_be_fitted_is_told(fit, table):
 
 def test_what_cannot_be_scaled_is_told():
     for divisor in (0, [1.0, 0.0], np.nan, np.inf):
-        with pytest.raises(ValueError, match="must be finite and not 0"):
+        with pytest.raises(ValueError, match=r"must be finite|must not be 0"):
             Scaling(0, divisor)
     with pytest.raises(ValueError, match=r"x of shape \(5, 1\) meets a scaling of rows of shape \(6,\)"):
         standardise(TABLE)(np.ones((5, 1)))

@@ -17,6 +17,7 @@ import pytest
 
 import flaxfit as ff
 from flaxfit.data import sources
+from flaxfit.data.originals import find
 from flaxfit.data.sources import imdb
 
 MNIST_TRAIN = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -172,7 +173,7 @@ def small(host):
 
 
 def left_behind(cache):
-    return [path.name for path in cache.iterdir() if path.name != ".lock"] if cache.exists() else []
+    return [path.name for path in cache.iterdir() if path.suffix != ".lock"] if cache.exists() else []
 
 
 def test_a_connection_that_breaks_is_begun_again(cache, small):
@@ -183,7 +184,7 @@ def test_a_connection_that_breaks_is_begun_again(cache, small):
 
 def test_a_connection_that_breaks_every_time(cache, small):
     small.faults = ["drop"] * 9
-    with pytest.raises(OSError, match=r"sonar could not be downloaded in 3 attempts.*FLAXFIT_ORIGINALS"):
+    with pytest.raises(OSError, match=r"sonar could not be downloaded: http://.*, the last of 3 attempts.*FLAXFIT_ORIGINALS"):
         load("sonar")
     assert left_behind(cache) == []
     small.faults = []
@@ -200,6 +201,23 @@ def test_a_file_that_is_not_there(name, cache, small):
     assert left_behind(cache) == []
 
 
+def test_a_host_that_stalls_or_is_not_there(cache, small, monkeypatch):
+    monkeypatch.setattr("flaxfit.data.originals.TIMEOUT", 0.2)
+    small.faults = ["stall"] * 3
+    with pytest.raises(OSError, match=r"sonar could not be downloaded: .*timed out"):
+        load("sonar")
+    small.close()
+    with pytest.raises(OSError, match=r"sonar could not be downloaded: .*refused"):
+        load("sonar")
+    assert left_behind(cache) == []
+
+
+def test_a_page_in_place_of_the_file(cache, host):
+    host.stands_for("higgs", {"higgs/HIGGS.csv.gz": b"<html>Sign in to this network</html>"})
+    with pytest.raises(OSError, match=r"higgs cannot be downloaded: http://127.*Not a gzipped file"):
+        load("higgs")
+
+
 def test_a_stream_that_breaks_is_begun_again(cache, host):
     content = gzip.compress("".join("1.0," + ",".join([f"{row}.25"] * 28) + "\n" for row in range(20_000)).encode(), 0)
     host.stands_for("higgs", {"higgs/HIGGS.csv.gz": content})
@@ -208,7 +226,7 @@ def test_a_stream_that_breaks_is_begun_again(cache, host):
     assert splits.train.x[:, 3].tolist() == [row + 0.25 for row in range(15_000)]
     assert len(host.requests) == 3
     host.faults = ["drop"] * 9
-    with pytest.raises(OSError, match="higgs could not be downloaded in 3 attempts"):
+    with pytest.raises(OSError, match=r"higgs could not be downloaded: .*the last of 3 attempts"):
         load("higgs", rows=19_000)
     assert len(left_behind(cache)) == 1
 
@@ -259,7 +277,8 @@ def test_a_full_disk(originals, tmp_path, host, monkeypatch):
 
 def test_two_processes_that_prepare_at_once(originals, cache):
     cache.mkdir(parents=True)
-    (cache / "left.tmp").mkdir()  # by a process that was killed
+    digest = find(sources.SOURCES["fashion_mnist"], originals).digest
+    (cache / f".fashion_mnist-1.0.0-{digest}.x.tmp").mkdir()  # by a process that was killed
     code = (
         "import sys, hashlib, flaxfit as ff\n"
         "train = ff.data.load('fashion_mnist', originals=sys.argv[1]).train\n"

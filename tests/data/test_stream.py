@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -55,8 +57,13 @@ class Look(ff.hooks.Hook):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Sets how many steps a chunk has."""
-    return lambda steps: monkeypatch.setattr(stream, "CHUNK_STEPS", steps)
+    """Sets how many batches of 40 rows a chunk has."""
+
+    def set_steps(steps):
+        for name in ("CHUNK_ROWS", "CHUNK_ELEMENTS"):
+            monkeypatch.setattr(stream, name, 40 * steps)
+
+    return set_steps
 
 
 @pytest.fixture(scope="module")
@@ -154,16 +161,16 @@ def test_every_kind_of_source(task, table, arrays_run, short, make, tmp_path):
 
 
 def test_inputs_of_several_arrays_and_weights(short):
-    short(2)
+    short(1)
     rng = np.random.default_rng(0)
     elements = [{"a": rng.normal(size=2), "b": [float(row), 1.0], "y": row % 2, "w": row / 50} for row in range(50)]
     source = Stream(elements, lambda e: {"a": e["a"], "b": e["b"]}, "y", sample_weight="w")
     x = {name: [element[name] for element in elements] for name in ("a", "b")}
     data = ff.Dataset(x, np.arange(50) % 2, np.arange(50) / 50)
     assert_same_bits(source[np.array([4, 2])], data[np.array([4, 2])])
-    with Feed(source, 16, 1, lambda rows: rows, "train") as reader:
+    with Feed(source, 20, 1, lambda rows: rows, "train") as reader:
         pieces = list(reader.pieces())
-    assert [len(piece) for piece in pieces] == [32, 18]
+    assert [len(piece) for piece in pieces] == [40, 10]
     assert_same_bits(jax.tree.map(lambda *parts: np.concatenate(parts), *pieces), data)
 
 
@@ -381,8 +388,8 @@ def test_what_waits_to_be_read_is_dropped_at_the_end(task, table, short, monkeyp
     class Slow(Watched):
         def __getitem__(self, row):
             if len(self.asked) > 140:  # the second chunk is being read, the third waits
-                go.wait(60)
-                time.sleep(0.002)
+                go.wait(20) or go.set()
+                time.sleep(0.02)
             return super().__getitem__(row)
 
     def fail(look):
@@ -477,7 +484,7 @@ def test_pages_of_a_mapped_file_are_given_back(tmp_path):
             assert piece.x.shape[1:] == (8,)
             if number == 40:
                 break
-    assert resident(tmp_path / "x.npy") < 1e6
+    assert resident(tmp_path / "x.npy") < 8e6
 
 
 @pytest.mark.parametrize("mode", ["c", "r+"])
@@ -489,3 +496,14 @@ def test_changes_to_a_mapped_array_are_kept(tmp_path, mode):
     for _ in range(2):
         assert (source[:].x == 5).all()
     assert (x == 5).all()
+
+
+@pytest.mark.parametrize("source", ["npy", "tfds"])
+def test_the_speed_script_runs_and_cleans_up(tmp_path, source):
+    script = Path(__file__).parents[2] / "experiments" / "speed" / "streaming.py"
+    options = ["--gigabytes", "0.001", "--source", source, "--compare", "--directory", str(tmp_path)]
+    done = subprocess.run([sys.executable, script, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Stream: " in done.stdout
+    assert "Dataset: " in done.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -23,10 +24,15 @@ def make_builder(found: Originals, rows: int | None, options: dict[str, Any]) ->
     """A source as a builder of records that keep the rows' order."""
     source = found.source
     shape, dtype = source.x
+    if rows is not None and source.first_rows is None:
+        raise TypeError(f"builder({source.name!r}) takes no rows: it is read whole.")
+    rows = rows or source.first_rows
+    read = f"{found.digest}-{rows}" if rows else found.digest  # TFDS tells what it has prepared by the builder's names
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = source.name
         VERSION = tfds.core.Version(source.version)
+        BUILDER_CONFIGS: ClassVar = [tfds.core.BuilderConfig(name=read, description=f"from {', '.join(found.checksums)}")]
 
         def _info(self) -> tfds.core.DatasetInfo:
             features = {
@@ -46,7 +52,7 @@ def make_builder(found: Originals, rows: int | None, options: dict[str, Any]) ->
 
         def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
             with tempfile.TemporaryDirectory() as scratch:
-                parts, _ = found.read(rows or source.first_rows, Path(scratch))
+                parts, _ = found.read(rows, Path(scratch))
             named = {"train" if part == "all" else part: arrays for part, arrays in parts.items() if "y" in arrays}  # TFDS reserves "all"
             return {part: self._generate_examples(arrays) for part, arrays in named.items()}
 
@@ -88,15 +94,20 @@ def read(name: str) -> dict[str, Dataset]:
             parts = {split: _arrays(made.as_data_source(split), *keys) for split in made.info.splits}
         except ImportError as error:
             raise _needs_tensorflow(name, error) from error
-        return parts, {"checksums": {}}
+        digest = hashlib.sha256()
+        for arrays in parts.values():
+            data = Dataset(arrays["x"], arrays["y"])  # raises for numbers that the device cannot hold
+            arrays |= {"x": data.x, "y": data.y}
+            digest.update(data.x.tobytes() + data.y.tobytes())
+        return parts, {"checksums": {"arrays": digest.hexdigest()}}
 
-    parts, _ = cache.prepared(f"tfds-{made.info.full_name.replace('/', '-')}", make)
+    parts, about = cache.prepared(f"tfds-{made.info.full_name.replace('/', '-')}", make)
     label = features[keys[1]]
     classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) and label.names else None
     return {
         part: Dataset(
             arrays["x"], arrays["y"], classes=classes,
-            provenance=Provenance(name, range(len(arrays["y"])), part, str(made.version), note="from TensorFlow Datasets"),
+            provenance=Provenance(name, range(len(arrays["y"])), part, str(made.version), about["checksums"], "from TensorFlow Datasets"),
         )
         for part, arrays in parts.items()
     }  # fmt: skip
@@ -116,7 +127,6 @@ def _arrays(records: Any, x: str, y: str) -> dict[str, np.ndarray]:
             if len({value.shape for value in values}) > 1 or values[0].dtype.kind not in "biuf":
                 raise ValueError(f"the records' {key!r} are not numbers of one shape: use ff.data.Stream with functions that make them so.")
             if column not in columns:
-                dtype = np.int32 if values[0].dtype == np.int64 else values[0].dtype
-                columns[column] = np.empty((len(records), *values[0].shape), dtype)
+                columns[column] = np.empty((len(records), *values[0].shape), values[0].dtype)
             columns[column][first : first + len(block)] = values
     return columns
