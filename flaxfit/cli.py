@@ -81,7 +81,8 @@ def _show(command: Show) -> None:
     last = {name: value for name, value in history.row(-1).items() if name != "best_epoch"}
     print(f"Epoch {history.epochs[-1]} of {config['arguments']['epochs']}, best epoch {history.best_epoch}")
     print("  " + ", ".join(f"{name} {value:.4g}" for name, value in last.items()))
-    print(diagnose(history))
+    if config["data"].get("validation"):
+        print(diagnose(history))
 
 
 def _evaluate(command: Evaluate) -> None:

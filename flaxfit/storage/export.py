@@ -154,7 +154,12 @@ def _programs(task: Task, variables: Any, data: Dataset) -> tuple[int | None, li
 
         weights = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), by_path(variables))
         batch = [jax.tree.map(abstract, by_path(getattr(data, name))) for name in names]
-        program = jax.export.export(jax.jit(function), platforms=PLATFORMS)(weights, *batch)
+        paths = jax.config.values["jax_hlo_source_file_canonicalization_regex"]
+        jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*")  # a model does not tell where its code lay
+        try:
+            program = jax.export.export(jax.jit(function), platforms=PLATFORMS)(weights, *batch)
+        finally:
+            jax.config.update("jax_hlo_source_file_canonicalization_regex", paths)
         check_calls(program)
         return bytes(program.serialize())
 

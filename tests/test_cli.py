@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import flaxfit as ff
+from flaxfit import run
+from flaxfit.cli import main
+from flaxfit.storage.checkpoints import Checkpoints
+
+VERSION_1 = Path(__file__).parent / "storage" / "run_v1"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run on digits that has ended."""
+    directory = tmp_path_factory.mktemp("runs") / "digits"
+    splits = ff.data.load("digits", validation=300, train=500)
+    task = ff.Task(
+        model=ff.nn.MLP((8,), 10), loss=ff.losses.categorical_crossentropy, optimizer=optax.adam(1e-2),
+        metrics={"accuracy": ff.metrics.categorical_accuracy}, preprocess=ff.data.rescale(16),
+    )  # fmt: skip
+    result = ff.fit(task, splits.train, validation=splits.validation, epochs=4, run_dir=directory)
+    return directory, task, result, splits
+
+
+def test_show(finished, capsys):
+    directory = finished[0]
+    assert main(["show", str(directory)]) == 0
+    text = capsys.readouterr().out
+    for words in ("train: 500 rows of digits 300:800", "validation: 300 rows of digits 0:300", "epochs 4, batch_size 32", "Epoch 4 of 4"):
+        assert words in text
+
+
+def test_evaluate_and_export(finished, capsys):
+    directory, task, result, splits = finished
+    assert main(["evaluate", str(directory)]) == 0
+    text = capsys.readouterr().out
+    expected = ff.evaluate(task, result.best, splits.validation)
+    assert text.startswith("digits, validation, 300 rows: loss ")
+    assert float(text.split("accuracy ")[1]) == pytest.approx(expected["accuracy"], abs=1e-5)
+    assert main(["evaluate", str(directory), "--part", "train"]) == 0
+    assert "digits, train, 500 rows" in capsys.readouterr().out
+    home = str(Path(ff.__file__).parents[1]).encode()
+    assert not any(home in file.read_bytes() for file in (directory / "export").iterdir())  # paths of one's own stay at home
+    assert main(["export", str(directory)]) == 0
+    file = Path(capsys.readouterr().out.strip())
+    assert file == directory / "model.flaxfit"
+    np.testing.assert_allclose(
+        ff.load(file).predict(splits.validation.x), ff.predict(task, result.best, splits.validation.x), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("command", ["show", "evaluate", "export", "resume"])
+def test_a_directory_that_holds_no_run(command, tmp_path, capsys):
+    assert main([command, str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("flaxfit: ")
+    assert str(tmp_path) in said.err
+    assert said.out == ""
+
+
+def test_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["shwo", "runs"])
+    assert ended.value.code == 2
+
+
+def test_resume_runs_the_recorded_command_again(tmp_path):
+    (tmp_path / "train.py").write_text(
+        "import sys, numpy as np, optax, flaxfit as ff\n"
+        "task = ff.Task(model=ff.nn.MLP((2,), 1), loss=ff.losses.mse, optimizer=optax.sgd(0.1))\n"
+        "result = ff.fit(task, ff.Dataset(np.eye(4), np.arange(4.0)), epochs=3, run_dir='run')\n"
+        "print('chunks', result.timing.chunks, sys.argv[1:])\n"
+    )
+    subprocess.run([sys.executable, "train.py", "--some", "option"], cwd=tmp_path, check=True, capture_output=True)
+    command = [sys.executable, "-m", "flaxfit", "resume", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=tmp_path.parent, check=True, capture_output=True, text=True)
+    assert "chunks 0 ['--some', 'option']" in done.stdout
+
+
+def test_help_is_quick_to_import():
+    code = "import sys\nfrom flaxfit.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    assert 'jax' not in sys.modules"
+    assert "resume" in subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_a_run_directory_of_version_1(tmp_path, capsys):
+    """Made by the first version that had any; later ones must go on reading it."""
+    shutil.copytree(VERSION_1, tmp_path / "run")
+    assert main(["show", str(tmp_path / "run")]) == 0
+    assert "Epoch 2 of 2" in capsys.readouterr().out
+    model = ff.load(tmp_path / "run")
+    expected = json.loads((VERSION_1 / "expected.json").read_text())
+    np.testing.assert_allclose(model.predict(np.eye(3, dtype=np.float32)), expected["logits"], rtol=1e-5)
+    assert ff.transfer(model, {"Dense_0": {"kernel": np.zeros((3, 2), np.float32)}})[0]["Dense_0"]["kernel"].any()
+    task = ff.Task(model=ff.nn.MLP((2,), 1), loss=ff.losses.mse, optimizer=optax.sgd(0.1))
+    plan = run.Plan(3, ff.EarlyStopping("loss", mode="min"), False)
+    shapes = jax.eval_shape(lambda key: run.start(task, plan, key, np.eye(3, dtype=np.float32)[:1]), jax.random.key(0))
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        state, history, position = checkpoints.restore(shapes)
+    assert (int(state.epoch), len(history), position) == (2, 2, 2)
