@@ -15,27 +15,18 @@ import optax
 from flax import errors as flax_errors
 
 from flaxfit import losses
+from flaxfit.arguments import check_count, unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
 from flaxfit.hooks import Hook
 from flaxfit.state import TrainState, for_evaluation, initialise
 from flaxfit.steps import eval_step, train_step
-from flaxfit.suggest import unknown
 from flaxfit.task import Task
 
 _BINARY = (losses.binary_crossentropy, optax.sigmoid_binary_cross_entropy)
 _CLASSES = (losses.categorical_crossentropy, optax.softmax_cross_entropy_with_integer_labels)
 _NUMPY_ERRORS = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
 _ROWS = 1009  # traced, never computed: as many rows as no other axis has, so that a mean over the wrong axis shows
-
-
-def check_count(name: str, value: Any, least: int, unit: str) -> int:
-    """`value` as an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer ({unit}), got {value!r}.")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least} ({unit}), got {value}.")
-    return int(value)
 
 
 def check_hooks(hooks: Any) -> list[Hook]:

@@ -19,13 +19,13 @@ from typing import Any, Literal, Self
 import jax
 import numpy as np
 
+from flaxfit.arguments import unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.report.history import History
 from flaxfit.state import RunState
 from flaxfit.stopping import EarlyStopping
 from flaxfit.storage.checkpoints import Checkpoints
 from flaxfit.storage.directory import RunDirectory, differences, environment
-from flaxfit.suggest import unknown
 from flaxfit.task import Task
 
 Resume = Literal["auto", "never", "must"]

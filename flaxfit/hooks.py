@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from flaxfit.arguments import unknown
 from flaxfit.report.history import History
 from flaxfit.state import RunState, for_evaluation
 from flaxfit.stopping import EarlyStopping
 from flaxfit.storage.checkpoints import Checkpoints
 from flaxfit.storage.directory import RunDirectory
 from flaxfit.storage.weights import save_weights
-from flaxfit.suggest import unknown
 from flaxfit.task import Task
 
 if TYPE_CHECKING:

@@ -27,10 +27,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from flaxfit.arguments import unknown
 from flaxfit.data.dataset import arrays
 from flaxfit.shapes import Batch, Hidden, Logits
 from flaxfit.streams import random_bits
-from flaxfit.suggest import unknown
 from flaxfit.task import Task
 
 # fmt: off

@@ -17,6 +17,7 @@ import optax
 import pytest
 
 import flaxfit as ff
+from flaxfit.state import initialise
 from flaxfit.storage.directory import RunDirectory
 
 # Everything that has a state: dropout, batch norm, shuffling, a short last batch, early stopping, averaged weights, a plateau schedule.
@@ -219,6 +220,30 @@ def test_the_model_of_a_finished_run(task, table, tmp_path):
     assert model.evaluate(validation) == pytest.approx(expected, rel=1e-6)
     assert model.about["best_epoch"] == result.best_epoch
     assert model.about["arguments"]["epochs"] == 3
+
+
+def test_a_fresh_model_scores_by_chance_and_the_restored_one_as_trained(tmp_path):
+    """Keras's demonstration of saving, in a new process that has none of this one's code."""
+    splits = ff.data.load("digits", validation=500)
+    task = ff.Task(
+        model=ff.nn.MLP((32,), 10),
+        loss=ff.losses.categorical_crossentropy,
+        optimizer=optax.adam(3e-3),
+        metrics={"accuracy": ff.metrics.categorical_accuracy},
+        preprocess=ff.data.standardise(splits.train.x),
+    )
+    result = ff.fit(task, splits.train, validation=splits.validation, epochs=15, run_dir=tmp_path)
+    fresh = initialise(task, jax.random.key(1), splits.train.x[:1])
+    assert ff.evaluate(task, fresh, splits.validation)["accuracy"] < 0.25
+    trained = ff.evaluate(task, result.best, splits.validation)["accuracy"]
+    assert trained > 0.85
+    code = (
+        "import sys, flaxfit as ff\nmodel = ff.load(sys.argv[1])\n"
+        "print(model.evaluate(ff.data.load('digits', validation=500).validation)['accuracy'], 'flax' in sys.modules)"
+    )
+    restored, flax = subprocess.run([sys.executable, "-c", code, tmp_path], check=True, capture_output=True, text=True).stdout.split()
+    assert float(restored) == pytest.approx(trained, abs=1e-6)
+    assert flax == "False"
 
 
 def test_weights_by_name(task, table, tmp_path):

@@ -15,11 +15,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from flaxfit.checks import check_count
+from flaxfit.arguments import check_count, unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.provenance import Provenance
 from flaxfit.data.sources.source import sha256
-from flaxfit.suggest import unknown
 
 
 def read_csv(

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from flaxfit.checks import check_count
+from flaxfit.arguments import check_count, unknown
 from flaxfit.data import cache
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.originals import Originals, find
 from flaxfit.data.provenance import Provenance
 from flaxfit.data.sources import SOURCES, Source, bundled
 from flaxfit.data.splits import Splits, small, split
-from flaxfit.suggest import unknown
 
 _COMMON = ("train", "validation", "test", "stratified", "seed", "originals")
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flaxfit.arguments import unknown
 from flaxfit.data.sources.source import File, Parts, Source, sha256
-from flaxfit.suggest import unknown
 
 ATTEMPTS = 3
 """How often a download is begun, if it breaks off."""

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxfit.checks import check_count
+from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset
 
 

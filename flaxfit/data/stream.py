@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from flaxfit.arguments import unknown
 from flaxfit.data import order
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.provenance import Provenance
-from flaxfit.suggest import unknown
 
 CHUNK_BYTES = 64 * 2**20
 """About the most of a chunk, which has a batch at least. Memory holds the one in training and two that are read ahead."""

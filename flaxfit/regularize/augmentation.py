@@ -16,11 +16,11 @@ from jax import Array
 from jax.core import Tracer
 from jax.scipy.ndimage import map_coordinates
 
+from flaxfit.arguments import unknown
 from flaxfit.nn import check_rate
 from flaxfit.regularize.penalties import non_negative
 from flaxfit.shapes import Key
 from flaxfit.streams import random_bits
-from flaxfit.suggest import unknown
 
 Augment = Callable[[Key, Any, Any], tuple[Any, Any]]
 """(key, x, y) -> (x, y)."""

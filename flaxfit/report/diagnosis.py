@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from flaxfit.arguments import unknown
 from flaxfit.report.history import History
-from flaxfit.suggest import unknown
 
 _ALPHA = 0.01  # the chance of a false alarm
 _FLOOR = 0.01  # a change below this share of the level is none

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaxfit.suggest import unknown
+from flaxfit.arguments import unknown
 
 if TYPE_CHECKING:
     import pandas

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.ndimage import gaussian_filter1d
 
+from flaxfit.arguments import unknown
 from flaxfit.report.history import History
-from flaxfit.suggest import unknown
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _LINE: dict[str, Any] = {"linewidth": 1.6}

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from flaxfit.arguments import unknown
 from flaxfit.data import cache
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.originals import Originals, url_infos
 from flaxfit.data.provenance import Provenance
-from flaxfit.suggest import unknown
 
 _BLOCK = 1000  # records a read: TFDS decodes blocks several times faster than one record after the other
 

@@ -1,9 +1,12 @@
-"""Unknown names get a suggestion."""
+"""What arguments must be: counts; names, for which unknown ones get a suggestion. It stands below all other modules."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
@@ -19,3 +22,12 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"no {kind} {name!r}{' ' + where if where else ''}{hint} There are: {', '.join(known) or 'none'}"
+
+
+def check_count(name: str, value: Any, least: int, unit: str) -> int:
+    """`value` as an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer ({unit}), got {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least} ({unit}), got {value}.")
+    return int(value)
