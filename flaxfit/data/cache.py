@@ -78,8 +78,9 @@ def prepared(key: str, make: Callable[[Path], tuple[Parts, dict[str, Any]]]) -> 
             (complete / "about.json").write_text(json.dumps(about, indent=1))
             complete.replace(home / key)
         except OSError as error:
-            free = shutil.disk_usage(home).free / 2**20
-            error.add_note(f"while {key} was prepared in {home}, with {free:.0f} MB free; FLAXFIT_CACHE names another directory.")
+            if error.errno is not None or error.__cause__ is None:  # the disk's; a download's tells its own cause and cure
+                free = shutil.disk_usage(home).free / 2**20
+                error.add_note(f"while {key} was prepared in {home}, with {free:.0f} MB free; FLAXFIT_CACHE names another directory.")
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

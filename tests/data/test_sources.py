@@ -195,8 +195,9 @@ def test_a_connection_that_breaks_every_time(cache, small):
 def test_a_file_that_is_not_there(name, cache, small):
     small.stands_for("higgs", {"higgs/HIGGS.csv.gz": b""})
     small.faults = [404] * 9
-    with pytest.raises(OSError, match=f"{name} cannot be downloaded: .*404.*FLAXFIT_ORIGINALS"):
+    with pytest.raises(OSError, match=f"{name} cannot be downloaded: .*404.*FLAXFIT_ORIGINALS") as raised:
         load(name)
+    assert not hasattr(raised.value, "__notes__")  # another cache would not help
     assert len(small.requests) == 1
     assert left_behind(cache) == []
 
