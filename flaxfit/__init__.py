@@ -11,12 +11,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from flaxfit import data, hooks, losses, metrics, nn, schedules
     from flaxfit.data.dataset import Dataset
-    from flaxfit.driver import Result, fit, resume
+    from flaxfit.driver import fit, resume
     from flaxfit.nn import summary
     from flaxfit.regularize import augmentation, averaging, constraints, masks, penalties, proximal
     from flaxfit.report import plots
     from flaxfit.report.diagnosis import Diagnosis, diagnose
     from flaxfit.report.history import History
+    from flaxfit.result import Result
     from flaxfit.scoring import evaluate, predict
     from flaxfit.state import RunState, TrainState
     from flaxfit.steps import eval_step, train_step
@@ -31,7 +32,7 @@ _PLACES = {
     "Diagnosis": "report.diagnosis",
     "EarlyStopping": "stopping",
     "History": "report.history",
-    "Result": "driver",
+    "Result": "result",
     "RunState": "state",
     "Task": "task",
     "TrainState": "state",
