@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from flaxfit import data, hooks, losses, metrics, nn, schedules
     from flaxfit.data.dataset import Dataset
     from flaxfit.driver import fit, resume
+    from flaxfit.grid import static
     from flaxfit.nn import summary
+    from flaxfit.population import fit_many
     from flaxfit.regularize import augmentation, averaging, constraints, masks, penalties, proximal
     from flaxfit.report import plots
     from flaxfit.report.diagnosis import Diagnosis, diagnose
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from flaxfit.stopping import EarlyStopping
     from flaxfit.storage.export import export, pack
     from flaxfit.storage.predictor import Predictor, load, transfer
+    from flaxfit.study import Member, Study
     from flaxfit.task import Task
 
 # Name -> the module it is in, or is. Resolved on first use (PEP 562), so that `import flaxfit` costs nothing.
@@ -45,9 +48,11 @@ _PLACES = {
     "evaluate": "scoring",
     "export": "storage.export",
     "fit": "driver",
+    "fit_many": "population",
     "hooks": "hooks",
     "load": "storage.predictor",
     "losses": "losses",
+    "Member": "study",
     "masks": "regularize.masks",
     "metrics": "metrics",
     "nn": "nn",
@@ -59,6 +64,8 @@ _PLACES = {
     "proximal": "regularize.proximal",
     "resume": "driver",
     "schedules": "schedules",
+    "Study": "study",
+    "static": "grid",
     "summary": "nn",
     "train_step": "steps",
     "transfer": "storage.predictor",

@@ -91,7 +91,7 @@ def fit(
     with ExitStack() as stack:
         session = None
         if run_dir is not None:
-            session = Session(run_dir, resume, described(task, {**job.options, "seed": seed}, job.records))
+            session = Session(run_dir, resume, described(task, {**job.options, "seed": seed}, job.recorded))
             stack.enter_context(session)
         checked = time.perf_counter() - began
         result = job.run(task, {}, seed, hooks, session, session and session.signals)

@@ -133,8 +133,8 @@ def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def described(task: Task, arguments: Mapping[str, Any], sets: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run is, as plain values: arguments, task, and data with checksums of their arrays."""
+def described(task: Task, arguments: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is, as plain values: arguments, task, and data as `recorded` says it."""
     stopping, weights = arguments["early_stopping"], arguments["class_weight"]
     plain = {
         "early_stopping": None if stopping is None else asdict(stopping),
@@ -146,11 +146,12 @@ def described(task: Task, arguments: Mapping[str, Any], sets: Mapping[str, Any])
         "metrics": list(task.metrics),
         "penalty": task.penalty is not None,
     }
-    return {
-        "arguments": {**arguments, **plain},
-        "task": about,
-        "data": {name: rows.record() | _checksum(rows) for name, rows in sets.items()},
-    }
+    return {"arguments": {**arguments, **plain}, "task": about, "data": dict(data)}
+
+
+def recorded(sets: Mapping[str, Any]) -> dict[str, Any]:
+    """Where rows come from, by name, with checksums of their arrays."""
+    return {name: rows.record() | _checksum(rows) for name, rows in sets.items()}
 
 
 class Signals:

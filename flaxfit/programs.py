@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import jax
 
 from flaxfit.task import Task
 
+_one_at_a_time = threading.RLock()
 _kept: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
 
 
@@ -40,9 +42,10 @@ def kept(family: Family, what: Hashable, args: tuple[Any, ...], make: Callable[[
     shapes = tuple((a.shape, str(a.dtype), getattr(a, "sharding", None)) for a in jax.tree.leaves(args))
     made = _kept.setdefault(family.make, {})
     key = (family.static, what, jax.tree.structure(args), shapes, settings)
-    if key not in made:
-        made[key] = make()
-    return made[key]
+    with _one_at_a_time:  # threads of a population ask for the same program at the same time
+        if key not in made:
+            made[key] = make()
+        return made[key]
 
 
 def compiled(family: Family, what: Hashable, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Any:

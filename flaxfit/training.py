@@ -29,7 +29,7 @@ from flaxfit.checks import (
 )
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Feed, Stream
-from flaxfit.durable import Session, Signals
+from flaxfit.durable import Session, Signals, recorded
 from flaxfit.hooks import Hook, Look, Run
 from flaxfit.programs import Family, compiled, kept
 from flaxfit.report.history import History
@@ -121,6 +121,11 @@ class Job:
         return Run(task, self.columns, self.plan.stopping, rows, steps, self.epochs, data)
 
     @functools.cached_property
+    def recorded(self) -> dict[str, Any]:
+        """Where the rows come from, with checksums."""
+        return recorded(self.records)
+
+    @functools.cached_property
     def placed(self) -> tuple[Any, Dataset | None, Any]:
         """The training rows (None of a stream), the validation rows and a row's x, on the device."""
         return jax.device_put((self.data if self._train is None else None, self._validation, self.data[:1].x))
@@ -161,7 +166,9 @@ class Job:
             if session is not None:
                 like = jax.eval_shape(self.start, numbers, key, x, initial)
                 args = (numbers, like, rows, validation, until)
-                session.confirm(kept(self.family, ("hash", self.plan), args, lambda: _hash(jax.jit(self.advance, donate_argnums=1), *args)))
+                session.confirm(
+                    kept(self.family, ("hash", self.plan), args, lambda: program_hash(jax.jit(self.advance, donate_argnums=1), *args))
+                )
                 about = replace(about, directory=session.directory, history=session.restore(like, self.columns))
                 state = session.state
             if state is None:
@@ -189,7 +196,8 @@ def result_of(task: Task, plan: run.Plan, state: RunState, history: History, tim
     return Result(history, best, last, history.best_epoch, reason, timing, data)
 
 
-def _hash(function: Any, *args: Any) -> str:
+def program_hash(function: Any, *args: Any) -> str:
+    """Of a jitted function's program for these arguments."""
     return hashlib.sha256(function.lower(*args).as_text().encode()).hexdigest()
 
 
