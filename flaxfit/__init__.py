@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flaxfit.report import plots
     from flaxfit.report.diagnosis import Diagnosis, diagnose
     from flaxfit.report.history import History
+    from flaxfit.report.pages import Page
     from flaxfit.result import Result
     from flaxfit.scoring import evaluate, predict
     from flaxfit.state import RunState, TrainState
@@ -56,6 +57,7 @@ _PLACES = {
     "masks": "regularize.masks",
     "metrics": "metrics",
     "nn": "nn",
+    "Page": "report.pages",
     "Predictor": "storage.predictor",
     "pack": "storage.export",
     "penalties": "regularize.penalties",

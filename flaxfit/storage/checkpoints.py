@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 import sys
+import threading
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ import numpy as np
 from flaxfit.state import RunState
 
 FORMAT = 1
+_one_at_a_time = threading.Lock()  # Orbax mixes up what several threads save
 
 
 class Checkpoints:
@@ -77,11 +79,17 @@ class Checkpoints:
           state: where the run stands.
           history: the metrics so far, float64, shape (epochs, columns).
           value: the monitored metric. Never best where it is not finite.
-          wait: return when it is on disk.
+          wait: return when it is on disk; so in any thread but the main one.
 
         Returns:
           Whether a save began (with `wait`: was done); False also where this position is saved already.
         """
+        if threading.current_thread() is threading.main_thread():
+            return self._save(position, state, history, value, wait)
+        with _one_at_a_time:
+            return self._save(position, state, history, value, wait=True)
+
+    def _save(self, position: int, state: RunState, history: np.ndarray, value: float, wait: bool) -> bool:
         self._settle()
         if self._path(position).exists():
             return False

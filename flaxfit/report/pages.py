@@ -1,0 +1,137 @@
+"""A study's record: tables, claims and pictures, shown while it runs and kept as plain values, from which pages are made."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from matplotlib.figure import Figure
+
+from flaxfit.storage.directory import RunDirectory, environment
+
+VERDICTS = {True: "held", False: "did not hold", None: "undecided"}
+
+
+class Page:
+    """What a study found: printed as it is added, and written to its directory at the end, with command, versions, device and time.
+
+    A context manager; where the study fails, nothing is written.
+
+    Args:
+      title: of the study.
+      directory: for `page.json` and `plots/`.
+      about: what was done, in a sentence or two of Markdown.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as home:
+      ...     with Page("Sonar", home, "Hold-out and folds.") as page:
+      ...         page.claim("the test score lies below the training score", True, "difference 0.16 ± 0.03, p 1e-5")
+      ...     print(markdown([home], home).splitlines()[0])
+      held: the test score lies below the training score (difference 0.16 ± 0.03, p 1e-5)
+      ## Sonar
+    """
+
+    def __init__(self, title: str, directory: str | os.PathLike[str], about: str):
+        self._directory, self._parts = RunDirectory(directory), []
+        self._head = {"title": title, "about": " ".join(about.split())}
+        self._began = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            seconds = round(time.perf_counter() - self._began, 1)
+            record = {**self._head, "seconds": seconds, "environment": environment(), "parts": self._parts}
+            self._directory.path.mkdir(parents=True, exist_ok=True)
+            scratch = self._directory.path / ".page.json.tmp"
+            scratch.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            scratch.replace(self._directory.path / "page.json")
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Adds a table; numbers are shown with four significant digits, other values as `str` makes them."""
+        from rich.console import Console
+        from rich.table import Table
+
+        cells = [[_shown(value) for value in row] for row in rows]
+        self._parts.append({"kind": "table", "title": title, "columns": list(columns), "rows": cells})
+        table = Table(*columns, title=title)
+        for row in cells:
+            table.add_row(*row)
+        Console(width=max(100, min(180, 4 + sum(3 + max(len(r[i]) for r in [list(columns), *cells]) for i in range(len(columns)))))).print(
+            table
+        )
+
+    def claim(self, claim: str, held: bool | None, statistic: str) -> None:
+        """Adds what a source claims, whether it held (None: undecided), and the statistic that decided."""
+        self._parts.append({"kind": "claim", "claim": claim, "verdict": VERDICTS[held], "statistic": str(statistic)})
+        print(f"{VERDICTS[held]}: {claim} ({statistic})")
+
+    def text(self, text: str) -> None:
+        """Adds a paragraph of Markdown."""
+        self._parts.append({"kind": "text", "text": text})
+        print(text)
+
+    def plot(self, name: str, figure: Figure, caption: str) -> None:
+        """Writes a figure to `plots/NAME.png`, 8 inches wide figures as 800 pixels, and adds it."""
+        self._directory.plots.mkdir(parents=True, exist_ok=True)
+        path = self._directory.plots / f"{name}.png"
+        figure.savefig(path, dpi=100)
+        self._parts.append({"kind": "plot", "file": f"plots/{name}.png", "caption": caption})
+        print(f"{caption}: {os.path.relpath(path)}")
+
+
+def markdown(directories: Iterable[str | os.PathLike[str]], home: str | os.PathLike[str]) -> str:
+    """The pages of studies as Markdown, their pictures linked relative to `home`.
+
+    Raises:
+      FileNotFoundError: a directory without a page: its study has not come to its end.
+    """
+    return "\n".join(_section(Path(directory), Path(home)) for directory in directories)
+
+
+def _section(directory: Path, home: Path) -> str:
+    path = directory / "page.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} holds no page.json: run the study to its end first.")
+    page = json.loads(path.read_text(encoding="utf-8"))
+    environment = page["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
+    device = f"{environment['device']['count']} x {environment['device']['kind']}"
+    lines = [f"## {page['title']}", "", page["about"], "", f"`{_command(environment['command'])}`", ""]
+    lines += [f"{page['seconds']:.0f} s on {device}; {versions}; {environment['started'][:10]}.", ""]
+    claims = [part for part in page["parts"] if part["kind"] == "claim"]
+    for part in page["parts"]:
+        if part["kind"] == "table":
+            lines += [f"**{part['title']}**", "", *_table(part["columns"], part["rows"]), ""]
+        elif part["kind"] == "plot":
+            file = os.path.relpath(directory / part["file"], home)
+            lines += [f"![{part['caption']}]({Path(file).as_posix()})", "", f"*{part['caption']}*", ""]
+        elif part["kind"] == "text":
+            lines += [part["text"], ""]
+    if claims:
+        lines += _table(
+            ["claim of the source", "verdict", "what decided"], [[c["claim"], f"**{c['verdict']}**", c["statistic"]] for c in claims]
+        )
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _command(argv: Sequence[str]) -> str:
+    """A recorded command as one would type it: without directories before the interpreter and the script's repository."""
+    words = [Path(argv[0]).name.rstrip("0123456789.") or argv[0], *argv[1:]]
+    return " ".join(f"experiments/{Path(word).name}" if word.endswith(".py") else word for word in words)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
