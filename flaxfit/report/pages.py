@@ -19,7 +19,7 @@ VERDICTS = {True: "held", False: "did not hold", None: "undecided"}
 class Page:
     """What a study found: printed as it is added, and written to its directory at the end, with command, versions, device and time.
 
-    A context manager; where the study fails, nothing is written.
+    A context manager; where the study fails or is interrupted, no page is written.
 
     Args:
       title: of the study.
@@ -45,13 +45,16 @@ class Page:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        home = self._directory.path
+        home.mkdir(parents=True, exist_ok=True)
+        spent = home / ".seconds"  # of all starts, since a study that was interrupted goes on
+        seconds = round(time.perf_counter() - self._began + (float(spent.read_text()) if spent.exists() else 0), 1)
+        spent.write_text(str(seconds))
         if kind is None:
-            seconds = round(time.perf_counter() - self._began, 1)
             record = {**self._head, "seconds": seconds, "environment": environment(), "parts": self._parts}
-            self._directory.path.mkdir(parents=True, exist_ok=True)
-            scratch = self._directory.path / ".page.json.tmp"
+            scratch = home / ".page.json.tmp"
             scratch.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            scratch.replace(self._directory.path / "page.json")
+            scratch.replace(home / "page.json")
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Adds a table; numbers are shown with four significant digits, other values as `str` makes them."""
@@ -63,9 +66,8 @@ class Page:
         table = Table(*columns, title=title)
         for row in cells:
             table.add_row(*row)
-        Console(width=max(100, min(180, 4 + sum(3 + max(len(r[i]) for r in [list(columns), *cells]) for i in range(len(columns)))))).print(
-            table
-        )
+        widths = [max(len(row[index]) for row in (list(columns), *cells)) + 3 for index in range(len(columns))]
+        Console(width=max(80, min(180, 1 + sum(widths)))).print(table)
 
     def claim(self, claim: str, held: bool | None, statistic: str) -> None:
         """Adds what a source claims, whether it held (None: undecided), and the statistic that decided."""
@@ -115,9 +117,8 @@ def _section(directory: Path, home: Path) -> str:
         elif part["kind"] == "text":
             lines += [part["text"], ""]
     if claims:
-        lines += _table(
-            ["claim of the source", "verdict", "what decided"], [[c["claim"], f"**{c['verdict']}**", c["statistic"]] for c in claims]
-        )
+        decided = [[part["claim"], f"**{part['verdict']}**", part["statistic"]] for part in claims]
+        lines += _table(["claim of the source", "verdict", "what decided"], decided)
         lines += [""]
     return "\n".join(lines)
 
