@@ -164,7 +164,7 @@ def fit(
         check_data("validation", validation)
         check_alike(data, validation)
     hooks = check_hooks(hooks)
-    if run_dir is not None and not any(isinstance(hook, Checkpoint) for hook in hooks):
+    if run_dir is not None and not any(isinstance(hook, Checkpoint) and not hook.weights_only for hook in hooks):
         hooks = [*hooks, Checkpoint(every_seconds=60)]
     if run_dir is not None:
         hooks = [*hooks, Metrics()]
