@@ -28,6 +28,8 @@ class Show:
 
     run: Run
     """The run directory."""
+    plot: bool = False
+    """Draw the learning curves too, into the run's plots/learning_curves.png."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,12 @@ def _show(command: Show) -> None:
     print("  " + ", ".join(f"{name} {value:.4g}" for name, value in last.items()))
     if config["data"].get("validation"):
         print(diagnose(history))
+    if command.plot:
+        from flaxfit.report.plots import learning_curves
+
+        directory.plots.mkdir(exist_ok=True)
+        learning_curves({directory.path.name: history}).savefig(file := directory.plots / "learning_curves.png")
+        print(file)
 
 
 def _evaluate(command: Evaluate) -> None:

@@ -106,7 +106,7 @@ def fit(
 def run_hooks(hooks: Sequence[Hook], columns: Sequence[str], durable: bool) -> list[Hook]:
     """The hooks of a run, checked; of one with a directory, with those that fill it."""
     hooks = check_hooks(hooks)
-    if durable and not any(isinstance(hook, Checkpoint) for hook in hooks):
+    if durable and not any(isinstance(hook, Checkpoint) and not hook.weights_only for hook in hooks):
         hooks = [*hooks, Checkpoint(every_seconds=60)]
     for hook in hooks:
         if isinstance(hook, Checkpoint):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import numpy as np
 
@@ -312,9 +312,13 @@ class Checkpoint(Hook):
       weights: a template for files of weights in the run's `weights` directory, such as `"{epoch:02d}-{val_loss:.5f}"`: for evaluation,
         in safetensors. None: none.
       best_only: write weights when the monitor has improved, and not at each look.
+      weights_only: write `weights` and no checkpoints; a run with a directory then has its own.
+      monitor: the metric that decides which checkpoint and weights are best; by default the run's, with its mode and rules. By another
+        one, weights are written at a look whose newest finished epoch is the best so far: for the best of all, `every_epochs=1`.
+      mode: whether that metric is best when small or large; "auto" goes by its name, as in `EarlyStopping`.
 
     Raises:
-      ValueError: nothing says when to save; a name in the template that is not logged.
+      ValueError: nothing says when to save; a name that is not logged, or does not tell its mode; `weights_only` or a mode alone.
     """
 
     def __init__(
@@ -326,39 +330,60 @@ class Checkpoint(Hook):
         keep: int | None = 1,
         weights: str | None = None,
         best_only: bool = True,
+        weights_only: bool = False,
+        monitor: str | None = None,
+        mode: Literal["auto", "min", "max"] = "auto",
     ):
         if every_epochs is None and every_steps is None and every_seconds is None:
             raise ValueError("Checkpoint needs every_epochs, every_steps or every_seconds.")
+        if weights_only and weights is None:
+            raise ValueError('Checkpoint(weights_only=True) needs names for the weights: weights="{epoch:02d}".')
+        if monitor is None and mode != "auto":
+            raise ValueError(f"Checkpoint(mode={mode!r}) needs monitor=...: the run's monitor has its own mode.")
         self.every_epochs, self.every_steps, self.every_seconds = every_epochs, every_steps, every_seconds
-        self.keep, self._weights, self._best_only = keep, weights, best_only
+        self.keep, self._weights, self._best_only, self.weights_only = keep, weights, best_only, weights_only
+        self._own = None if monitor is None else EarlyStopping(monitor, mode=mode)
         self._checkpoints: Checkpoints | None = None
 
     def check(self, columns: Sequence[str]) -> None:
-        """That the template names what is logged.
+        """That the template and the monitor name what is logged.
 
         Raises:
-          ValueError: it does not.
+          ValueError: they do not, or the monitor's name does not tell its mode.
         """
         for _, name, _, _ in Formatter().parse(self._weights or ""):
             if name is not None and name not in ("epoch", *columns):
                 raise ValueError(f"Checkpoint(weights={self._weights!r}): {unknown('metric', name, ('epoch', *columns))}")
+        if self._own is not None:
+            if self._own.monitor not in columns[:-1]:  # the last is the best epoch
+                raise ValueError(f"Checkpoint(monitor=...): {unknown('metric', self._own.monitor, columns[:-1])}")
+            self._own.direction  # noqa: B018  (raises for a name that does not tell)
 
     def begin(self, run: Run) -> None:
-        self._checkpoints = Checkpoints(run.default("checkpoints"), keep=self.keep, mode=run.stopping.direction)
-        self._best = run.history.best_epoch if run.history is not None else None
+        self._written: int | None = None  # the epoch whose weights were written last
+        if self.weights_only:
+            run.default("weights")  # raises where there is no directory
+        else:
+            self._checkpoints = Checkpoints(run.default("checkpoints"), keep=self.keep, mode=(self._own or run.stopping).direction)
+            self._checkpoints.prepare()
 
     def look(self, look: Look) -> None:
-        assert self._checkpoints is not None
         history, state = look.history, look.state
-        rows = np.stack([history[name] for name in look.run.columns], axis=1)
-        value = history[look.run.stopping.monitor][-1] if len(rows) else math.nan
-        self._checkpoints.save(look.epoch * look.run.steps_per_epoch + look.step, state, rows, value)
+        if self._checkpoints is not None:
+            rows = np.stack([history[name] for name in look.run.columns], axis=1)
+            value = history[(self._own or look.run.stopping).monitor][-1] if len(rows) else math.nan
+            self._checkpoints.save(look.epoch * look.run.steps_per_epoch + look.step, state, rows, value)
         if self._weights is None or not look.epoch:
             return
-        epoch = history.best_epoch if self._best_only else look.epoch
-        if epoch is not None and epoch != self._best:
-            self._best = epoch
-            chosen = state.best if self._best_only else for_evaluation(look.run.task, state.train)
+        if not self._best_only:
+            epoch, chosen = look.epoch, for_evaluation(look.run.task, state.train)
+        elif self._own is None:
+            epoch, chosen = history.best_epoch, state.best
+        else:  # `finite` is of the newest epoch's end, unless that was not finite
+            newest = _best_epoch(history, self._own) == look.epoch and int(state.finite.step) + look.step == int(state.train.step)
+            epoch, chosen = look.epoch if newest else None, for_evaluation(look.run.task, state.finite)
+        if epoch is not None and epoch != self._written:
+            self._written = epoch
             name = self._weights.format(epoch=epoch, **{k: float(v) for k, v in history.row(epoch - 1).items()})
             save_weights(look.run.default("weights") / f"{name}.safetensors", chosen)
 
@@ -366,3 +391,10 @@ class Checkpoint(Hook):
         if self._checkpoints is not None:
             self._checkpoints.close()
             self._checkpoints = None
+
+
+def _best_epoch(history: History, stopping: EarlyStopping) -> int | None:
+    """The first of the best epochs by a metric, None where there is none; epochs that were not finite do not count."""
+    finite = np.logical_and.reduce([np.isfinite(history[name]) for name in {stopping.monitor, "loss", "val_loss"} & set(history)])
+    values = np.where(finite, history[stopping.monitor] * (1 if stopping.direction == "min" else -1), math.inf)
+    return int(values.argmin()) + 1 if finite.any() else None

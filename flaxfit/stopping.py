@@ -113,7 +113,7 @@ class EarlyStopping:
         smaller, larger = (any(word in name for word in words) for words in (_SMALLER_IS_BETTER, _LARGER_IS_BETTER))
         if smaller != larger:
             return "min" if smaller else "max"
-        raise ValueError(f'The name {self.monitor!r} does not tell whether larger is better: give EarlyStopping(mode="min") or "max".')
+        raise ValueError(f'The name {self.monitor!r} does not tell whether larger is better: give mode="min" or mode="max".')
 
     def init(self) -> StopperState:
         """Nothing seen yet."""

@@ -40,6 +40,15 @@ def test_show(finished, capsys):
         assert words in text
 
 
+def test_show_plot(finished, capsys):
+    directory = finished[0]
+    assert not (directory / "plots").exists()
+    assert main(["show", str(directory), "--plot"]) == 0
+    picture = directory / "plots" / "learning_curves.png"
+    assert capsys.readouterr().out.endswith(f"\n{picture}\n")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_evaluate_and_export(finished, capsys):
     directory, task, result, splits = finished
     assert main(["evaluate", str(directory)]) == 0

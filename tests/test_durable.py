@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -267,6 +268,92 @@ def test_only_the_best_weights(task, table, tmp_path):
     result = ff.fit(task, train, validation=validation, epochs=30, run_dir=tmp_path, hooks=[hook])
     improved = [epoch for epoch, best in enumerate(result.history["best_epoch"], 1) if epoch == best]
     assert sorted(int(path.stem) for path in (tmp_path / "weights").iterdir()) == improved
+
+
+@pytest.fixture(scope="module")
+def scored():
+    optimizer = optax.adam(3e-2)
+    metrics = {"accuracy": ff.metrics.binary_accuracy, "margin": lambda logits, y: logits[:, 0] * (2 * y - 1)}
+    return ff.Task(model=ff.nn.MLP((4,), 1, dropout=0.1), loss=ff.losses.binary_crossentropy, optimizer=optimizer, metrics=metrics)
+
+
+def records(values):
+    """The epochs in which a value was larger than all before."""
+    return [epoch for epoch, value in enumerate(values, 1) if all(value > before for before in values[: epoch - 1])]
+
+
+def test_weights_and_checkpoints_by_a_monitor_of_their_own(scored, table, tmp_path):
+    from safetensors.numpy import load_file
+
+    class Each(ff.hooks.Hook):
+        every_epochs = 1
+        params: ClassVar = {}
+
+        def look(self, look):
+            self.params[look.epoch] = jax.device_get(look.state.train.params)
+
+    train, validation = table
+    how = {"validation": validation, "batch_size": 32}
+    hook = ff.hooks.Checkpoint(every_epochs=1, weights="{epoch}-{val_accuracy:.3f}", monitor="val_accuracy")
+    ff.fit(scored, train, **how, epochs=4, run_dir=tmp_path, hooks=[hook, Each()])
+    hook = ff.hooks.Checkpoint(every_epochs=1, weights="best", weights_only=True, monitor="val_accuracy", mode="min")
+    again = ff.hooks.Checkpoint(every_epochs=1, weights="{epoch}-{val_accuracy:.3f}", monitor="val_accuracy")
+    result = ff.fit(scored, train, **how, epochs=12, run_dir=tmp_path, hooks=[again, hook, Each()])  # goes on
+    accuracy = result.history["val_accuracy"]
+    best = records(accuracy)
+    assert records(-result.history["val_loss"]) != best  # else the run's monitor would do
+    names = {f"{epoch}-{accuracy[epoch - 1]:.3f}.safetensors": epoch for epoch in best}
+    assert {path.name for path in (tmp_path / "weights").iterdir()} - {"best.safetensors"} == names.keys()
+    for name, epoch in names.items():
+        np.testing.assert_array_equal(
+            load_file(tmp_path / "weights" / name)["params/Dense_0/kernel"], Each.params[epoch]["Dense_0"]["kernel"]
+        )
+    # What went on has the epochs before in mind: only a smaller one than they had is written.
+    assert (tmp_path / "weights" / "best.safetensors").exists() == (records(-accuracy)[-1] > 4)
+    kept = {best[-1], 12} if best[-1] < 12 else {11, 12}
+    assert {int(path.name) // 8 for path in (tmp_path / "checkpoints").iterdir()} == kept  # 8 steps an epoch
+
+
+def test_looks_inside_epochs_write_the_weights_of_the_epoch_s_end(scored, table, tmp_path):
+    from safetensors.numpy import load_file
+
+    train, validation = table  # 8 steps an epoch
+    hook = ff.hooks.Checkpoint(every_steps=9, weights="{epoch}", weights_only=True, monitor="val_margin", mode="max")
+    ff.fit(scored, train, validation=validation, epochs=2, batch_size=32, run_dir=tmp_path, hooks=[hook])
+    expected = ff.fit(scored, train, validation=validation, epochs=1, batch_size=32).last
+    written = load_file(tmp_path / "weights" / "1.safetensors")
+    np.testing.assert_array_equal(written["params/Dense_0/kernel"], expected.params["Dense_0"]["kernel"])
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["16"]  # the run's own
+
+
+def test_weights_of_an_epoch_that_was_not_finite_are_never_best(table, tmp_path):
+    train, validation = table
+    optimizer = optax.sgd(lambda step: jax.numpy.where(step == 15, jax.numpy.inf, 0.1))  # the last step of epoch 2
+    task = ff.Task(model=ff.nn.MLP((4,), 1), loss=ff.losses.binary_crossentropy, optimizer=optimizer)
+    hook = ff.hooks.Checkpoint(every_epochs=1, weights="{epoch}", monitor="gradient_norm", mode="min")
+    for directory, sets in ((tmp_path / "validated", {"validation": validation}), (tmp_path / "alone", {})):
+        with pytest.warns(RuntimeWarning, match="training ended in epoch 2"):
+            result = ff.fit(task, train, **sets, epochs=5, batch_size=32, run_dir=directory, hooks=[hook])
+        assert np.isfinite(result.history["gradient_norm"]).all()
+        assert result.history["gradient_norm"][1] < result.history["gradient_norm"][0]
+        assert [path.name for path in (directory / "weights").iterdir()] == ["1.safetensors"]
+
+
+def test_monitors_of_checkpoints_are_checked_at_the_door(scored, table, tmp_path):
+    train, _ = table
+    said = {
+        r"Checkpoint\(monitor=...\): no metric 'acuracy'; did you mean 'accuracy'\?": {"monitor": "acuracy"},
+        "'val_accuracy'; did you mean 'accuracy'": {"monitor": "val_accuracy"},
+        "no metric 'best_epoch'": {"monitor": "best_epoch", "mode": "max"},
+        "'margin' does not tell whether larger is better": {"monitor": "margin"},
+    }
+    for words, how in said.items():
+        with pytest.raises(ValueError, match=words):
+            ff.fit(scored, train, run_dir=tmp_path / "run", hooks=[ff.hooks.Checkpoint(1, **how)])
+    assert not (tmp_path / "run").exists()
+    for words, how in {"needs monitor": {"mode": "max"}, "needs names for the weights": {"weights_only": True}}.items():
+        with pytest.raises(ValueError, match=words):
+            ff.hooks.Checkpoint(1, **how)
 
 
 def test_hooks_find_their_place(task, table, tmp_path):

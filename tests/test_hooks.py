@@ -10,6 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import flaxfit as ff
+from flaxfit.hooks import _best_epoch
 
 
 def task_of(net):
@@ -101,3 +102,11 @@ def test_a_hook_that_fails_lets_the_others_close(net, table, tmp_path):
     with pytest.raises(RuntimeError, match="disk full"):
         ff.fit(task_of(net), table[0], epochs=5, hooks=[Closes(), Fails()])
     assert closed == [True]
+
+
+def test_the_best_epoch_by_a_metric_leaves_out_what_was_not_finite():
+    nan, inf = np.nan, np.inf
+    losses = {"loss": [1, nan, 1, 1, 1], "val_loss": [1, 1, inf, 1, 1]}
+    history = ff.History(losses | {"auc": [0.5, 0.9, 0.1, 0.7, 0.7], "none": [nan] * 5})
+    for monitor, mode, expected in (("auc", "max", 4), ("auc", "min", 1), ("none", "min", None)):
+        assert _best_epoch(history, ff.EarlyStopping(monitor, mode=mode)) == expected

@@ -1,7 +1,8 @@
 """Checkpoints of a run: saved by Orbax in the background, verified by a checksum of our own.
 
 Orbax notices missing and truncated files, but hands out flipped bits as they are. A checkpoint is a directory called by its position;
-it holds the arrays as a flat mapping from path to array, so that no class of ours or of optax's is part of the format.
+it holds the arrays as a flat mapping from path to array, so that no class of ours or of optax's is part of the format. Arrays of the same
+bytes are there once: at the end of an epoch a run's last finite weights are its current ones. "same" in the description names the others.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -28,7 +30,8 @@ import numpy as np
 
 from flaxfit.state import RunState
 
-FORMAT = 1
+FORMATS = (1, 2)
+"""2: arrays of the same bytes are there once. Without such, 1 is written."""
 _one_at_a_time = threading.Lock()  # Orbax mixes up what several threads save
 
 
@@ -62,12 +65,18 @@ class Checkpoints:
         self.directory, self._keep, self._sign = Path(directory).resolve(), keep, 1 if mode == "min" else -1
         self._saving: int | None = None
         self._values: dict[int, float | None] = {}
+        self._importer: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def prepare(self) -> None:
+        """Begins to import Orbax, on a thread that `close` waits for: else the first save takes that second."""
+        self._importer = ThreadPoolExecutor(1)
+        self._importer.submit(_orbax)  # a failure shows at the first save
 
     def save(self, position: int, state: RunState, history: np.ndarray, value: float, *, wait: bool = False) -> bool:
         """Begins to save; what is on the device has been copied when this returns, and may be given away.
@@ -93,15 +102,17 @@ class Checkpoints:
         self._settle()
         if self._path(position).exists():
             return False
-        arrays = {name: np.array(_raw(leaf)) for name, leaf in _named(state).items()} | {"history": np.array(history, np.float64)}
-        about = {
-            "format": FORMAT,
+        arrays = {name: np.array(_raw(leaf)) for name, leaf in _named(state).items()}
+        same = _same(arrays)
+        arrays = {name: array for name, array in arrays.items() if name not in same} | {"history": np.array(history, np.float64)}
+        about: dict[str, Any] = {
+            "format": 2 if same else 1,
             "position": position,
             "history": list(arrays["history"].shape),
             "value": float(value) if math.isfinite(value) else None,
             "leaves": {name: _described(leaf) for name, leaf in _named(state).items()},
             "crc32": _checksum(arrays),
-        }
+        } | ({"same": same} if same else {})
         try:
             args = _orbax().args
             run = args.StandardSave({name: array for name, array in arrays.items() if array.size})  # Orbax takes no empty ones
@@ -158,6 +169,8 @@ class Checkpoints:
         finally:
             if "_checkpointer" in vars(self):
                 vars(self).pop("_checkpointer").close()
+            if self._importer is not None:
+                self._importer.shutdown()
 
     @functools.cached_property
     def _checkpointer(self) -> Any:
@@ -223,11 +236,18 @@ class Checkpoints:
     def _arrays(self, position: int, about: Mapping[str, Any], like: RunState) -> tuple[RunState, np.ndarray]:
         args, leaves = _orbax().args, _named(like)
         shapes = {name: jax.eval_shape(_raw, leaf) for name, leaf in leaves.items()}
-        arrays = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in shapes.items()} | {"history": np.empty(about["history"])}
+        same = about.get("same", {})
+        kinds = {name: (leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
+        for name, other in same.items():
+            if other in same or name not in kinds or kinds[name] != kinds.get(other):
+                raise ValueError(f"its description gives {name!r} the bytes of {other!r}, which cannot be")
+        arrays = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in shapes.items() if name not in same}
+        arrays["history"] = np.empty(about["history"])
         run = args.StandardRestore({name: array for name, array in arrays.items() if array.size})
         arrays |= self._checkpointer.restore(self._path(position), args=args.Composite(run=run))["run"]
         if _checksum(arrays) != about["crc32"]:
             raise ValueError("the checksum of its arrays differs")
+        arrays |= {name: arrays[other].copy() for name, other in same.items()}  # the device may keep an array's memory
         placed = [_placed(arrays[name], leaf) for name, leaf in leaves.items()]
         return jax.tree.unflatten(jax.tree.structure(like), placed), arrays["history"]
 
@@ -242,9 +262,18 @@ class Checkpoints:
         return f"moved to {free}"
 
 
-@functools.cache
+_importing = threading.Lock()
+
+
 def _orbax() -> Any:
-    """Orbax's module, which takes a second to import, without the tracebacks it prints of failures that we warn of."""
+    """Orbax's module, which takes a second to import; where another thread is at it, waits."""
+    with _importing:
+        return _imported()
+
+
+@functools.cache
+def _imported() -> Any:
+    """The module, without the tracebacks it prints of failures that we warn of."""
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
@@ -282,12 +311,23 @@ def _described(leaf: Any) -> str:
 
 def _unlike(about: Mapping[str, Any], like: RunState) -> str:
     """How a checkpoint differs from what is asked for; empty where it does not."""
-    if about["format"] != FORMAT:
-        return f"format {about['format']}, and this flaxfit reads format {FORMAT}"
+    if about["format"] not in FORMATS:
+        return f"format {about['format']}, and this flaxfit reads formats {' and '.join(map(str, FORMATS))}"
     saved, asked = about["leaves"], {name: _described(leaf) for name, leaf in _named(like).items()}
     names = [name for name in saved | asked if saved.get(name) != asked.get(name)]
     lines = [f"{name} is {saved.get(name, 'missing')} there and {asked.get(name, 'missing')} here" for name in names[:3]]
     return "; ".join([*lines, f"and {len(names) - 3} more"] if len(names) > 3 else lines)
+
+
+def _same(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The name of each array that equals an earlier one, bit for bit -> the first such name."""
+    first: dict[Any, str] = {}
+    same: dict[str, str] = {}
+    for name, array in arrays.items():
+        other = first.setdefault((array.dtype, array.shape, _crc(array)), name)
+        if other != name and np.array_equal(_bytes(array), _bytes(arrays[other])):
+            same[name] = other
+    return same
 
 
 def _seal(about: Mapping[str, Any]) -> int:
@@ -298,8 +338,16 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
     """Of all bytes, in the order of the names. Names, types and shapes are in the description, which has its own."""
     crc = 0
     for name in sorted(arrays):
-        crc = zlib.crc32(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data, crc)
+        crc = _crc(arrays[name], crc)
     return crc
+
+
+def _crc(array: np.ndarray, crc: int = 0) -> int:
+    return zlib.crc32(_bytes(array).data, crc)
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _in_short(error: Exception) -> str:

@@ -19,8 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset, arrays
 from flaxfit.data.scaling import Scaling
+from flaxfit.data.stream import Stream
 
 FORMAT = 1
 PARTS = ("model.json", "weights.safetensors", "predict.stablehlo", "score.stablehlo")
@@ -110,13 +112,16 @@ class Predictor:
         x = arrays(x, "x")
         return self._rowwise(self._predict, batch_size, Dataset(x, np.zeros(len((*jax.tree.leaves(x), ())[0]))), "x")
 
-    def evaluate(self, data: Dataset, *, batch_size: int = 1024, metrics: Mapping[str, Callable[..., Any]] | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, data: Dataset | Stream, *, batch_size: int = 1024, metrics: Mapping[str, Callable[..., Any]] | None = None
+    ) -> dict[str, Any]:
         """Scores the model, exactly over all rows: what `flaxfit.evaluate` gives, to float32's rounding.
 
         Args:
-          data: the rows to score.
+          data: the rows to score; those of a stream a step at a time.
           batch_size: rows a step, for memory.
-          metrics: more metrics, of the whole set at once: name -> (logits, y) -> number or array.
+          metrics: more metrics, of the whole set at once: name -> (logits, y) -> number or array. Logits and targets are in memory for
+            them, of a stream too.
 
         Returns:
           `loss` (the objective), the data loss under its name, `penalty` where there is one, the task's metrics, and `metrics`.
@@ -124,10 +129,22 @@ class Predictor:
         Raises:
           ValueError, TypeError: rows unlike those of training, or not finite; a metric under a name that is scored already.
         """
-        if not isinstance(data, Dataset):
+        if not isinstance(data, Dataset | Stream):
             raise TypeError(f"data must be a flaxfit.Dataset, got {type(data).__name__}: wrap the arrays as ff.Dataset(x, y).")
-        losses, own, penalty = self._rowwise(self._score, batch_size, data, "x", "y")
-        losses = losses if data.sample_weight is None else losses * data.sample_weight
+        size = check_count("batch_size", batch_size, 1, "rows a step")
+        starts = range(0, len(data), size) if isinstance(data, Stream) else [0]
+        parts, outputs, penalty = [], [], 0.0
+        for first in starts:
+            piece = data[first : first + size] if isinstance(data, Stream) else data
+            try:
+                losses, own, penalty = self._rowwise(self._score, size, piece, "x", "y")
+                outputs += [(self.predict(piece.x, batch_size=size), jax.tree.map(np.asarray, piece.y))] if metrics else []
+            except ValueError as error:
+                if first:
+                    error.add_note(f"rows are counted from the stream's row {first}")
+                raise
+            parts.append((losses if piece.sample_weight is None else losses * piece.sample_weight, own))
+        losses, own = _joined(parts)
         loss = float(np.mean(losses, dtype=float))
         scores = {"loss": loss + float(penalty), self.metadata["loss"]: loss}
         scores |= {"penalty": float(penalty)} if self.metadata["penalty"] else {}
@@ -137,13 +154,11 @@ class Predictor:
             raise ValueError(
                 f"evaluate(metrics=...) may not hold {min(taken)!r}: that name is scored already; call the metric something else."
             )
-        logits = self.predict(data.x, batch_size=batch_size) if metrics else None
-        return scores | {name: metric(logits, jax.tree.map(np.asarray, data.y)) for name, metric in (metrics or {}).items()}
+        return scores | {name: metric(*_joined(outputs)) for name, metric in (metrics or {}).items()}
 
     def _rowwise(self, program: Callable[..., Any], batch_size: int, data: Dataset, *names: str) -> Any:
         """What a program gives for all rows, batch by batch."""
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number of 1 or more, got {batch_size!r}.")
+        batch_size = check_count("batch_size", batch_size, 1, "rows a step")
         if not len(data):
             raise ValueError("there are no rows.")
         parts, rows = [self._checked(name, getattr(data, name)) for name in names], len(data)
@@ -314,6 +329,10 @@ def _fitting(name: str, array: np.ndarray, shape: list[int], dtype: str) -> np.n
         row = np.argwhere(changed)[0][0]
         raise ValueError(f"{name} has values that {dtype} cannot hold, first in row {row}; the model takes {_rows(shape, dtype)}.")
     return cast
+
+
+def _joined(parts: list[Any]) -> Any:
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def _kind(dtype: Any) -> str:

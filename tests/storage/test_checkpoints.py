@@ -18,7 +18,7 @@ import pytest
 
 import flaxfit as ff
 from flaxfit import run
-from flaxfit.storage.checkpoints import Checkpoints
+from flaxfit.storage.checkpoints import Checkpoints, _seal
 
 HISTORY = np.array([[0.5, math.nan], [-0.0, math.inf], [1 / 3, 5e-324]])
 
@@ -196,10 +196,83 @@ def test_another_state_is_no_damage(states, copy):
 
 
 def test_another_format(states, copy, monkeypatch):
-    monkeypatch.setattr("flaxfit.storage.checkpoints.FORMAT", 2)
-    with Checkpoints(copy) as checkpoints, pytest.raises(ValueError, match=r"10 .*: format 1, and this flaxfit reads format 2"):
+    monkeypatch.setattr("flaxfit.storage.checkpoints.FORMATS", (3,))
+    with Checkpoints(copy) as checkpoints, pytest.raises(ValueError, match=r"10 .*: format 2, and this flaxfit reads formats 3"):
         checkpoints.restore(like(states[0]))
     assert kept(copy) == ["9", "10"]
+
+
+def described(directory, **changes):
+    """Changes a checkpoint's description, under a right seal."""
+    path = directory / "about" / "metadata"
+    about = json.loads(path.read_text()) | changes
+    about.pop("seal")
+    path.write_text(json.dumps(about | {"seal": _seal(about)}))
+
+
+def test_equal_arrays_are_on_disk_once(tmp_path):
+    weights = jax.random.normal(jax.random.key(0), (300, 300))
+    once, other = {"a": weights, "b": weights + 1}, jnp.copy(weights)
+    twice = once | {"c": other, "d": {"e": other.at[3].set(-0.0), "f": weights.astype(jnp.float16)}, "key": jax.random.key(0)}
+    twice |= {"strong": jnp.float32(2.5), "weak": jax.jit(lambda: 2.5)()}  # of one type for all that is stored
+    twice["d"]["g"] = twice["d"]["e"].at[3].set(0.0)  # equal, and of other bits
+    size = {}
+    for name, state in {"once": once, "twice": twice}.items():
+        with Checkpoints(tmp_path / name) as checkpoints:
+            assert checkpoints.save(1, state, HISTORY, 0.5)
+            restored, _, _ = checkpoints.restore(like(state))
+        assert bits(restored) == bits(state)
+        pointers = [leaf.unsafe_buffer_pointer() for leaf in (restored["a"], restored.get("c", restored["b"]))]
+        assert pointers[0] != pointers[1]  # each may be given away
+        size[name] = sum(path.stat().st_size for path in (tmp_path / name).rglob("*") if path.is_file())
+        about = json.loads((tmp_path / name / "1" / "about" / "metadata").read_text())
+        assert (about["format"], about.get("same")) == ((1, None) if name == "once" else (2, {"['c']": "['a']", "['weak']": "['strong']"}))
+    assert size["twice"] < size["once"] + 2.7 * weights.nbytes  # of e, f and g
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"['a']": "['a']"},
+        {"['a']": "['b']", "['b']": "['a']"},
+        {"['c']": "['b']", "['b']": "['a']"},
+        {"['a']": "['other']"},
+        {"['a']": "history"},
+        {"['absent']": "['a']"},
+        {"['a']": "['short']"},
+        {"['a']": ["['b']"]},
+        {"['a']": None},
+        ["['a']"],
+        7,
+    ],
+)
+def test_absurd_descriptions_of_what_is_the_same(tmp_path, same):
+    state = {name: jnp.full(4, index) for index, name in enumerate("abc")} | {"short": jnp.zeros(3)}
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.save(1, state, HISTORY, 0.5, wait=True)
+        described(tmp_path / "1", same=same)
+        with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged"):
+            checkpoints.restore(like(state))
+
+
+def test_orbax_is_imported_on_a_thread():
+    code = (
+        "import sys, tempfile, threading, jax.numpy as jnp, numpy as np\n"
+        "from flaxfit.storage.checkpoints import Checkpoints\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'orbax.checkpoint':\n"
+        "            print(threading.current_thread() is threading.main_thread())\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "with tempfile.TemporaryDirectory() as home, Checkpoints(home) as checkpoints:\n"
+        "    checkpoints.prepare()\n"
+        "    print(checkpoints.save(1, {'w': jnp.ones(3)}, np.ones((1, 1)), 0.5, wait=True))\n"
+        "with Checkpoints(home) as checkpoints:\n"
+        "    checkpoints.prepare()\n"
+        "print(threading.active_count())\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "1"], done.stderr
 
 
 @pytest.mark.parametrize(

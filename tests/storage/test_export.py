@@ -92,6 +92,17 @@ def test_batch_size_does_not_matter(saved, batch_size):
     assert scores == pytest.approx(ff.evaluate(saved.task, saved.state, saved.validation, metrics={"auc": ff.metrics.auc}), rel=1e-6)
 
 
+def test_a_stream_scores_as_its_rows(saved):
+    model, weighted = load(saved.file), replace(saved.validation, sample_weight=np.linspace(0, 2, 100))
+    expected = model.evaluate(weighted, metrics={"auc": ff.metrics.auc})
+    assert model.evaluate(ff.data.Stream(weighted), batch_size=32, metrics={"auc": ff.metrics.auc}) == pytest.approx(expected, rel=1e-6)
+    x = saved.validation.x.copy()
+    x[70] = np.nan
+    with pytest.raises(ValueError, match="first in row 6") as raised:
+        model.evaluate(ff.data.Stream(replace(weighted, x=x)), batch_size=32)
+    assert raised.value.__notes__ == ["rows are counted from the stream's row 64"]
+
+
 def test_sample_weights_count_as_in_evaluate(saved):
     weighted = replace(saved.validation, sample_weight=np.linspace(0, 2, 100))
     assert load(saved.file).evaluate(weighted) == pytest.approx(ff.evaluate(saved.task, saved.state, weighted), rel=1e-6)
