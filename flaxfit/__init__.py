@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from flaxfit import data, hooks, losses, metrics, nn, schedules
+    from flaxfit.cross_validation import CrossValidation, cross_validate
     from flaxfit.data.dataset import Dataset
     from flaxfit.driver import fit, resume
     from flaxfit.grid import static
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from flaxfit.report.pages import Page
     from flaxfit.result import Result
     from flaxfit.scoring import evaluate, predict
+    from flaxfit.search import Narrowing, narrow
     from flaxfit.state import RunState, TrainState
     from flaxfit.steps import eval_step, train_step
     from flaxfit.stopping import EarlyStopping
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 # Name -> the module it is in, or is. Resolved on first use (PEP 562), so that `import flaxfit` costs nothing.
 _PLACES = {
+    "CrossValidation": "cross_validation",
     "Dataset": "data.dataset",
     "Diagnosis": "report.diagnosis",
     "EarlyStopping": "stopping",
@@ -43,6 +46,7 @@ _PLACES = {
     "augmentation": "regularize.augmentation",
     "averaging": "regularize.averaging",
     "constraints": "regularize.constraints",
+    "cross_validate": "cross_validation",
     "data": "data",
     "diagnose": "report.diagnosis",
     "eval_step": "steps",
@@ -56,6 +60,8 @@ _PLACES = {
     "Member": "study",
     "masks": "regularize.masks",
     "metrics": "metrics",
+    "Narrowing": "search",
+    "narrow": "search",
     "nn": "nn",
     "Page": "report.pages",
     "Predictor": "storage.predictor",

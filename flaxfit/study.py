@@ -12,7 +12,7 @@ from flaxfit.arguments import unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.grid import name_of
 from flaxfit.programs import Family
-from flaxfit.report.diagnosis import smaller_is_better
+from flaxfit.report.diagnosis import smaller_is_better as smaller
 from flaxfit.report.statistics import Comparison, Interval, compare, interval
 from flaxfit.result import Result
 from flaxfit.scoring import evaluate_member, predict_member
@@ -181,7 +181,7 @@ class Study:
         if larger_is_better is None:
             if metric is not None and not isinstance(metric, str):
                 raise ValueError("compare(larger_is_better=...) must be given for scores of one's own.")
-            larger_is_better = not self._smaller(metric)
+            larger_is_better = not self.smaller_is_better(metric)
         sides = []
         for setting in (a, b):
             self.select(**setting)
@@ -196,7 +196,7 @@ class Study:
 
     def rank(self, metric: str | None = None, at: At = "best") -> list[Mapping[str, Any]]:
         """The settings, best mean first; one with a score that is not finite last."""
-        sign, rows = 1 if self._smaller(metric) else -1, self.scores(metric, at)
+        sign, rows = 1 if self.smaller_is_better(metric) else -1, self.scores(metric, at)
         means = {index: sign * rows[self._chosen(setting)].mean() for index, setting in enumerate(self.settings)}
         return [self.settings[index] for index in sorted(means, key=lambda i: means[i] if np.isfinite(means[i]) else np.inf)]
 
@@ -215,8 +215,9 @@ class Study:
         pairs = zip(self.members, self.results, strict=True)
         return [predict_member(m.family, m.task, m.numbers, getattr(r, at), x, batch_size) for m, r in pairs]
 
-    def _smaller(self, metric: str | None) -> bool:
-        return smaller_is_better(self.results[0].history, (metric or self.monitor).removeprefix("val_"))
+    def smaller_is_better(self, metric: str | None) -> bool:
+        """Whether a metric is best when small."""
+        return smaller(self.results[0].history, (metric or self.monitor).removeprefix("val_"))
 
     def _chosen(self, setting: Mapping[str, Any]) -> np.ndarray:
         return np.array([i for i, m in enumerate(self.members) if all(m.setting[name] == value for name, value in setting.items())], int)

@@ -14,6 +14,7 @@ import numpy as np
 from flaxfit.data.dataset import arrays
 
 
+@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, eq=False)
 class Scaling:
     """`(x - offset) / divisor` in float32, of NumPy and JAX arrays.
@@ -44,6 +45,17 @@ class Scaling:
             raise ValueError("a Scaling's offset and divisor must be finite.")
         if not all(np.all(a != 0) for a in jax.tree.leaves(self.divisor)):
             raise ValueError("Scaling(divisor=...) must not be 0.")
+
+    def tree_flatten(self) -> tuple[Any, None]:
+        """For JAX: a scaling may be an argument of a compiled program."""
+        return (self.offset, self.divisor), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: Any) -> Scaling:
+        """For JAX: unchecked, since the leaves may be anything."""
+        scaling = object.__new__(cls)
+        vars(scaling).update(zip(("offset", "divisor"), children, strict=True))
+        return scaling
 
     def __call__(self, x: Any) -> Any:
         """`x` scaled."""
