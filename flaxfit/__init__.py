@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from flaxfit import data, hooks, losses, metrics, nn, schedules
     from flaxfit.data.dataset import Dataset
     from flaxfit.driver import Result, fit, resume
+    from flaxfit.ensembles import Ensemble, ensemble
     from flaxfit.nn import summary
     from flaxfit.regularize import augmentation, averaging, constraints, masks, penalties, proximal
-    from flaxfit.report import plots
+    from flaxfit.report import plots, statistics
     from flaxfit.report.diagnosis import Diagnosis, diagnose
     from flaxfit.report.history import History
     from flaxfit.scoring import evaluate, predict
@@ -30,6 +31,7 @@ _PLACES = {
     "Dataset": "data.dataset",
     "Diagnosis": "report.diagnosis",
     "EarlyStopping": "stopping",
+    "Ensemble": "ensembles",
     "History": "report.history",
     "Result": "driver",
     "RunState": "state",
@@ -40,6 +42,7 @@ _PLACES = {
     "constraints": "regularize.constraints",
     "data": "data",
     "diagnose": "report.diagnosis",
+    "ensemble": "ensembles",
     "eval_step": "steps",
     "evaluate": "scoring",
     "export": "storage.export",
@@ -58,6 +61,7 @@ _PLACES = {
     "proximal": "regularize.proximal",
     "resume": "driver",
     "schedules": "schedules",
+    "statistics": "report.statistics",
     "summary": "nn",
     "train_step": "steps",
     "transfer": "storage.predictor",

@@ -22,7 +22,9 @@ def names(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any]
         if name not in places:
             raise AttributeError(unknown("name", name, places, f"in {package}"))
         module = importlib.import_module(f"{package}.{places[name]}")
-        value = module if places[name].rsplit(".", 1)[-1] == name else getattr(module, name)
+        found = getattr(module, name, None)
+        # A module may hold a function of its own name, as `export` does, or import a module of that name, as `nn` does.
+        value = module if places[name].rsplit(".", 1)[-1] == name and not callable(found) else found
         setattr(sys.modules[package], name, value)
         return value
 
