@@ -11,19 +11,23 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from flaxfit import data, hooks, losses, metrics, nn, schedules
     from flaxfit.data.dataset import Dataset
-    from flaxfit.driver import Result, fit, resume
+    from flaxfit.driver import fit, resume
     from flaxfit.ensembles import Ensemble, ensemble
+    from flaxfit.grid import static
     from flaxfit.nn import summary
+    from flaxfit.population import fit_many
     from flaxfit.regularize import augmentation, averaging, constraints, masks, penalties, proximal
     from flaxfit.report import plots, statistics
     from flaxfit.report.diagnosis import Diagnosis, diagnose
     from flaxfit.report.history import History
+    from flaxfit.result import Result
     from flaxfit.scoring import evaluate, predict
     from flaxfit.state import RunState, TrainState
     from flaxfit.steps import eval_step, train_step
     from flaxfit.stopping import EarlyStopping
     from flaxfit.storage.export import export, pack
     from flaxfit.storage.predictor import Predictor, load, transfer
+    from flaxfit.study import Member, Study
     from flaxfit.task import Task
 
 # Name -> the module it is in, or is. Resolved on first use (PEP 562), so that `import flaxfit` costs nothing.
@@ -33,7 +37,7 @@ _PLACES = {
     "EarlyStopping": "stopping",
     "Ensemble": "ensembles",
     "History": "report.history",
-    "Result": "driver",
+    "Result": "result",
     "RunState": "state",
     "Task": "task",
     "TrainState": "state",
@@ -47,9 +51,11 @@ _PLACES = {
     "evaluate": "scoring",
     "export": "storage.export",
     "fit": "driver",
+    "fit_many": "population",
     "hooks": "hooks",
     "load": "storage.predictor",
     "losses": "losses",
+    "Member": "study",
     "masks": "regularize.masks",
     "metrics": "metrics",
     "nn": "nn",
@@ -61,6 +67,8 @@ _PLACES = {
     "proximal": "regularize.proximal",
     "resume": "driver",
     "schedules": "schedules",
+    "Study": "study",
+    "static": "grid",
     "statistics": "report.statistics",
     "summary": "nn",
     "train_step": "steps",

@@ -46,6 +46,13 @@ def check_hooks(hooks: Any) -> list[Hook]:
     return hooks
 
 
+def check_seed(seed: Any) -> int:
+    """`seed` as an integer that JAX takes as it is."""
+    if check_count("seed", seed, 0, "below 2**32") >= 2**32:
+        raise ValueError(f"seed must be below 2**32, got {seed}: JAX would take it modulo that.")
+    return int(seed)
+
+
 def check_data(name: str, data: Any) -> None:
     """That `data` is a Dataset with rows whose numbers are all finite."""
     if isinstance(data, Stream):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import signal
@@ -16,7 +15,6 @@ from dataclasses import asdict
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self
 
-import jax
 import numpy as np
 
 from flaxfit.arguments import unknown
@@ -37,9 +35,8 @@ class Session:
     Args:
       run_dir: the directory.
       resume: whether to go on with what is there.
-      task: what is trained.
-      arguments: what `fit` was called with.
-      sets: name -> rows.
+      config: what is run, as `described` says it.
+      signals: what ends the run; by default what this session hears itself.
 
     Attributes:
       directory: the run directory.
@@ -50,11 +47,11 @@ class Session:
       ValueError, RuntimeError, FileExistsError, FileNotFoundError: on entering, as `fit` says.
     """
 
-    def __init__(self, run_dir: str | os.PathLike[str], resume: Resume, task: Task, arguments: Mapping[str, Any], sets: Mapping[str, Any]):
+    def __init__(self, run_dir: str | os.PathLike[str], resume: Resume, config: Mapping[str, Any], signals: Signals | None = None):
         if resume not in ("auto", "never", "must"):
             raise ValueError(unknown("way to resume", str(resume), ("auto", "never", "must")))
-        self.directory, self._resume, self.state, self.signals = RunDirectory(run_dir), resume, None, Signals()
-        self._config, self._stack = _described(task, arguments, sets), ExitStack()
+        self.directory, self._resume, self.state = RunDirectory(run_dir), resume, None
+        self._config, self._stack, self._own, self.signals = dict(config), ExitStack(), signals is None, signals or Signals()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -65,20 +62,21 @@ class Session:
             if self._resume == "must" and self._old is None:
                 raise FileNotFoundError(f'{self.directory.path} holds no run to resume; resume="auto" starts one.')
             self._check(("program",))
-            stack.enter_context(self.signals)
+            if self._own:
+                stack.enter_context(self.signals)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
 
-    def confirm(self, lowered: jax.stages.Lowered) -> None:
-        """That the program is the recorded one; records the configuration.
+    def confirm(self, program: str) -> None:
+        """That the program is the recorded one, by a hash of it; records the configuration.
 
         Raises:
           ValueError: it is another.
         """
-        self._config["program"] = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+        self._config["program"] = program
         self._config["environment"] = environment()
         self._check(())
         self.directory.write_config(self._config)
@@ -135,8 +133,8 @@ def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _described(task: Task, arguments: Mapping[str, Any], sets: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run is, as plain values: arguments, task, and data with checksums of their arrays."""
+def described(task: Task, arguments: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is, as plain values: arguments, task, and data as `recorded` says it."""
     stopping, weights = arguments["early_stopping"], arguments["class_weight"]
     plain = {
         "early_stopping": None if stopping is None else asdict(stopping),
@@ -148,11 +146,12 @@ def _described(task: Task, arguments: Mapping[str, Any], sets: Mapping[str, Any]
         "metrics": list(task.metrics),
         "penalty": task.penalty is not None,
     }
-    return {
-        "arguments": {**arguments, **plain},
-        "task": about,
-        "data": {name: rows.record() | _checksum(rows) for name, rows in sets.items()},
-    }
+    return {"arguments": {**arguments, **plain}, "task": about, "data": dict(data)}
+
+
+def recorded(sets: Mapping[str, Any]) -> dict[str, Any]:
+    """Where rows come from, by name, with checksums of their arrays."""
+    return {name: rows.record() | _checksum(rows) for name, rows in sets.items()}
 
 
 class Signals:

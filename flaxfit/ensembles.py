@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,7 +17,8 @@ from flaxfit.arguments import unknown
 from flaxfit.checks import check_task, kind_of_loss
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
-from flaxfit.scoring import evaluate
+from flaxfit.programs import Family
+from flaxfit.scoring import evaluate, evaluate_member
 from flaxfit.state import TrainState, for_evaluation
 from flaxfit.task import Task
 
@@ -34,12 +35,14 @@ class Ensemble:
       state: the members' evaluation states side by side, under `member_0`, `member_1`, ...
       members: (task, evaluation state) of each.
       average: "probabilities" or "logits".
+      families: for each member, whose programs it shares, and by which numbers.
     """
 
     task: Task
     state: TrainState
     members: tuple[tuple[Task, TrainState], ...]
     average: Average
+    families: tuple[tuple[Family, Mapping[str, Any]], ...]
 
     def __len__(self) -> int:
         return len(self.members)
@@ -68,7 +71,10 @@ class Ensemble:
         """
         kind, predicted = kind_of_loss(self.task), "predicted classes"
         metrics = None if kind is None else {predicted: lambda logits, y: logits > 0 if kind == "binary" else logits.argmax(-1)}
-        members = [evaluate(task, state, data, batch_size=batch_size, metrics=metrics) for task, state in self.members]
+        members = [
+            evaluate_member(family, task, numbers, state, data, batch_size, metrics)
+            for (family, numbers), (task, state) in zip(self.families, self.members, strict=True)
+        ]
         own = evaluate(self.task, self.state, data, batch_size=batch_size)
         means = {name: float(np.mean([scores[name] for scores in members])) for name in (self.task.loss_name, *self.task.metrics)}
         loss, score = means.pop(self.task.loss_name), own[self.task.loss_name]
@@ -88,8 +94,8 @@ def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
     of the probabilities, which is surer of itself where members agree.
 
     Args:
-      members: (task, state) of each, such as `(task, result.best)`, or what has `members`, each with a `task`, and `results`, such as a
-        study. Models and their `preprocess` may differ. Loss and metrics are the first one's.
+      members: (task, state) of each, such as `(task, result.best)`; or a `Study`, of which the best states are taken. Models and their
+        `preprocess` may differ. Loss and metrics are the first one's.
       average: "probabilities", for this package's and optax's cross-entropies only, because of no other loss is it known what its
         outputs mean; or "logits", the mean of the outputs as they are. By default the first where it can be, so that of squared
         errors it is the second.
@@ -115,7 +121,9 @@ def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
       >>> ff.predict(both.task, both.state, x).shape
       (64, 1)
     """
+    families = None
     if hasattr(members, "members") and hasattr(members, "results"):
+        families = [(member.family, member.numbers) for member in members.members]
         members = [(member.task, result.best) for member, result in zip(members.members, members.results, strict=True)]
     if not hasattr(members, "__iter__"):
         raise TypeError(f"members must be pairs (task, state), such as [(task, result.best)], got {type(members).__name__}.")
@@ -143,12 +151,12 @@ def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
     shared = first.preprocess if all(task.preprocess is first.preprocess for task in tasks) else None  # an export then knows it
     parts = tuple(tasks if shared is None else (replace(task, preprocess=None) for task in tasks))
     task = Task(
-        _Mean(parts, kind if average == "probabilities" else None),
+        Mean(parts, kind if average == "probabilities" else None),
         first.loss,
         optax.identity(),
         first.metrics,
         preprocess=shared,
-        rngs=tuple({name: None for task in tasks for name in task.rngs}),
+        rngs=tuple(dict.fromkeys(name for task in tasks for name in task.rngs)),
     )
     names = dict.fromkeys(name for state in states for name in state.collections)
     collections = {
@@ -156,18 +164,25 @@ def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
         for name in names
     }
     params = {f"member_{index}": state.params for index, state in enumerate(states)}
+    families = tuple(families or ((Family(task), {}) for task in tasks))
     step = jnp.asarray(max(int(state.step) for state in states), jnp.int32)
-    return Ensemble(task, TrainState(step, params, collections, None), tuple(pairs), average)
+    return Ensemble(task, TrainState(step, params, collections, None), tuple(pairs), average, families)
 
 
-class _Mean(nn.Module):
-    """The members' average; `kind` tells what logits mean where probabilities are averaged, else it is None."""
+class Mean(nn.Module):
+    """The model of an ensemble.
+
+    Attributes:
+      tasks: the members', whose models become the parts `member_0`, `member_1`, ...
+      kind: what logits mean, where probabilities are averaged; else None.
+    """
 
     tasks: Sequence[Task]
     kind: Literal["binary", "classes"] | None
 
     @nn.compact
     def __call__(self, x: Any, *, train: bool) -> Any:
+        """The mean of what the members give for `x`, each after its own preprocessing."""
         outputs = [task.model.copy(name=f"member_{i}")(task.prepared(x), train=train) for i, task in enumerate(self.tasks)]
         shapes = [jax.tree.map(lambda a: ("rows", *a.shape[1:]), output) for output in outputs]
         for index, shape in enumerate(shapes):

@@ -34,6 +34,8 @@ class Plan:
       replacement: batches are drawn with replacement.
       terminate_on_nan: end the run at a loss or weight that is not finite.
       capacity: the most epochs whose metrics one call can hand back.
+      lockstep: the name of the axis over which `advance` is mapped, where many runs go on together, step by step. A run that has ended
+        stays as it is until the others have.
     """
 
     batch_size: int
@@ -43,6 +45,7 @@ class Plan:
     replacement: bool = False
     terminate_on_nan: bool = True
     capacity: int = 1024
+    lockstep: str | None = None
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -102,38 +105,57 @@ def advance(
             return order.drawn(state.key, state.epoch * steps + step, size, len(data))
         return order.shuffled(step * plan.batch_size + jnp.arange(size), keys, len(data))
 
+    def agreed(value: Array) -> Array:
+        """Of runs in lockstep the largest: one value for all, so that loops and branches stay such when mapped."""
+        return lax.pmax(value, plan.lockstep) if plan.lockstep else value
+
     def one_step(state: RunState, rows: Array, size: int) -> RunState:
         batch = _slice(data.rows, rows, size) if isinstance(data, Chunk) else data[rows]
         train, sums = train_step(task, state.train, state.key, *_fields(batch))
         sums = state.sums + jnp.stack([sums[name] for name in _summed(task)]).astype(jnp.float32)
-        return replace(state, train=train, sums=sums, step=state.step + 1)
+        return unless_ended(state, train=train, sums=sums, step=state.step + 1)
+
+    def unless_ended(state: RunState, **changes: Any) -> RunState:
+        if plan.lockstep:
+            changes = {name: _choose(ended(state), getattr(state, name), new) for name, new in changes.items()}
+        return replace(state, **changes)
+
+    def ended(state: RunState) -> Array:
+        return state.diverged | (state.stopper.stopped if plan.stops else False)
 
     def some_epoch(carry: tuple[RunState, Array]) -> tuple[RunState, Array]:
         state, table = carry
-        keys = order.round_keys(state.key, state.epoch, len(data))
-        end = jnp.minimum(until - state.epoch * steps, steps)
+        epoch, step = agreed(state.epoch), agreed(state.step)
+        keys = order.round_keys(state.key, epoch, len(data))
+        end = jnp.minimum(until - epoch * steps, steps)
         if whole:
             # Each step finds the rows of the next: carried, they are an array; else XLA computes them anew for every element it gathers.
             def rows_at(step: Array) -> Any:
                 return rows_of(state, jnp.minimum(step, whole - 1), plan.batch_size, keys)
 
-            def step_ahead(carry: tuple[RunState, Array]) -> tuple[RunState, Array]:
-                return one_step(*carry, plan.batch_size), rows_at(carry[0].step + 1)
+            def step_ahead(carry: tuple[RunState, Array, Array]) -> tuple[RunState, Array, Array]:
+                state, step, rows = carry
+                return one_step(state, rows, plan.batch_size), step + 1, rows_at(step + 1)
 
-            ahead = (state, rows_at(state.step))
-            state, _ = lax.while_loop(lambda carry: carry[0].step < jnp.minimum(end, whole), step_ahead, ahead)
+            ahead = (state, step, rows_at(step))
+            state, step, _ = lax.while_loop(lambda carry: carry[1] < jnp.minimum(end, whole), step_ahead, ahead)
         if rest:  # a step of its own shape: padding would disturb batch norm in any model
             last = functools.partial(rows_of, step=jnp.asarray(whole, jnp.int32), size=rest, keys=keys)
-            state = lax.cond((state.step == whole) & (end > whole), lambda s: one_step(s, last(s), rest), lambda s: s, state)
-        ended = functools.partial(_end_epoch, task, plan, first, len(data), validation)
-        return lax.cond(state.step == steps, ended, lambda *carry: carry, state, table)
+            short = (step == whole) & (end > whole)
+            state = lax.cond(short, lambda s: one_step(s, last(s), rest), lambda s: s, state)
+            step = step + short
+
+        def end_epoch(state: RunState, table: Array) -> tuple[RunState, Array]:
+            changes, row = _end_epoch(task, plan, len(data), validation, state)
+            return unless_ended(state, **changes), lax.dynamic_update_slice_in_dim(table, row[None], epoch - first, 0)
+
+        return lax.cond(step == steps, end_epoch, lambda *carry: carry, state, table)
 
     def goes_on(carry: tuple[RunState, Array]) -> Array:
         state, _ = carry
-        stopped = state.diverged | (state.stopper.stopped if plan.stops else False)
-        return (state.epoch * steps + state.step < until) & ~stopped
+        return (agreed(state.epoch) * steps + agreed(state.step) < until) & agreed(~ended(state))
 
-    first = state.epoch
+    first = agreed(state.epoch)
     table = jnp.zeros((plan.capacity, len(columns(task, validation is not None, state.train))), jnp.float32)
     return lax.while_loop(goes_on, some_epoch, (state, table))
 
@@ -146,10 +168,8 @@ def _fields(data: Dataset) -> tuple[Any, Any, Any]:
     return data.x, data.y, data.sample_weight
 
 
-def _end_epoch(
-    task: Task, plan: Plan, first: Array, rows: int, validation: Dataset | None, state: RunState, table: Array
-) -> tuple[RunState, Array]:
-    """Validates, logs, asks the stopper, keeps best and last finite weights."""
+def _end_epoch(task: Task, plan: Plan, rows: int, validation: Dataset | None, state: RunState) -> tuple[dict[str, Any], Array]:
+    """Validates, asks the stopper, keeps best and last finite weights: what changes in the state, and what is logged."""
     epoch, train = state.epoch + 1, state.train
     evaluated = for_evaluation(task, train)
     means = dict(zip(_summed(task), state.sums / rows, strict=True)) | _measures(task, train)
@@ -159,18 +179,16 @@ def _end_epoch(
     # An epoch that broke down is never best, whatever its monitor says.
     stopper = plan.stopping.update(state.stopper, jnp.where(finite, means[plan.stopping.monitor], jnp.nan), epoch)
     means["best_epoch"] = stopper.best_epoch
-    row = jnp.stack([jnp.asarray(means[name], jnp.float32) for name in columns(task, validation is not None, train)])
-    return RunState(
-        train=train,
-        finite=_choose(finite, train, state.finite),
-        best=_choose(stopper.improved, evaluated, state.best),
-        stopper=stopper,
-        sums=jnp.zeros_like(state.sums),
-        epoch=epoch,
-        step=jnp.zeros_like(state.step),
-        diverged=~finite if plan.terminate_on_nan else state.diverged,
-        key=state.key,
-    ), lax.dynamic_update_slice_in_dim(table, row[None], epoch - 1 - first, 0)
+    changes = {
+        "finite": _choose(finite, train, state.finite),
+        "best": _choose(stopper.improved, evaluated, state.best),
+        "stopper": stopper,
+        "sums": jnp.zeros_like(state.sums),
+        "epoch": epoch,
+        "step": jnp.zeros_like(state.step),
+        "diverged": ~finite if plan.terminate_on_nan else state.diverged,
+    }
+    return changes, jnp.stack([jnp.asarray(means[name], jnp.float32) for name in columns(task, validation is not None, train)])
 
 
 def evaluate(task: Task, state: TrainState, data: Dataset, batch_size: int) -> dict[str, Array]:

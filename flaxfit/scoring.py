@@ -14,7 +14,7 @@ from flaxfit import run
 from flaxfit.checks import check_count, check_data, check_labels, check_model, check_program, check_state, check_task
 from flaxfit.data.dataset import Dataset, arrays
 from flaxfit.data.stream import Feed, Stream
-from flaxfit.programs import compiled, kept
+from flaxfit.programs import Family, compiled, kept
 from flaxfit.state import TrainState, for_evaluation
 from flaxfit.task import Task
 
@@ -44,6 +44,19 @@ def evaluate(
       ValueError, TypeError: as `fit`, or a state of another model.
     """
     check_task(task)
+    return evaluate_member(Family(task), task, {}, state, data, batch_size, metrics)
+
+
+def evaluate_member(
+    family: Family,
+    task: Task,
+    numbers: Mapping[str, Any],
+    state: TrainState,
+    data: Dataset | Stream,
+    batch_size: int = 1024,
+    metrics: Mapping[str, Callable[..., Any]] | None = None,
+) -> dict[str, Any]:
+    """`evaluate` for `task`, which is the family's for these numbers, by a program that all of the family share."""
     first = data[:1] if isinstance(data, Stream) else data
     check_data("data", first)
     batch_size = check_count("batch_size", batch_size, 1, "rows a step")
@@ -52,24 +65,27 @@ def evaluate(
     for name in metrics or ():
         if name in run.logged(task):
             raise ValueError(f"evaluate(metrics=...) may not hold {name!r}: that name is scored already; call the metric something else.")
-    shapes, logits = kept(task, "shapes", (first[:1],), lambda: check_program(task, first))
+    shapes, logits = kept(family, "shapes", (first[:1],), lambda: check_program(task, first))
 
     def checked(rows: Dataset) -> Dataset:
         check_labels(task, "data", rows, logits)
         return rows
 
-    state = jax.device_put(_evaluated(task, state, shapes, checked(first).x))
+    def scores_of(numbers: Mapping[str, Any], state: TrainState, rows: Dataset) -> dict[str, Any]:
+        return run.evaluate(family.task(numbers), state, rows, batch_size)
+
+    numbers, state = jax.device_put((numbers, _evaluated(task, state, shapes, checked(first).x)))
     scores, outputs = dict.fromkeys(run.logged(task), 0.0), []
     with ExitStack() as stack:
         streamed = isinstance(data, Stream)
         pieces = stack.enter_context(Feed(data, min(batch_size, len(data)), 1, checked, "data")).pieces() if streamed else [data]
         for piece in pieces:
             rows = jax.device_put(piece)
-            score = compiled(task, ("evaluate", batch_size), lambda s, d: run.evaluate(task, s, d, batch_size), state, rows)
-            values = jax.device_get(score(state, rows))
+            score = compiled(family, ("evaluate", batch_size), scores_of, numbers, state, rows)
+            values = jax.device_get(score(numbers, state, rows))
             scores = {name: total + float(values[name]) * len(piece) / len(data) for name, total in scores.items()}
             if metrics:
-                outputs.append((predict(task, state, piece.x, batch_size=batch_size), jax.tree.map(np.asarray, piece.y)))
+                outputs.append((predict_member(family, task, numbers, state, piece.x, batch_size), jax.tree.map(np.asarray, piece.y)))
     if metrics:
         logits, y = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
         for name, metric in metrics.items():
@@ -97,14 +113,20 @@ def predict(task: Task, state: TrainState, x: Any, *, batch_size: int = 1024) ->
       ValueError, TypeError: rows that the model refuses, or that are not finite; a state of another model.
     """
     check_task(task)
+    return predict_member(Family(task), task, {}, state, x, batch_size)
+
+
+def predict_member(family: Family, task: Task, numbers: Mapping[str, Any], state: TrainState, x: Any, batch_size: int = 1024) -> Any:
+    """`predict` for `task`, which is the family's for these numbers, by a program that all of the family share."""
     x = arrays(x, "x")
     rows = Dataset(x, np.zeros(len((*jax.tree.leaves(x), ())[0]), np.int8))
     check_data("predict", rows)
     batch_size = check_count("batch_size", batch_size, 1, "rows a step")
-    shapes = kept(task, "model", (rows[:1].x,), lambda: check_model(task, rows.x))
-    state = jax.device_put(_evaluated(task, state, shapes, x))
+    shapes = kept(family, "model", (rows[:1].x,), lambda: check_model(task, rows.x))
+    numbers, state = jax.device_put((numbers, _evaluated(task, state, shapes, x)))
 
-    def outputs(state: TrainState, x: Any) -> Any:
+    def outputs(numbers: Mapping[str, Any], state: TrainState, x: Any) -> Any:
+        task = family.task(numbers)
         return task.apply(state.params, state.collections, task.prepared(x))[0]
 
     parts = []
@@ -112,7 +134,7 @@ def predict(task: Task, state: TrainState, x: Any, *, batch_size: int = 1024) ->
     for first in range(0, len(rows), size):
         index = np.minimum(np.arange(first, first + size), len(rows) - 1)  # the last row again, where there are too few
         part = jax.device_put(rows[index].x)
-        parts.append(jax.device_get(compiled(task, "predict", outputs, state, part)(state, part)))
+        parts.append(jax.device_get(compiled(family, "predict", outputs, numbers, state, part)(numbers, state, part)))
     return jax.tree.map(lambda *outputs: np.concatenate(outputs)[: len(rows)], *parts)
 
 

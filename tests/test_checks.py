@@ -19,12 +19,12 @@ def task_of(model, loss=ff.losses.binary_crossentropy, **fields):
 @pytest.fixture(autouse=True)
 def nothing_compiles(monkeypatch):
     """Every test here fails if the error comes after a compilation of ours."""
-    from flaxfit import driver, scoring
+    from flaxfit import scoring, training
 
     def compiled(*args, **kwargs):
         raise AssertionError("compiled before the check")
 
-    for module in (driver, scoring):
+    for module in (training, scoring):
         monkeypatch.setattr(module, "compiled", compiled)
 
 

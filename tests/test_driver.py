@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import flaxfit as ff
-from flaxfit import driver
+from flaxfit import training
 
 
 def make_task(net, **changes):
@@ -97,7 +97,7 @@ def test_one_compiled_call_a_chunk_and_no_transfer_inside(net, table, monkeypatc
     train, validation = table
     task, calls = make_task(net), []
     ff.fit(task, train, validation=validation, epochs=2, batch_size=64)
-    real = driver.compiled
+    real = training.compiled
 
     def counting(task, what, function, *args, **kwargs):
         program = real(task, what, function, *args, **kwargs)
@@ -107,10 +107,10 @@ def test_one_compiled_call_a_chunk_and_no_transfer_inside(net, table, monkeypatc
             with jax.transfer_guard("disallow"):
                 return program(*args)
 
-        return call if isinstance(what, driver.run.Plan) else program
+        return call if isinstance(what, training.run.Plan) else program
 
-    monkeypatch.setattr(driver, "compiled", counting)
-    monkeypatch.setattr(driver, "CHUNK_SECONDS", 1e6)
+    monkeypatch.setattr(training, "compiled", counting)
+    monkeypatch.setattr(training, "CHUNK_SECONDS", 1e6)
     result = ff.fit(task, train, validation=validation, epochs=40, batch_size=64, hooks=[Every(epochs=10)])
     # Four chunks that end where the hook looks, and a few that grow eightfold from a single step before.
     assert len(calls) == result.timing.chunks

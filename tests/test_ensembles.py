@@ -3,9 +3,9 @@ from __future__ import annotations
 import functools
 import itertools
 from dataclasses import replace
-from types import SimpleNamespace
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,6 +14,7 @@ from flax import nnx
 from scipy.special import expit, log_softmax, logit, softmax
 
 import flaxfit as ff
+from flaxfit.state import initialise
 
 
 def fitted(task, data, **options):
@@ -40,12 +41,18 @@ def binary(table, net):
         eval_params=ff.averaging.averaged,
         **settings,
     )
-    return [fitted(normed, train), fitted(normed, train, seed=1), fitted(wide, train), (averaged, ff.fit(averaged, train, epochs=2).last)]
+    ended = initialise(averaged, jax.random.key(1), train.x)
+    return [
+        fitted(normed, train),
+        fitted(normed, train, seed=1),
+        (wide, initialise(wide, jax.random.key(0), train.x)),
+        (averaged, replace(ended, params=jax.tree.map(jnp.zeros_like, ended.params))),  # its average is not where it ended
+    ]
 
 
 @pytest.fixture(scope="module")
 def classes(net):
-    """Three classes, and members that share their task, trained on the half of the rows that their seed picks."""
+    """Three classes, and members that share their task, trained on different rows."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 4)).astype(np.float32)
     data = ff.Dataset(x, (x[:, :3] + rng.normal(size=(200, 3))).argmax(1), sample_weight=rng.random(200))
@@ -56,7 +63,7 @@ def classes(net):
         {"accuracy": ff.metrics.categorical_accuracy, "top": ff.metrics.top_k(2)},
         preprocess=ff.data.standardise(x),
     )
-    return data, [fitted(task, data[seed::2], seed=seed) for seed in (0, 1, 0, 1)][:3]
+    return data, [fitted(task, data[first : first + 100], seed=first) for first in (0, 50, 100)]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +120,9 @@ def test_sure_members_do_not_overflow():
     x = np.array([[100.0], [1.0], [-100.0]], np.float32)
     e = ff.ensemble(scaled(ff.losses.binary_crossentropy, (1, 0.9)))
     # At 100, p is 1 but for 3.7e-44; the mean of 1 - p is half the larger one.
-    np.testing.assert_allclose(ff.predict(e.task, e.state, x)[:, 0], [90 + np.log(2), logit(expit([1, 0.9]).mean()), -90 - np.log(2)], rtol=1e-5)
+    np.testing.assert_allclose(
+        ff.predict(e.task, e.state, x)[:, 0], [90 + np.log(2), logit(expit([1, 0.9]).mean()), -90 - np.log(2)], rtol=1e-5
+    )
     x = np.array([[100.0, 0.0, -300.0], [0.0, 0.0, 0.0]], np.float32)
     e = ff.ensemble(scaled(ff.losses.categorical_crossentropy, (1, -1)))
     expected = np.log(np.exp([log_softmax(x.astype(float), -1), log_softmax(-x.astype(float), -1)]).mean(0))
@@ -198,17 +207,24 @@ def test_a_study_an_ensemble_and_an_nnx_module_can_be_members(regression):
         def __call__(self, x, *, train):
             return self.line(x)
 
-    data, members = regression
-    study = SimpleNamespace(
-        members=[SimpleNamespace(task=task) for task, _ in members], results=[SimpleNamespace(best=state) for _, state in members]
-    )
+    data, _ = regression
+
+    def make_task(hp):
+        return ff.Task(
+            ff.nn.MLP((8,), 1), ff.losses.mse, optax.adam(hp["rate"]), {"mae": ff.metrics.mae}, penalty=ff.penalties.l2(hp["l2"])
+        )
+
+    study = ff.fit_many(make_task, {"rate": [1e-2], "l2": [0.0, 1e-3]}, data, epochs=2)
     e = ff.ensemble(study)
-    task = replace(members[0][0], model=nnx.bridge.ToLinen(Line))
-    mixed = [(e.task, e.state), fitted(task, data)]
-    both = ff.ensemble(mixed)
-    expected = outputs(mixed, data.x).mean(0)
-    np.testing.assert_allclose(ff.predict(both.task, both.state, data.x), expected, rtol=1e-4, atol=1e-5)
-    assert outputs(mixed, data.x)[0] == pytest.approx(outputs(members, data.x).mean(0), rel=1e-4, abs=1e-5)
+    predicted = ff.predict(e.task, e.state, data.x)
+    np.testing.assert_allclose(predicted, np.mean(study.predict(data.x), 0), rtol=1e-4, atol=1e-5)
+    found = e.diversity(data)
+    assert found["members"] == pytest.approx(study.evaluate(data)["mse"].mean())
+    assert found["ensemble_mae"] == pytest.approx(np.abs(predicted[:, 0] - data.y).mean(), rel=1e-5)
+    nnx_task = ff.Task(nnx.bridge.ToLinen(Line), ff.losses.mse, optax.adam(1e-2), {"mae": ff.metrics.mae})
+    mixed = ff.ensemble([(e.task, e.state), (nnx_task, initialise(nnx_task, jax.random.key(0), data.x))])
+    expected = outputs(mixed.members, data.x).mean(0)
+    np.testing.assert_allclose(ff.predict(mixed.task, mixed.state, data.x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_no_ensemble_is_refused_at_the_door(table, binary, classes, regression):
@@ -234,5 +250,5 @@ def test_what_is_no_ensemble_is_refused_at_the_door(table, binary, classes, regr
     with pytest.raises(ValueError, match=r"share the shape of their outputs: member 0 gives \('rows', 1\), member 1 \('rows',\)"):
         ff.evaluate(unlike.task, unlike.state, data)
     e = ff.ensemble(binary)
-    with pytest.raises(ValueError, match="does not fit the model on x of shape"):
+    with pytest.raises(ValueError, match=r"Mean refuses x of shape \(rows, 5\)"):
         ff.predict(e.task, e.state, data.x[:, :5])

@@ -111,7 +111,7 @@ def diagnose(history: History, metric: str | None = None) -> Diagnosis:
     if name not in history:
         message = unknown("column", name, history, "in the history")
         raise ValueError(f"a diagnosis compares training with validation, so fit with validation=...: {message}")
-    sign, finite = _sign(history, metric), np.isfinite(train) & np.isfinite(history[name])
+    sign, finite = 1 if smaller_is_better(history, metric) else -1, np.isfinite(train) & np.isfinite(history[name])
     ended, epochs = bool(len(finite) and not finite[-1]), history.epochs[finite]
     count = len(epochs)
     if count < 5:  # the fewest with two third differences
@@ -191,15 +191,19 @@ def _quantile(alpha: float, blocks: float) -> float:
     return float(t.isf(alpha, max(blocks - 4, 1)))
 
 
-def _sign(history: History, metric: str) -> int:
-    """1 where smaller is better, -1 where larger is."""
+def smaller_is_better(history: History, metric: str) -> bool:
+    """Whether a metric of a history, named without `val_`, is best when small: as its name tells, and the objective and the data loss are.
+
+    Raises:
+      ValueError: the name does not tell.
+    """
     from flaxfit.stopping import EarlyStopping
 
     if metric == "loss" or ("loss" in history and metric == history.data_loss):
-        return 1
+        return True
     try:
-        return 1 if EarlyStopping(f"val_{metric}").direction == "min" else -1
+        return EarlyStopping(f"val_{metric}").direction == "min"
     except ValueError:
         raise ValueError(
-            f"the name {metric!r} does not tell whether larger is better, so it cannot be diagnosed; try the data loss"
+            f"the name {metric!r} does not tell whether larger is better, so it cannot be diagnosed or ranked; try the data loss"
         ) from None

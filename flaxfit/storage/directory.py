@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import importlib.metadata
 import json
 import os
@@ -33,6 +34,7 @@ class RunDirectory:
       config_path: `config.json`: what was run, as plain values.
       metrics_path: `metrics.jsonl`: one line an epoch.
       checkpoints, export, plots, tensorboard, weights: directories in it.
+      members, together: of a population: its members' run directories; checkpoints of members that go on in lockstep.
 
     Example:
       >>> with tempfile.TemporaryDirectory() as home:
@@ -49,6 +51,7 @@ class RunDirectory:
         self.config_path, self.metrics_path = self.path / "config.json", self.path / "metrics.jsonl"
         self.checkpoints, self.export = self.path / "checkpoints", self.path / "export"
         self.plots, self.tensorboard, self.weights = self.path / "plots", self.path / "tensorboard", self.path / "weights"
+        self.members, self.together = self.path / "members", self.path / "together"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -190,7 +193,7 @@ def environment() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
-        "commit": _commit(),
+        "commit": _commit(os.getcwd()),
         "command": sys.orig_argv,
         "directory": os.getcwd(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -204,10 +207,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """The current directory's commit, with `-dirty` where files under version control were changed; None outside of git."""
+@functools.cache
+def _commit(directory: str) -> str | None:
+    """A directory's commit, with `-dirty` where files under version control were changed; None outside of git."""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

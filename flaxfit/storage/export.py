@@ -22,7 +22,7 @@ import flaxfit
 from flaxfit.checks import check_program, check_state, check_task
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.scaling import Scaling
-from flaxfit.programs import kept
+from flaxfit.programs import Family, kept
 from flaxfit.state import TrainState, for_evaluation
 from flaxfit.storage.predictor import FORMAT, PARTS, SUMS, TYPES, by_path, check_calls, read
 from flaxfit.task import Task
@@ -66,7 +66,7 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
     check_task(task)
     if not isinstance(data, Dataset):
         raise TypeError(f"data must be a flaxfit.Dataset, got {type(data).__name__}.")
-    shapes, _ = kept(task, "shapes", (data[:1],), lambda: check_program(task, data))
+    shapes, _ = kept(Family(task), "shapes", (data[:1],), lambda: check_program(task, data))
     if isinstance(state, TrainState) and task.eval_params is None:
         state = replace(state, opt_state=None)  # of another optimiser it may be
     state = for_evaluation(task, check_state("state", state, shapes))
