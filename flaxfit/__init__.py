@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from flaxfit.cross_validation import CrossValidation, cross_validate
     from flaxfit.data.dataset import Dataset
     from flaxfit.driver import fit, resume
+    from flaxfit.ensembles import Ensemble, ensemble
     from flaxfit.grid import static
     from flaxfit.nn import summary
     from flaxfit.population import fit_many
     from flaxfit.regularize import augmentation, averaging, constraints, masks, penalties, proximal
-    from flaxfit.report import plots
+    from flaxfit.report import plots, statistics
     from flaxfit.report.diagnosis import Diagnosis, diagnose
     from flaxfit.report.history import History
     from flaxfit.report.pages import Page
@@ -38,6 +39,7 @@ _PLACES = {
     "Dataset": "data.dataset",
     "Diagnosis": "report.diagnosis",
     "EarlyStopping": "stopping",
+    "Ensemble": "ensembles",
     "History": "report.history",
     "Result": "result",
     "RunState": "state",
@@ -49,6 +51,7 @@ _PLACES = {
     "cross_validate": "cross_validation",
     "data": "data",
     "diagnose": "report.diagnosis",
+    "ensemble": "ensembles",
     "eval_step": "steps",
     "evaluate": "scoring",
     "export": "storage.export",
@@ -74,6 +77,7 @@ _PLACES = {
     "schedules": "schedules",
     "Study": "study",
     "static": "grid",
+    "statistics": "report.statistics",
     "summary": "nn",
     "train_step": "steps",
     "transfer": "storage.predictor",

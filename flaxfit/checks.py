@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from flaxfit.steps import eval_step, train_step
 from flaxfit.task import Task
 
 _BINARY = (losses.binary_crossentropy, optax.sigmoid_binary_cross_entropy)
-_CLASSES = (losses.categorical_crossentropy, optax.softmax_cross_entropy_with_integer_labels)
+_CLASSES = (losses.categorical_crossentropy, optax.softmax_cross_entropy_with_integer_labels, optax.softmax_cross_entropy)
 _NUMPY_ERRORS = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
 _ROWS = 1009  # traced, never computed: as many rows as no other axis has, so that a mean over the wrong axis shows
 
@@ -216,18 +216,24 @@ def check_state(name: str, state: Any, shapes: TrainState, model: str = "the mod
     return TrainState(step, like(state.params, shapes.params), like(state.collections, shapes.collections), opt_state)
 
 
-def check_labels(task: Task, name: str, data: Dataset, logits: Any) -> None:
-    """That class labels fit the logits, for the losses that are known to take class labels."""
+def kind_of_loss(task: Task) -> Literal["binary", "classes"] | None:
+    """What the logits of a loss mean, where it is one that is known: log-odds of label 1, or log-probabilities of classes."""
     function = task.loss
     while isinstance(function, functools.partial):
         function = function.func
+    if any(function is known for known in _BINARY):
+        return "binary"
+    return "classes" if any(function is known for known in _CLASSES) else None
+
+
+def check_labels(task: Task, name: str, data: Dataset, logits: Any) -> None:
+    """That class labels fit the logits, for the losses that are known to take class labels."""
     if isinstance(data.y, dict | tuple):
         return
-    if any(function is binary for binary in _BINARY):
+    kind = kind_of_loss(task)
+    if kind == "binary":
         classes = 2
-    elif (
-        any(function is known for known in _CLASSES) and np.issubdtype(data.y.dtype, np.integer) and data.y.shape[1:] == logits.shape[1:-1]
-    ):
+    elif kind == "classes" and np.issubdtype(data.y.dtype, np.integer) and data.y.shape[1:] == logits.shape[1:-1]:
         classes = logits.shape[-1]
     else:
         return

@@ -68,8 +68,8 @@ class CrossValidation:
             if outputs is None:
                 outputs = jax.tree.map(lambda a: np.zeros((groups, repeats, len(self.data), *a.shape[1:]), np.float64), part)
             each, seeds = len(self.study) // groups, len(self.study) // groups // len(self.folds)
-            where = index // each, (m.fold or 0) * repeats // len(self.folds), rows
-            jax.tree.map(lambda whole, a: np.add.at(whole, where, a / seeds), outputs, part)  # noqa: B023
+            for whole, some in zip(jax.tree.leaves(outputs), jax.tree.leaves(part), strict=True):
+                whole[index // each, (m.fold or 0) * repeats // len(self.folds), rows] += some / seeds
         return outputs
 
     def __str__(self) -> str:
@@ -127,9 +127,17 @@ def cross_validate(
     Example:
       >>> import flaxfit as ff, optax
       >>> data = ff.data.load("wine").train
-      >>> task = ff.Task(ff.nn.MLP((8,), 3), ff.losses.categorical_crossentropy, optax.adam(1e-2),
-      ...                metrics={"accuracy": ff.metrics.categorical_accuracy})
-      >>> scores = ff.cross_validate(task, data, folds=5, stratified=True, epochs=20)
+      >>> def make_task(hp):
+      ...     return ff.Task(
+      ...         ff.nn.MLP((8,), 3),
+      ...         ff.losses.categorical_crossentropy,
+      ...         optax.adam(1e-2),
+      ...         metrics={"accuracy": ff.metrics.categorical_accuracy},
+      ...         preprocess=hp["scaling"],
+      ...     )
+      >>> def fitted(train):
+      ...     return {"scaling": ff.data.standardise(train.x)}
+      >>> scores = ff.cross_validate(make_task, data, stratified=True, fitted=fitted, epochs=20)
       >>> scores.per_fold("accuracy").shape, bool(scores.scores["accuracy"].mean() > 0.8)
       ((1, 5), True)
     """
@@ -159,9 +167,8 @@ def cross_validate(
 
     def trained(trials: Sequence[Trial], name: str) -> Study:
         place = None if run_dir is None else os.path.join(run_dir, name)
-        return train_all(
-            make_task, trials, traced, how, Where(None, progress and f"{progress} {name}".strip(), place, resume, strategy, workers)
-        )
+        title = None if progress is None else f"{progress}, {name}"
+        return train_all(make_task, trials, traced, how, Where(None, title, place, resume, strategy, workers))
 
     def scored(study: Study, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
         held_out = [data[test] for _, test in pairs]

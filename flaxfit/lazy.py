@@ -22,7 +22,9 @@ def names(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any]
         if name not in places:
             raise AttributeError(unknown("name", name, places, f"in {package}"))
         module = importlib.import_module(f"{package}.{places[name]}")
-        value = module if places[name].rsplit(".", 1)[-1] == name else getattr(module, name)
+        # A module may hold a function of its own name, as `export` does, or import a module of that name, as `nn` does.
+        is_module = places[name].rsplit(".", 1)[-1] == name and not callable(getattr(module, name, None))
+        value = module if is_module else getattr(module, name)
         setattr(sys.modules[package], name, value)
         return value
 

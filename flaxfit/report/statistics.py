@@ -104,7 +104,8 @@ class Comparison:
 
     Attributes:
       difference: b - a: the mean with its interval. Its `sd` is that of the differences; unpaired, the root of the mean of both variances.
-      effect: Cohen's d, `difference.mean / difference.sd`: d_z of pairs. Of few pairs it is too large, by about 3 / (4 pairs - 5) of itself.
+      effect: Cohen's d, `difference.mean / difference.sd`: d_z of pairs. Of few pairs it is too large, by about
+        3 / (4 pairs - 5) of itself (Hedges 1981).
       p_value: of the t-test of no difference, two-sided.
       rank_p_value: of the rank test, two-sided, which an outlier does not upset: Wilcoxon's signed ranks, unpaired Mann and Whitney's U.
         Exact for few values. NaN of "corrected": rank tests need independent pairs.
@@ -258,6 +259,5 @@ def _ranks(differences: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
 
     if not differences.any():
         return 1.0
-    if differences.ndim == 1:
-        return float(wilcoxon(differences).pvalue)
-    return float(mannwhitneyu(np.round(a, 13), np.round(b, 13)).pvalue)
+    found: Any = wilcoxon(differences) if differences.ndim == 1 else mannwhitneyu(np.round(a, 13), np.round(b, 13))
+    return float(found.pvalue)
