@@ -47,8 +47,8 @@ NETS = {
 D2, D1, STOPPED, PLAIN, L2 = NETS
 ORDER = ((PLAIN, D1), (PLAIN, D2), (D2, D1), (STOPPED, D1), (L2, PLAIN))  # of the source's test accuracies: the second is the higher
 HELD = {"better": True, "worse": False, "undecided": None}
-ABOUT = """784-50-50-10 ReLU, batch norm and dropout after each hidden activation; Adam, batch 100, pixels / 255, Keras's defaults. As in the
-    source the test rows validate, scores are those of the last epoch, and its training accuracy is Keras's: the running mean over the
+ABOUT = """784-50-50-10 ReLU, batch norm and dropout after each hidden activation; Adam, batch 100, pixels / 255, Keras's defaults. As in
+    the source the test rows validate, scores are those of the last epoch, and its training accuracy is Keras's: the running mean over the
     epoch, with dropout on. Means over seeds with 95% intervals; differences in percentage points. The search differs from the source:
     10,000 of the training rows are held out for it, and the test rows score its result once, with fresh seeds."""
 

@@ -1,4 +1,4 @@
-"""Pictures of runs: learning curves, schedules, weight norms, scores. They return Figures and never touch pyplot: no display, no global state.
+"""Pictures of runs: learning curves, schedules, weight norms, scores. They return Figures and never touch pyplot: no global state.
 
 Colours are Okabe and Ito's (2008), told apart with any colour vision, without their yellow, which vanishes on white. The n-th run of a
 mapping has the n-th colour in every picture; after seven they come again.
@@ -215,7 +215,7 @@ def scores(
     """
     if not groups:
         raise ValueError("groups=... maps names of settings to their scores, at least one.")
-    figure = Figure(figsize=(9, 1.3 + 0.55 * len(groups)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(9, 1.3 + 0.45 * len(groups)), dpi=100, layout="constrained")
     ax = _axes(figure.subplots())
     for row, ((name, values), color) in enumerate(zip(groups.items(), cycle(PALETTE), strict=False)):
         mean, color = interval(values, level), (colors or {}).get(name, color)
