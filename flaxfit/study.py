@@ -226,7 +226,8 @@ class Study:
             evaluate_member(m.family, m.task, m.numbers, getattr(r, at), rows, batch_size, metrics)
             for m, r, rows in zip(self.members, self.results, own, strict=True)
         ]
-        return {name: np.array([score[name] for score in scores]) for name in scores[0]}
+        common = [name for name in scores[0] if all(name in score for score in scores)]  # a setting may be another loss
+        return {name: np.array([score[name] for score in scores]) for name in common}
 
     def predict(self, x: Any, at: At = "best", *, batch_size: int = 1024) -> list[Any]:
         """`flaxfit.predict` for each member."""
