@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flaxfit.population import fit_many
     from flaxfit.regularize import augmentation, averaging, constraints, masks, penalties, proximal
     from flaxfit.report import plots, statistics
-    from flaxfit.report.diagnosis import Diagnosis, diagnose
+    from flaxfit.report.diagnosis import Diagnosis, diagnose, verdicts
     from flaxfit.report.history import History
     from flaxfit.report.pages import Page
     from flaxfit.result import Result
@@ -81,6 +81,7 @@ _PLACES = {
     "summary": "nn",
     "train_step": "steps",
     "transfer": "storage.predictor",
+    "verdicts": "report.diagnosis",
 }
 
 __all__ = [*_PLACES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -18,6 +18,7 @@ rise below 1% of the level is called none: a curve without noise would otherwise
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,6 +172,29 @@ def diagnose(history: History, metric: str | None = None) -> Diagnosis:
         validation=(float(sign * levels[start]), final),
         training=(float(sign * train_levels[start]), train_final),
     )
+
+
+def verdicts(diagnoses: Iterable[Diagnosis]) -> str:
+    """How often several runs got each verdict, with the median of the epochs where over-fitting begins.
+
+    Args:
+      diagnoses: of the runs, such as `map(diagnose, histories)`.
+
+    Example:
+      >>> verdicts([Diagnosis("over-fitted", "mse", 40), Diagnosis("converged", "mse"), Diagnosis("over-fitted", "mse", 42)])
+      'over-fitted 2/3 from epoch 41, converged 1/3'
+    """
+    epochs: dict[str, list[int | None]] = {}
+    for diagnosis in diagnoses:
+        epochs.setdefault(diagnosis.verdict, []).append(diagnosis.epoch)
+    runs = sum(map(len, epochs.values()))
+
+    def since(found: list[int | None]) -> str:
+        known = [epoch for epoch in found if epoch is not None]
+        return f" from epoch {np.median(known):.0f}" if known else ""
+
+    most = sorted(epochs.items(), key=lambda item: -len(item[1]))
+    return ", ".join(f"{verdict} {len(found)}/{runs}{since(found)}" for verdict, found in most)
 
 
 def _noise(levels: np.ndarray, window: int) -> float:

@@ -203,6 +203,28 @@ def compare(
     return Comparison(difference, effect, p, ranks, share, larger_is_better, (first, second))
 
 
+def held(comparisons: Sequence[Comparison], wanted: Literal["better", "worse"] = "better") -> bool | None:
+    """Whether a claim about several comparisons held: True where all went as wanted, False where one went the other way, else None.
+
+    That all went as wanted needs no correction for their number; that one of them went the other way does, and gets Bonferroni's.
+
+    Args:
+      comparisons: one or more.
+      wanted: each one's verdict if the claim is true.
+
+    Example:
+      >>> clear, noisy = compare([3.0, 4.0, 5.0], [1.0, 2.1, 3.0]), compare([3.0, 4.0], [3.1, 3.8])
+      >>> held([clear]), held([clear], "worse"), held([clear, noisy])
+      (True, False, None)
+    """
+    if not comparisons:
+        raise ValueError("a claim needs at least one comparison.")
+    other = "worse" if wanted == "better" else "better"
+    if any(c.verdict == other and c.p_value * len(comparisons) < 1 - c.difference.level for c in comparisons):
+        return False
+    return all(c.verdict == wanted for c in comparisons) or None
+
+
 def _numbers(name: str, values: Any) -> np.ndarray:
     numbers = np.asarray(values, float)
     if numbers.ndim != 1 or not numbers.size:
