@@ -2,8 +2,8 @@
 
 Trains 784-128-128-10 without and with batch norm on Fashion-MNIST and on MNIST, by Adam 0.001, batch 64, for 20 epochs; 10,000 of the
 60,000 training rows validate, the test rows are scored once, after the last epoch. The source reports no numbers, nor its batch size and
-epochs. Expect test accuracies of 0.88 to 0.89 and 0.975 to 0.98, and about 4 minutes on 2 cores, 10 where other
-programs share them. The same command goes on where it was stopped.
+epochs. Expect test accuracies of 0.87 to 0.89 and 0.973 to 0.98, and about 3 minutes on 2 cores. The same command goes on where it was
+stopped.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ def report(page, name: str, splits, study) -> None:
     reached = [result.history["val_accuracy"] >= level for result in study.results]
     test = 100 * study.evaluate(splits.test, "last")["accuracy"]
     measures = {  # name -> one number a run, whether larger is better
+        "training accuracy in epoch 1 (running mean), percent": (100 * np.array([r.history["accuracy"][0] for r in study.results]), True),
         "validation accuracy after epoch 1, percent": (100 * np.array([r.history["val_accuracy"][0] for r in study.results]), True),
         f"epochs until validation accuracy {level}": (np.array([np.append(each, True).argmax() + 1.0 for each in reached]), False),
         "validation cross-entropy, best epoch": (study.scores("val_categorical_crossentropy"), False),
@@ -109,8 +110,9 @@ def report(page, name: str, splits, study) -> None:
     missed = sum(not each.any() for each in reached)
     if missed:
         page.text(f"{missed} of {len(study)} runs did not reach {level}; they count as {epochs + 1} epochs.")
-    first, until, _, _, final, gap = pairs.values()
-    page.claim(f"{title}: batch norm is ahead after one epoch", HELD[first.verdict], str(first))
+    fitted, first, until, _, _, final, gap = pairs.values()
+    page.claim(f"{title}: batch norm fits the training rows better in the first epoch", HELD[fitted.verdict], str(fitted))
+    page.claim(f"{title}: batch norm is ahead on validation rows after one epoch", HELD[first.verdict], str(first))
     page.claim(f"{title}: batch norm reaches a validation accuracy of {level} in fewer epochs", HELD[until.verdict], str(until))
     page.claim(f"{title}: batch norm raises the test accuracy", HELD[final.verdict], str(final))
     page.claim(f"{title}: batch norm narrows the gap between training and test accuracy", HELD[gap.verdict], str(gap))

@@ -223,7 +223,7 @@ def scores(
         if mean.count > 1:
             ax.plot([mean.low, mean.high], [row, row], color=color, linewidth=2.5, solid_capstyle="butt")
         ax.plot([mean.mean], [row], "o", color=color, markersize=8)
-        if name in (reference or {}):
+        if reference and name in reference:
             ax.plot([reference[name]], [row], "D", color="0.1", markerfacecolor="none", markersize=9, markeredgewidth=1.3)
     ax.set(xlabel=label, title=title or "", yticks=range(len(groups)), ylim=(len(groups) - 0.5, -0.5))
     ax.set_yticklabels(list(groups))
