@@ -120,7 +120,7 @@ def report(page, name: str, splits, study) -> None:
     parts = {net: study.select(net=net) for net in (PLAIN, NORMED)}
     means = {net: ff.History.mean(result.history for result in part.results) for net, part in parts.items()}
     for metric, words in (("accuracy", "accuracy"), ("categorical_crossentropy", "cross-entropy")):
-        figure = ff.plots.learning_curves(means, metric, title=f"{title}: {words}, mean of {len(study) // 2} seeds")
+        figure = ff.plots.learning_curves(means, metric, title=f"{title}: {words}, mean over seeds")
         page.plot(f"{name}_{metric}", figure, f"{title}: {words} while training")
     scores = {net: test[[member.setting["net"] == net for member in study.members]] for net in parts}
     page.plot(f"{name}_test", ff.plots.scores(scores, "test accuracy (percent)", title=title), f"{title}: test accuracy of each seed")

@@ -279,3 +279,5 @@ def _log(ax: Axes, log_x: bool) -> None:
     if log_x:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:g}")
+    else:
+        ax.locator_params(axis="x", integer=True)  # epochs are whole
