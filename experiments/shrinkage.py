@@ -3,8 +3,8 @@
 Follows the ten weights of scikit-learn's diabetes data along the penalty's, on several halves of the rows, beside scikit-learn's own Lasso
 and Ridge: expect differences below 0.001, weights that L1 sets to exactly zero and L2 only shrinks, and test errors that a moderate
 penalty hardly changes. Then fits polynomials of degree 1 to 15 to 20 points of a noisy sine: expect the training error to fall all the
-way, the test error from 0.31 to 0.11 at degree 3, and to rise again, to 0.6. Both are trained by full-batch gradient descent until they have
-converged. Works offline, about a minute on 2 cores, so runs have no directories of their own: interrupted, the same command starts
+way, the test error from 0.31 to 0.11 at degree 3, and to rise again, to 0.6. Both are trained by full-batch gradient descent until they
+have converged. Works offline, about a minute on 2 cores, so runs have no directories of their own: interrupted, the same command starts
 again, and ends with the same numbers.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -63,10 +64,12 @@ def paths(config: Config, page) -> None:
     import flaxfit as ff
 
     data, parts = ff.data.load("diabetes").train, []
+    names = data.features or ()
     for seed in range(config.seeds):
         half = ff.data.split(data, test=0.5, seed=seed, one_row=1.0)
         x, y = ff.data.standardise(half.train.x), ff.data.standardise(half.train.y)
-        parts.append(ff.data.Splits(*(rows and ff.Dataset(x(rows.x), y(rows.y)) for rows in (half.train, None, half.test))))
+        train, test = (ff.Dataset(x(rows.x), y(rows.y)) for rows in (half.train, half.test))
+        parts.append(ff.data.Splits(train, test=test))
 
     def make_task(hp):
         l1, weight = hp["penalty"] == "L1", hp["weight"]
@@ -74,8 +77,8 @@ def paths(config: Config, page) -> None:
         optimizer = optax.chain(optax.sgd(rate), ff.proximal.l1(weight, rate)) if l1 else optax.sgd(rate)
         return ff.Task(ff.nn.MLP((), 1), ff.losses.mse, optimizer, penalty=None if l1 else ff.penalties.l2(weight))
 
-    weights = np.logspace(-3, 1, config.weights)
-    options = {"splits": parts, "epochs": config.epochs, "batch_size": len(parts[0].train), "progress": "paths"}
+    weights = np.logspace(-3, 1, config.weights).tolist()
+    options: dict[str, Any] = {"splits": parts, "epochs": config.epochs, "batch_size": len(parts[0].train), "progress": "paths"}
     study = ff.fit_many(make_task, {"penalty": PENALTIES, "weight": weights}, **options)
     kernels = [result.last.params["Dense_0"]["kernel"][:, 0] for result in study.results]
     shape = (len(PENALTIES), config.weights, config.seeds)
@@ -100,7 +103,7 @@ def paths(config: Config, page) -> None:
         parts_of = [(zeros[p, i], np.linalg.norm(found[p, i], axis=-1), tested[p, i]) for p in range(2)]
         rows.append((float(weight), *(ff.statistics.interval(values) for values in (*parts_of[0], *parts_of[1]))))
     columns = ("weight", *(f"{p}: {what}" for p in PENALTIES for what in ("zero weights", "norm of weights", "test mse")))
-    page.table(f"Diabetes, {len(data.features)} weights, {config.seeds} halves", columns, rows)
+    page.table(f"Diabetes, {len(names)} weights, {config.seeds} halves", columns, rows)
     shrinks = np.diff(np.linalg.norm(found[1], axis=-1), axis=0).max() < 0
     statistic = f"L1: {ff.statistics.interval(zeros[0, config.weights // 2])} of 10 at weight {weights[config.weights // 2]:.2g}"
     page.claim("L1 sets weights to exactly zero", bool((zeros[0].max(0) > 0).all()), statistic + f", all 10 at {weights[-1]:.3g}")
@@ -109,7 +112,7 @@ def paths(config: Config, page) -> None:
 
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     for ax, name, ours, its in zip(figure.subplots(1, 2, sharey=True), PENALTIES, found, theirs, strict=True):
-        for feature, label in enumerate(data.features):
+        for feature, label in enumerate(names):
             color = ff.plots.PALETTE[feature % len(ff.plots.PALETTE)]
             style = "-" if feature < len(ff.plots.PALETTE) else "--"
             ax.plot(weights, ours[:, 0, feature], style, color=color, label=label)
@@ -127,6 +130,7 @@ def degrees(config: Config, page) -> None:
     import numpy as np
     import optax
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     import flaxfit as ff
 
@@ -148,8 +152,8 @@ def degrees(config: Config, page) -> None:
 
         return ff.Task(ff.nn.MLP((), 1), ff.losses.mse, optax.sgd(0.25), preprocess=lower)
 
-    every = np.arange(1.0, config.degree + 1)
-    options = {"epochs": POLYNOMIAL_EPOCHS, "batch_size": config.points, "progress": "degrees"}
+    every = np.arange(1.0, config.degree + 1).tolist()
+    options: dict[str, Any] = {"epochs": POLYNOMIAL_EPOCHS, "batch_size": config.points, "progress": "degrees"}
     study = ff.fit_many(make_task, {"degree": every}, splits=parts, **options)
     errors = {}
     for name in ("train", "test"):
@@ -191,6 +195,7 @@ def degrees(config: Config, page) -> None:
         right.fill_between(every, *([10 ** getattr(i, end) for i in intervals[name]] for end in ("low", "high")), color=color, alpha=0.2)
     right.axhline(config.noise**2, color="0.6", linewidth=1, label="noise")
     right.set(yscale="log", xlabel="degree of the polynomial", ylabel="mean squared error, unit of y squared")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -97,12 +98,13 @@ def hold_out(config: Config, page, data):
     """F2. Returns the test accuracies by split, means over seeds."""
     import numpy as np
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     import flaxfit as ff
 
     parts = [ff.data.split(data, test=0.3, seed=seed, one_row=1.0) for seed in range(config.splits)]
     train, test = ([getattr(part, name) for part in parts] for name in ("train", "test"))
-    options = {"seeds": config.seeds, "epochs": config.epochs, "batch_size": BATCH, "progress": "F2"}
+    options: dict[str, Any] = {"seeds": config.seeds, "epochs": config.epochs, "batch_size": BATCH, "progress": "F2"}
     study = ff.fit_many(make_task, {"loss": LOSSES}, splits=parts, **options)
     fitted, unseen = study.evaluate(train, "last"), study.evaluate(test, "last")
 
@@ -139,7 +141,7 @@ def hold_out(config: Config, page, data):
         xlabel="split, in order of its mean",
         ylabel="test accuracy (share of the 30% held out)",
     )
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="lower right")
     page.plot("hold_out", figure, "F2: one net, scored on one split after the other")
@@ -191,8 +193,8 @@ def cross_validate(config: Config, page, data, held_out) -> None:
 
     import flaxfit as ff
 
-    interval, compare = ff.statistics.interval, ff.statistics.compare
-    task, how, (many, times) = make_task({}), {"epochs": config.epochs, "batch_size": BATCH}, config.larger
+    interval, compare, how = ff.statistics.interval, ff.statistics.compare, dict[str, Any](epochs=config.epochs, batch_size=BATCH)
+    task, (many, times) = make_task({}), config.larger
     options = {"stratified": True, "shuffle_seed": config.shuffle_seed, "progress": "F4", **how}
     fresh = ff.cross_validate(task, data, folds=config.folds, repeats=config.repeats, seeds=config.seeds, **options)
     large = ff.cross_validate(task, data, folds=many, repeats=times, **options)
