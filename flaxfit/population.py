@@ -129,7 +129,9 @@ def fit_many(
     if splits is not None and not (splits and all(isinstance(part, Splits) for part in splits)):
         raise TypeError(f"fit_many(splits=...) takes a list of what ff.data.split returns, at least one, got {splits!r}.")
     settings, traced = expand(grid)
-    rows = [(train, validation, None)] if splits is None else [(part.train, part.validation, fold) for fold, part in enumerate(splits)]
+    rows: list[Any] = [(train, validation, None)]
+    if splits is not None:
+        rows = [(part.train, part.validation, fold) for fold, part in enumerate(splits)]
     trials = [Trial(setting, seed, *part) for setting in settings for part in rows for seed in check_seeds(seeds)]
     options = {"epochs": epochs, "batch_size": batch_size, "early_stopping": early_stopping, "class_weight": class_weight}
     options |= {"replacement": replacement, "terminate_on_nan": terminate_on_nan}
