@@ -9,7 +9,7 @@ from flaxfit import lazy
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from flaxfit import data, hooks, losses, metrics, nn, schedules
+    from flaxfit import data, distributed, hooks, losses, metrics, nn, schedules, sharding
     from flaxfit.data.dataset import Dataset
     from flaxfit.driver import fit, resume
     from flaxfit.grid import static
@@ -45,6 +45,7 @@ _PLACES = {
     "constraints": "regularize.constraints",
     "data": "data",
     "diagnose": "report.diagnosis",
+    "distributed": "distributed",
     "eval_step": "steps",
     "evaluate": "scoring",
     "export": "storage.export",
@@ -66,6 +67,7 @@ _PLACES = {
     "proximal": "regularize.proximal",
     "resume": "driver",
     "schedules": "schedules",
+    "sharding": "sharding",
     "Study": "study",
     "static": "grid",
     "summary": "nn",
