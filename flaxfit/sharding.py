@@ -158,16 +158,25 @@ class Placement:
     def _specs(self, params: Any) -> dict[str, tuple[tuple[int, ...], PartitionSpec]]:
         """Path of a parameter -> its shape and how it is spread."""
         shapes = {path: leaf.shape for path, leaf in zip(paths(params), jax.tree.leaves(params), strict=True)}
+        assert self.mesh is not None
         if self.shard is None:
             return {}
         if callable(self.shard):
-            return {path: (shape, self.shard(shape, self.mesh)) for path, shape in shapes.items()}  # pyright: ignore[reportArgumentType]
+            return {path: (shape, self.shard(shape, self.mesh)) for path, shape in shapes.items()}
         specs = {}
         for pattern, spec in reversed(self.shard):  # the first that matches
             found = [path for path in shapes if re.search(pattern, path)]
             if not found:
                 raise ValueError(f"fit(shard=...): {pattern!r} matches no parameter. There are: {', '.join(shapes)}")
             specs |= {path: (shapes[path], spec) for path in found}
+        for path, (shape, spec) in specs.items():
+            try:
+                if len(spec) > len(shape):
+                    raise ValueError("it has fewer axes")
+                self._named(*spec).shard_shape(shape)
+            except ValueError as error:
+                what = f"{path} of shape {shape} cannot be spread as {spec} over the mesh {dict(self.mesh.shape)}"
+                raise ValueError(f"fit(shard=...): {what}: {error}") from error
         return specs
 
 
