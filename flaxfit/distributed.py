@@ -49,8 +49,8 @@ def initialize(coordinator: str | None = None, processes: int | None = None, pro
         raise ValueError(f"give coordinator, processes and process together, or none of them; missing: {', '.join(missing)}.")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM, which is for the run to hear
-    address, count, number = named.values()
-    jax.distributed.initialize(address, count and int(count), None if number is None else int(number))
+    address, *numbers = named.values()
+    jax.distributed.initialize(address, *(None if number is None else int(number) for number in numbers))
     atexit.register(_leave)  # before JAX's own, which waits minutes for processes that are gone
 
 

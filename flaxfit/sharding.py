@@ -31,7 +31,7 @@ def fsdp(min_size: int = 2**14) -> Callable[[tuple[int, ...], Mesh], PartitionSp
     Example:
       >>> mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
       >>> fsdp(100)((8, 32), mesh), fsdp(1000)((8, 32), mesh)
-      (PartitionSpec(None, 'data'), PartitionSpec())
+      (P(None, 'data'), P())
     """
 
     def rule(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
@@ -85,7 +85,8 @@ class Placement:
             shard = tuple(shard.items())
         elif shard is not None and not callable(shard):
             raise TypeError(f"fit(shard=...) must be flaxfit.sharding.fsdp() or map regular expressions to PartitionSpecs, got {shard!r}.")
-        return cls(Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names)), shard)
+        rule: Any = shard
+        return cls(Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names)), rule)
 
     @property
     def team(self) -> Team:
