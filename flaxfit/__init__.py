@@ -9,7 +9,7 @@ from flaxfit import lazy
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from flaxfit import data, hooks, losses, metrics, nn, schedules
+    from flaxfit import data, distributed, hooks, losses, metrics, nn, schedules, sharding
     from flaxfit.cross_validation import CrossValidation, cross_validate
     from flaxfit.data.dataset import Dataset
     from flaxfit.driver import fit, resume
@@ -52,6 +52,7 @@ _PLACES = {
     "data": "data",
     "diagnose": "report.diagnosis",
     "ensemble": "ensembles",
+    "distributed": "distributed",
     "eval_step": "steps",
     "evaluate": "scoring",
     "export": "storage.export",
@@ -76,6 +77,7 @@ _PLACES = {
     "proximal": "regularize.proximal",
     "resume": "driver",
     "schedules": "schedules",
+    "sharding": "sharding",
     "Study": "study",
     "static": "grid",
     "statistics": "report.statistics",

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from jax.sharding import Mesh
+
 from flaxfit.checks import check_hooks, check_seed, check_task
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
@@ -17,6 +19,7 @@ from flaxfit.durable import Resume, Session, arguments_of, described
 from flaxfit.hooks import Checkpoint, Hook, Metrics
 from flaxfit.programs import Family
 from flaxfit.result import Result
+from flaxfit.sharding import Placement, Shard
 from flaxfit.state import TrainState
 from flaxfit.stopping import EarlyStopping
 from flaxfit.storage.directory import RunDirectory
@@ -38,6 +41,8 @@ def fit(
     class_weight: Mapping[int, float] | None = None,
     replacement: bool = False,
     terminate_on_nan: bool = True,
+    mesh: Mesh | None = None,
+    shard: Shard | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     resume: Resume = "auto",
 ) -> Result:
@@ -56,6 +61,11 @@ def fit(
       class_weight: integer class -> factor on its rows' training loss, as in Keras.
       replacement: draw each batch with replacement.
       terminate_on_nan: end at the first epoch with a loss or a weight that is not finite. False: go on.
+      mesh: devices to share the work, to the same losses but for rounding: each step's rows are spread along its first axis. Of several
+        processes (`flaxfit.distributed`) each passes its part of the training rows, equally many, and all validation rows; the first one
+        has the hooks and the directory.
+      shard: how parameters, and with them the optimiser's state, are spread over the mesh: `flaxfit.sharding.fsdp()`, or regular
+        expressions on the path -> `PartitionSpec`. By default they lie whole on each device.
       run_dir: a directory for this run: configuration, metrics, checkpoints and, in the end, the model for `flaxfit.load`. On SIGINT and
         SIGTERM the run then saves and exits with 130 or 143.
       resume: where `run_dir` holds this run, "auto" goes on from its last checkpoint, to the same bits as if it had never stopped, or
@@ -67,10 +77,11 @@ def fit(
     Raises:
       ValueError, TypeError: an input that cannot work, before anything compiles; of a stream's rows, once they are read. A run in
         `run_dir` that was another: lists the differences.
-      RuntimeError: another process runs in `run_dir`.
+      RuntimeError: another process runs in `run_dir`; one of this run's processes failed or was lost.
       FileExistsError, FileNotFoundError: what `resume` refuses.
 
     Warns:
+      UserWarning: the steps' rows do not divide over the mesh.
       RuntimeWarning: the run ended on a value that is not finite; says which and when.
 
     Example:
@@ -86,12 +97,17 @@ def fit(
     options = {"epochs": epochs, "batch_size": batch_size, "early_stopping": early_stopping, "class_weight": class_weight}
     options |= {"replacement": replacement, "terminate_on_nan": terminate_on_nan}
     began = time.perf_counter()
-    job = Job(Family(task), task, train, validation, initial, options)
-    hooks = run_hooks(hooks, job.columns, run_dir is not None)
+    placement = Placement.over(mesh, shard)
     with ExitStack() as stack:
+        stack.enter_context(placement.team.watch(run_dir))
+        with placement.team.together():
+            job = Job(Family(task), task, train, validation, initial, options, placement)
+            hooks = run_hooks(hooks, job.columns, run_dir is not None)
+        job.check_team(task, seed)
         session = None
         if run_dir is not None:
-            session = Session(run_dir, resume, described(task, {**job.options, "seed": seed}, job.recorded))
+            config = described(task, {**job.options, "seed": seed}, job.recorded)
+            session = Session(run_dir, resume, config, team=placement.team)
             stack.enter_context(session)
         checked = time.perf_counter() - began
         result = job.run(task, {}, seed, hooks, session, session and session.signals)
@@ -123,6 +139,8 @@ def resume(
     hooks: Sequence[Hook] = (),
     initial: TrainState | None = None,
     epochs: int | None = None,
+    mesh: Mesh | None = None,
+    shard: Shard | None = None,
 ) -> Result:
     """Goes on with a run; all arguments of `fit` that are not given here come from its directory.
 
@@ -134,6 +152,7 @@ def resume(
       hooks: as for `fit`.
       initial: as it was; its shapes matter, its numbers do not.
       epochs: how many in all, if more than before.
+      mesh, shard: as for `fit`; they may be others than before, and the bits are the same only where they are not.
 
     Returns:
       What `fit` returns.
@@ -146,4 +165,5 @@ def resume(
     if config is None:
         raise FileNotFoundError(f"{directory.path} holds no run to resume.")
     how: dict[str, Any] = arguments_of(config) | ({} if epochs is None else {"epochs": epochs})
-    return fit(task, train, validation=validation, hooks=hooks, initial=initial, run_dir=run_dir, resume="must", **how)
+    how |= {"mesh": mesh, "shard": shard, "hooks": hooks, "initial": initial}
+    return fit(task, train, validation=validation, run_dir=run_dir, resume="must", **how)

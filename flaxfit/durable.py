@@ -19,10 +19,11 @@ import numpy as np
 
 from flaxfit.arguments import unknown
 from flaxfit.data.dataset import Dataset
+from flaxfit.distributed import ALONE, Team
 from flaxfit.report.history import History
 from flaxfit.state import RunState
 from flaxfit.stopping import EarlyStopping
-from flaxfit.storage.checkpoints import Checkpoints
+from flaxfit.storage.checkpoints import Checkpoints, placed, unfilled
 from flaxfit.storage.directory import RunDirectory, differences, environment
 from flaxfit.task import Task
 
@@ -37,6 +38,7 @@ class Session:
       resume: whether to go on with what is there.
       config: what is run, as `described` says it.
       signals: what ends the run; by default what this session hears itself.
+      team: the processes of the run, all of which have a session; the first one reads and writes the directory.
 
     Attributes:
       directory: the run directory.
@@ -47,21 +49,26 @@ class Session:
       ValueError, RuntimeError, FileExistsError, FileNotFoundError: on entering, as `fit` says.
     """
 
-    def __init__(self, run_dir: str | os.PathLike[str], resume: Resume, config: Mapping[str, Any], signals: Signals | None = None):
+    def __init__(
+        self,
+        run_dir: str | os.PathLike[str],
+        resume: Resume,
+        config: Mapping[str, Any],
+        signals: Signals | None = None,
+        team: Team = ALONE,
+    ):
         if resume not in ("auto", "never", "must"):
             raise ValueError(unknown("way to resume", str(resume), ("auto", "never", "must")))
-        self.directory, self._resume, self.state = RunDirectory(run_dir), resume, None
+        self.directory, self._resume, self.state, self._team = RunDirectory(run_dir), resume, None, team
+        self._old: dict[str, Any] | None = None
         self._config, self._stack, self._own, self.signals = dict(config), ExitStack(), signals is None, signals or Signals()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.enter_context(self.directory.lock())
-            self._old = self.directory.read_config()
-            if self._resume == "never" and self._old is not None:
-                raise FileExistsError(f'{self.directory.path} holds a run: resume="auto" goes on with it; or name another directory.')
-            if self._resume == "must" and self._old is None:
-                raise FileNotFoundError(f'{self.directory.path} holds no run to resume; resume="auto" starts one.')
-            self._check(("program",))
+            with self._team.together():
+                if self._team.leads:
+                    stack.enter_context(self.directory.lock())
+                    self._open()
             if self._own:
                 stack.enter_context(self.signals)
             self._stack = stack.pop_all()
@@ -69,6 +76,14 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
+
+    def _open(self) -> None:
+        self._old = self.directory.read_config()
+        if self._resume == "never" and self._old is not None:
+            raise FileExistsError(f'{self.directory.path} holds a run: resume="auto" goes on with it; or name another directory.')
+        if self._resume == "must" and self._old is None:
+            raise FileNotFoundError(f'{self.directory.path} holds no run to resume; resume="auto" starts one.')
+        self._check(("program",))
 
     def confirm(self, program: str) -> None:
         """That the program is the recorded one, by a hash of it; records the configuration.
@@ -78,18 +93,29 @@ class Session:
         """
         self._config["program"] = program
         self._config["environment"] = environment()
-        self._check(())
-        self.directory.write_config(self._config)
+        with self._team.together():
+            if self._team.leads:
+                self._check(())
+                self.directory.write_config(self._config)
 
     def restore(self, like: RunState, names: Sequence[str]) -> History | None:
         """The epochs up to the newest whole checkpoint, whose state is then in `state`; None where there is none."""
-        with Checkpoints(self.directory.checkpoints) as checkpoints:
-            found = None if self._old is None else checkpoints.restore(like)
-        if found is None:
+        found, epochs = None, -1
+        with self._team.together():
+            if self._old is not None:
+                with Checkpoints(self.directory.checkpoints) as checkpoints:
+                    found = checkpoints.read(like)
+                epochs = -1 if found is None else len(found[1])
+        epochs = self._team.gather(epochs + 1)[0] - 1
+        if epochs < 0:
             return None
-        self.state, rows, _ = found
+        arrays, rows = (unfilled(like), np.empty((epochs, len(names)))) if found is None else found[:2]
+        self.state = placed({name: self._team.from_first(array) for name, array in arrays.items()}, like)
+        rows = self._team.from_first(rows)
         history = History({name: rows[:, column] for column, name in enumerate(names)})
-        self.directory.write_metrics(history)  # without the epochs after the checkpoint, which will come again
+        with self._team.together():
+            if self._team.leads:
+                self.directory.write_metrics(history)  # without the epochs after the checkpoint, which will come again
         return history
 
     def finish(self, task: Task, data: Dataset, result: Any) -> None:
@@ -99,9 +125,16 @@ class Session:
           SystemExit: 130 for SIGINT, 143 for SIGTERM.
         """
         if (heard := self.signals.heard) is not None:
+            if not self._team.leads:
+                raise SystemExit(128 + heard)
             epochs = f"{len(result.history.epochs)} of {self._config['arguments']['epochs']} epochs"
             sys.stderr.write(f"{heard.name}: saved after {epochs}. To go on: the same command, or flaxfit resume {self.directory.path}\n")
             raise SystemExit(128 + heard)
+        with self._team.together():
+            if self._team.leads:
+                self._export(task, data, result)
+
+    def _export(self, task: Task, data: Dataset, result: Any) -> None:
         from flaxfit.storage.export import export
 
         about = {"best_epoch": result.best_epoch, "epochs": len(result.history.epochs), "stop_reason": result.stop_reason}
@@ -110,11 +143,16 @@ class Session:
         try:
             export(self.directory.export, task, result.best, data[:1], about=about | {"arguments": self._config["arguments"]})
         except ValueError as error:
-            warnings.warn(f"the run is saved, but its model has no export for flaxfit.load: {error}", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"the run is saved, but its model has no export for flaxfit.load: {error}", RuntimeWarning, stacklevel=4)
 
     def _check(self, later: tuple[str, ...]) -> None:
         """That the run in the directory is this one; versions and device are listed only where something else differs."""
-        changed = [] if self._old is None else differences(self._old, self._config, ("arguments.epochs", "environment", *later))
+        if self._old is None:
+            return
+        rows = [about["data"]["train"].get("rows") for about in (self._old, self._config)]
+        if None in rows:  # of several processes, which have some each: the checksum tells
+            later = (*later, "data.train.rows")
+        changed = differences(self._old, self._config, ("arguments.epochs", "environment", *later))
         if changed:
             if "environment" in self._config:
                 newly = tuple(f"environment.{name}" for name in ("commit", "command", "directory", "started"))
@@ -149,11 +187,6 @@ def described(task: Task, arguments: Mapping[str, Any], data: Mapping[str, Any])
     return {"arguments": {**arguments, **plain}, "task": about, "data": dict(data)}
 
 
-def recorded(sets: Mapping[str, Any]) -> dict[str, Any]:
-    """Where rows come from, by name, with checksums of their arrays."""
-    return {name: rows.record() | _checksum(rows) for name, rows in sets.items()}
-
-
 class Signals:
     """Hears SIGINT and SIGTERM, in the main thread: the first is noted, the second ends the process at once.
 
@@ -182,13 +215,16 @@ class Signals:
         sys.stderr.write(f"\n{self.heard.name}: the run will end after this chunk and be saved; once more ends it at once.\n")
 
 
-def _checksum(rows: Any) -> dict[str, Any]:
-    """Of the arrays; a stream's are not read for it."""
+def checksum(rows: Any, team: Team = ALONE) -> dict[str, Any]:
+    """Of the arrays, those of all processes one after the other; a stream's are not read for it."""
     if not isinstance(rows, Dataset):
         return {}
     crc = 0
     for path, leaf in rows.leaves():
         array = np.ascontiguousarray(leaf)
-        crc = zlib.crc32(f"{path} {array.dtype} {array.shape}".encode(), crc)
-        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data, crc)
+        shape = (team.size * array.shape[0], *array.shape[1:])
+        crc = zlib.crc32(f"{path} {array.dtype} {shape}".encode(), crc)
+        for process in range(team.size):
+            crc = zlib.crc32(array.reshape(-1).view(np.uint8).data, crc) if process == team.index else 0
+            crc = int(team.gather(crc)[process])
     return {"crc32": crc}

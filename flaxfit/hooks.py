@@ -110,6 +110,7 @@ class Hook:
       every_epochs: look after each so many epochs, 1 or more.
       every_steps: look after each so many steps, inside epochs too, 1 or more.
       every_seconds: look about this often, more than 0.
+      reads_state: whether it reads `look.state`; if not, a run of several processes need not gather it.
 
     Example:
       >>> class PrintLoss(Hook):
@@ -121,6 +122,7 @@ class Hook:
     every_epochs: int | None = None
     every_steps: int | None = None
     every_seconds: float | None = None
+    reads_state: bool = True
 
     def due(self, old_epoch: int, epoch: int, old_step: int, step: int, seconds: float) -> bool:
         """Whether to look: given finished epochs and steps of the run, then and now, and seconds since the last look."""
@@ -153,6 +155,8 @@ class Progress(Hook):
       name: what to call the run.
       file: where to write; standard error by default.
     """
+
+    reads_state = False
 
     def __init__(self, name: str = "training", file: TextIO | None = None):
         self.name, self._file, self.every_seconds = name, file, 0.25
@@ -212,6 +216,8 @@ class Dots(Hook):
       file: where to write; standard output by default.
     """
 
+    reads_state = False
+
     def __init__(self, report_every: int = 100, file: TextIO | None = None):
         if report_every < 1:
             raise ValueError(f"Dots(report_every=...) must be at least 1, got {report_every}.")
@@ -238,6 +244,8 @@ class TensorBoard(Hook):
       log_dir: a directory for this run, such as `logs/sizes/Tiny`, made where it is missing; by default `tensorboard` in the run
         directory.
     """
+
+    reads_state = False
 
     def __init__(self, log_dir: str | os.PathLike[str] | None = None):
         self._directory = None if log_dir is None else Path(log_dir).resolve()
@@ -275,6 +283,8 @@ class Metrics(Hook):
     Args:
       path: the file; an older one is replaced, as by Keras's `CSVLogger`. In a run directory `metrics.jsonl` is written anyway.
     """
+
+    reads_state = False
 
     def __init__(self, path: str | os.PathLike[str] | None = None):
         self._path = None if path is None else Path(path).resolve()

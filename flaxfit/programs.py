@@ -48,8 +48,15 @@ def kept(family: Family, what: Hashable, args: tuple[Any, ...], make: Callable[[
         return made[key]
 
 
-def compiled(family: Family, what: Hashable, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Any:
+def compiled(
+    family: Family, what: Hashable, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = (), out: Any = None
+) -> Any:
     """`function` compiled for `args`; it may depend on `family` and `what` besides them, and on nothing else.
+
+    Args:
+      family, what, function, args: these.
+      donate: which arguments are given away.
+      out: the shardings of its results, or None.
 
     Raises:
       Exception: whatever tracing the function raises.
@@ -58,4 +65,5 @@ def compiled(family: Family, what: Hashable, function: Callable[..., Any], *args
     if directory and not jax.config.values["jax_compilation_cache_dir"]:  # another process then only traces
         jax.config.update("jax_compilation_cache_dir", str(Path(directory).resolve() / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    return kept(family, what, args, lambda: jax.jit(function, donate_argnums=donate).lower(*args).compile())
+    options: dict[str, Any] = {} if out is None else {"out_shardings": out}
+    return kept(family, what, args, lambda: jax.jit(function, donate_argnums=donate, **options).lower(*args).compile())

@@ -16,6 +16,7 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Chunk
 from flaxfit.regularize.masks import kernels
 from flaxfit.shapes import RoundKeys
+from flaxfit.sharding import ONE_DEVICE, Placement
 from flaxfit.state import RunState, TrainState, for_evaluation, initialise
 from flaxfit.steps import eval_step, train_step
 from flaxfit.stopping import EarlyStopping
@@ -36,6 +37,7 @@ class Plan:
       capacity: the most epochs whose metrics one call can hand back.
       lockstep: the name of the axis over which `advance` is mapped, where many runs go on together, step by step. A run that has ended
         stays as it is until the others have.
+      placement: how a step's rows and the state lie on devices.
     """
 
     batch_size: int
@@ -46,6 +48,7 @@ class Plan:
     terminate_on_nan: bool = True
     capacity: int = 1024
     lockstep: str | None = None
+    placement: Placement = ONE_DEVICE
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -111,7 +114,8 @@ def advance(
 
     def one_step(state: RunState, rows: Array, size: int) -> RunState:
         batch = _slice(data.rows, rows, size) if isinstance(data, Chunk) else data[rows]
-        train, sums = train_step(task, state.train, state.key, *_fields(batch))
+        train, sums = train_step(task, state.train, state.key, *_fields(plan.placement.batch(batch)))
+        train = plan.placement.kept(train, train.params)
         sums = state.sums + jnp.stack([sums[name] for name in _summed(task)]).astype(jnp.float32)
         return unless_ended(state, train=train, sums=sums, step=state.step + 1)
 
@@ -174,7 +178,8 @@ def _end_epoch(task: Task, plan: Plan, rows: int, validation: Dataset | None, st
     evaluated = for_evaluation(task, train)
     means = dict(zip(_summed(task), state.sums / rows, strict=True)) | _measures(task, train)
     if validation is not None:
-        means |= {f"val_{name}": value for name, value in evaluate(task, evaluated, validation, plan.eval_batch_size).items()}
+        scores = evaluate(task, evaluated, validation, plan.eval_batch_size, plan.placement)
+        means |= {f"val_{name}": value for name, value in scores.items()}
     finite = jnp.isfinite(means["loss"]) & jnp.isfinite(means.get("val_loss", 0.0)) & _all_finite((train.params, train.collections))
     # An epoch that broke down is never best, whatever its monitor says.
     stopper = plan.stopping.update(state.stopper, jnp.where(finite, means[plan.stopping.monitor], jnp.nan), epoch)
@@ -191,12 +196,12 @@ def _end_epoch(task: Task, plan: Plan, rows: int, validation: Dataset | None, st
     return changes, jnp.stack([jnp.asarray(means[name], jnp.float32) for name in columns(task, validation is not None, train)])
 
 
-def evaluate(task: Task, state: TrainState, data: Dataset, batch_size: int) -> dict[str, Array]:
+def evaluate(task: Task, state: TrainState, data: Dataset, batch_size: int, placement: Placement = ONE_DEVICE) -> dict[str, Array]:
     """Exact means over all rows: `loss` (the objective), the data loss, `penalty` where there is one, the metrics."""
     whole, rest = divmod(len(data), batch_size)
 
     def part(first: Array | int, size: int) -> tuple[Any, Any, Any]:
-        return _fields(_slice(data, first, size))
+        return _fields(placement.batch(_slice(data, first, size)))
 
     sums = eval_step(task, state, *part(whole * batch_size, rest)) if rest else None
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import signal
 import time
+import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -29,11 +32,13 @@ from flaxfit.checks import (
 )
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Feed, Stream
-from flaxfit.durable import Session, Signals, recorded
+from flaxfit.distributed import ALONE
+from flaxfit.durable import Session, Signals, checksum, described
 from flaxfit.hooks import Hook, Look, Run
 from flaxfit.programs import Family, compiled, kept
 from flaxfit.report.history import History
 from flaxfit.result import Result, StopReason, Timing
+from flaxfit.sharding import ONE_DEVICE, Placement
 from flaxfit.state import RunState, TrainState, for_evaluation
 from flaxfit.stopping import EarlyStopping
 from flaxfit.task import Task
@@ -52,6 +57,7 @@ class Job:
       validation: the validation rows, or None.
       initial: weights to start from, or None.
       epochs, batch_size, early_stopping, class_weight, replacement, terminate_on_nan: as for `flaxfit.fit`.
+      placement: on which devices.
 
     Attributes:
       options: these last, checked.
@@ -64,11 +70,22 @@ class Job:
       ValueError, TypeError: an input that cannot work.
     """
 
-    def __init__(self, family: Family, task: Task, train: Any, validation: Any, initial: TrainState | None, options: Mapping[str, Any]):
-        self.family, self.options = family, dict(options)
+    def __init__(
+        self,
+        family: Family,
+        task: Task,
+        train: Any,
+        validation: Any,
+        initial: TrainState | None,
+        options: Mapping[str, Any],
+        placement: Placement = ONE_DEVICE,
+    ):
+        self.family, self.options, self.placement = family, dict(options), placement
         early_stopping, class_weight = options["early_stopping"], options["class_weight"]
         whole = not isinstance(train, Stream)
         data = train if whole else train[:1]
+        if not whole and placement.team.size > 1:
+            raise TypeError("a Stream is read by one process: of several, give each its part of the rows as a Dataset.")
         check_data("train", data)
         self.epochs = self.options["epochs"] = check_count("epochs", options["epochs"], 1, "epochs")
         batch_size = self.options["batch_size"] = check_count("batch_size", options["batch_size"], 1, "rows a step")
@@ -98,13 +115,18 @@ class Job:
         self.columns = kept(family, ("columns", validates), (data[:1],), lambda: run.columns(task, validates, shapes))
         check_monitor(stopping.monitor, self.columns[:-1])
         stopping.direction  # noqa: B018  (raises for a name that does not tell)
+        self.rows = len(train) * placement.team.size
         self.plan = run.Plan(
-            min(batch_size, len(train)),
+            min(batch_size, self.rows),
             stopping,
             early_stopping is not None,
             replacement=options["replacement"],
             terminate_on_nan=options["terminate_on_nan"],
+            placement=placement,
         )
+        if placement.mesh is not None and (ways := placement.mesh.devices.shape[0]) and self.plan.batch_size % ways:
+            message = f"steps of {self.plan.batch_size} rows do not divide over {ways} devices, so that each computes all of them"
+            warnings.warn(f"{message}: take a batch_size that does.", UserWarning, stacklevel=3)
         self.data, self.records = data, {"train": train} | ({} if validation is None else {"validation": validation})
         self._train, self._validation, self._initial = (None if whole else train), validation, initial
 
@@ -114,22 +136,54 @@ class Job:
 
         self._checked = checked
 
+    def check_team(self, task: Task, seed: int) -> None:
+        """That all processes are about to run the same.
+
+        Raises:
+          ValueError: they are not.
+        """
+        team = self.placement.team
+        if team.size == 1:
+            return
+        rows = team.gather(len(self.data)).tolist()
+        if len(set(rows)) > 1:
+            raise ValueError(f"each process must pass equally many training rows, in order of the processes they pass {rows}.")
+        shapes = {path: (leaf.shape, str(leaf.dtype)) for path, leaf in self.data.leaves()}
+        facts = {
+            "the task or the arguments of fit are": described(task, {**self.options, "seed": seed}, {}),
+            "the shapes or types of the training rows are": shapes,
+            "the validation rows, of which each process must pass all, are": checksum(self._validation),
+        }
+        for what, fact in facts.items():
+            found = team.gather(zlib.crc32(repr(fact).encode()))
+            if (found != found[0]).any():
+                raise ValueError(f"{what} not the same on process {np.flatnonzero(found != found[0])[0]} as on process 0.")
+
     def about(self, task: Task) -> Run:
         """The run of one of the family, as hooks see it."""
-        rows = len(self.records["train"])
+        steps = run.steps_per_epoch(self.rows, self.plan.batch_size)
+        return Run(task, self.columns, self.plan.stopping, self.rows, steps, self.epochs, self._sources)
+
+    @property
+    def _sources(self) -> dict[str, dict[str, Any]]:
+        """Where the rows come from; which of a source's rows, only where this process has all."""
         data = {name: rows.record() for name, rows in self.records.items()}
-        steps = run.steps_per_epoch(rows, self.plan.batch_size)
-        return Run(task, self.columns, self.plan.stopping, rows, steps, self.epochs, data)
+        if self.placement.team.size > 1:
+            data["train"] = {name: value for name, value in data["train"].items() if name != "rows"} | {"count": self.rows}
+        return data
 
     @functools.cached_property
     def recorded(self) -> dict[str, Any]:
         """Where the rows come from, with checksums."""
-        return recorded(self.records)
+        teams = {"train": self.placement.team, "validation": ALONE}
+        return {name: about | checksum(self.records[name], teams[name]) for name, about in self._sources.items()}
 
     @functools.cached_property
     def placed(self) -> tuple[Any, Dataset | None, Any]:
-        """The training rows (None of a stream), the validation rows and a row's x, on the device."""
-        return jax.device_put((self.data if self._train is None else None, self._validation, self.data[:1].x))
+        """The training rows (None of a stream), the validation rows and a row's x, on the device or devices."""
+        x = jax.tree.map(self.placement.team.from_first, self.data[:1].x)
+        rows = self.placement.rows(self.data if self._train is None else None)
+        return (rows, *self.placement.everywhere((self._validation, x)))
 
     def start(self, numbers: Mapping[str, Any], key: Any, x: Any, initial: TrainState | None) -> RunState:
         """The run at its beginning. Pure."""
@@ -138,6 +192,16 @@ class Job:
     def advance(self, numbers: Mapping[str, Any], state: RunState, rows: Any, validation: Any, until: Any) -> tuple[RunState, Any]:
         """The run's next steps. Pure."""
         return run.advance(self.family.task(numbers), self.plan, state, rows, validation, until)
+
+    def program(self, *args: Any) -> str:
+        """A hash of `advance`, for arguments of these shapes, as it is on one device: a run may go on on more or fewer."""
+        plan = replace(self.plan, placement=ONE_DEVICE)
+
+        def advance(numbers: Mapping[str, Any], state: RunState, rows: Any, validation: Any, until: Any) -> tuple[RunState, Any]:
+            return run.advance(self.family.task(numbers), plan, state, rows, validation, until)
+
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=getattr(a, "weak_type", False)), args)
+        return kept(self.family, ("hash", plan), shapes, lambda: program_hash(jax.jit(advance, donate_argnums=1), *shapes))
 
     def run(
         self, task: Task, numbers: Mapping[str, Any], seed: int, hooks: Sequence[Hook], session: Session | None, signals: Signals | None
@@ -152,41 +216,44 @@ class Job:
           session: the run's directory, or None.
           signals: what ends it sooner, or None.
         """
-        began = time.perf_counter()
-        rows, validation, x = self.placed
-        numbers, key = jax.device_put((numbers, jax.random.key(seed)))
-        about, initial, until = self.about(task), self._initial, jax.device_put(np.int32(0))
+        began, placement = time.perf_counter(), self.placement
         with ExitStack() as stack:
+            rows, validation, x = self.placed
+            numbers, key, initial, until = placement.everywhere((numbers, jax.random.key(seed), self._initial, np.int32(0)))
+            about = self.about(task)
             if self._train is not None:
                 feed = Feed(self._train, self.plan.batch_size, self.epochs, self._checked, "train", key, self.plan.replacement)
-                supply = stack.enter_context(feed).at
+                read = stack.enter_context(feed).at
+
+                def supply(position: int, until: int) -> tuple[Any, int]:
+                    rows, until = read(position, until)
+                    return placement.everywhere(rows), until
+
                 rows = supply(0, 0)[0]
             else:
                 supply = functools.partial(_all_rows, rows)
-            state = None
+            state, like = None, placement.like(jax.eval_shape(self.start, numbers, key, x, initial))
             if session is not None:
-                like = jax.eval_shape(self.start, numbers, key, x, initial)
-                args = (numbers, like, rows, validation, until)
-                session.confirm(
-                    kept(self.family, ("hash", self.plan), args, lambda: program_hash(jax.jit(self.advance, donate_argnums=1), *args))
-                )
+                session.confirm(self.program(numbers, like, rows, validation, until))
                 about = replace(about, directory=session.directory, history=session.restore(like, self.columns))
                 state = session.state
             if state is None:
-                start = compiled(self.family, ("start", self.plan.stopping.direction), self.start, numbers, key, x, initial)
-                state = start(numbers, key, x, initial)
-            advance = compiled(self.family, self.plan, self.advance, numbers, state, rows, validation, until, donate=(1,))
+                what, args = ("start", self.plan.stopping.direction, placement), (numbers, key, x, initial)
+                state = compiled(self.family, what, self.start, *args, out=placement.out(like))(*args)
+            out = placement.out(like, 0)
+            advance = compiled(self.family, self.plan, self.advance, numbers, state, rows, validation, until, donate=(1,), out=out)
             del rows  # the first chunk of a stream would stay in memory
             compile_seconds = time.perf_counter() - began
 
             def train_on(state: RunState, position: int, until: int) -> tuple[RunState, Any]:
                 rows, until = supply(position, until)
-                return advance(numbers, state, rows, validation, jax.device_put(np.int32(until)))
+                return advance(numbers, state, rows, validation, placement.everywhere(np.int32(until)))
 
-            state, history, chunks, seconds = _drive(train_on, state, about, self.plan, hooks, signals)
+            state, history, chunks, seconds = _drive(train_on, state, about, self.plan, hooks if placement.team.leads else (), signals)
+            result = result_of(task, self.plan, state, history, Timing(compile_seconds, seconds, 0.0, chunks), about.data)
+            result = replace(result, best=placement.on_host(result.best), last=placement.on_host(result.last))
         trained = len(history.epochs) - (0 if about.history is None else len(about.history.epochs))
-        timing = Timing(compile_seconds, seconds, seconds / max(1, trained), chunks)
-        return result_of(task, self.plan, state, history, timing, about.data)
+        return replace(result, timing=replace(result.timing, epoch=seconds / max(1, trained)))
 
 
 def result_of(task: Task, plan: run.Plan, state: RunState, history: History, timing: Timing, data: Mapping[str, Any]) -> Result:
@@ -238,7 +305,8 @@ def _drive(
     """Runs chunk after chunk; between them, and only then, fetches what was logged and lets the hooks look."""
     log, total = _Log(about.columns, about.history), about.epochs * about.steps_per_epoch
     seconds = min([CHUNK_SECONDS, *(hook.every_seconds for hook in hooks if hook.every_seconds)])
-    chunks, spent, pace, began = 0, 0.0, 1, time.perf_counter()
+    chunks, spent, pace, began, placement = 0, 0.0, 1, time.perf_counter(), plan.placement
+    team = placement.team
 
     def stands() -> tuple[int, int, bool]:
         epoch, step, stopped, diverged = jax.device_get((state.epoch, state.step, state.stopper.stopped, state.diverged))
@@ -249,24 +317,33 @@ def _drive(
     seen = [(log.epochs, position, began) for _ in hooks]  # epochs, steps and time at each hook's last look
     with ExitStack() as stack:
         if not ended:
-            for hook in hooks:
-                stack.callback(hook.close)
-                hook.begin(about)
+            with team.together():
+                for hook in hooks:
+                    stack.callback(hook.close)
+                    hook.begin(about)
         while not ended:
             start, before = time.perf_counter(), position
-            state, logged = advance(state, position, _next_stop(position, pace, about, plan, hooks))
+            stop = int(team.gather(_next_stop(position, pace, about, plan, hooks))[0])  # one process's hooks and clock decide
+            state, logged = advance(state, position, stop)
             position, step, ended = stands()
             now = time.perf_counter()
             chunks, spent = chunks + 1, spent + now - start
             # Eight times longer at most: the first chunks tell how fast a step is.
             pace = min(8 * pace, max(1, int((position - before) * seconds / max(now - start, 1e-9))))
             log.add(jax.device_get(logged)[: (position - step) // about.steps_per_epoch - log.epochs])
-            ended = ended or (signals is not None and signals.heard is not None)
+            if signals is not None and (heard := int(team.gather(signals.heard or 0).max())):
+                signals.heard, ended = signal.Signals(heard), True
+            due = []
             for index, hook in enumerate(hooks):
                 epochs, steps, looked = seen[index]
                 if ended or hook.due(epochs, log.epochs, steps, position, now - looked):
-                    new = functools.partial(log.history, epochs)
-                    hook.look(Look(about, new, log.history, state, log.epochs, step, now - began, ended))
+                    due.append(index)
+            wanted = team.gather(any(hooks[index].reads_state for index in due)).any()
+            shown = placement.on_host(state) if wanted else state
+            with team.together():
+                for index in due:
+                    new = functools.partial(log.history, seen[index][0])
+                    hooks[index].look(Look(about, new, log.history, shown, log.epochs, step, now - began, ended))
                     seen[index] = log.epochs, position, now
     return state, log.history(), chunks, spent
 

@@ -64,7 +64,9 @@ class Workload:
 def higgs(hidden: Sequence[int], title: str, originals: Path | None) -> Workload:
     """HIGGS, 10,000 rows and 1,000 to validate, batch 500, Adam whose rate decays."""
     splits = loaded("higgs", validation=1_000, train=10_000, originals=originals)
-    train, validation = (ff.Dataset(np.array(part.x, np.float32), np.array(part.y, np.float32)) for part in (splits.train, splits.validation))
+    train, validation = (
+        ff.Dataset(np.array(part.x, np.float32), np.array(part.y, np.float32)) for part in (splits.train, splits.validation)
+    )
     optimizer = optax.adam(ff.schedules.inverse_time_decay(1e-3, decay_steps=20_000))
 
     def keras_optimizer(keras: Any) -> Any:

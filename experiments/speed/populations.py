@@ -177,7 +177,9 @@ def sonar(config: Config, epochs: int) -> None:
     for column in ("peer", "s (median)", "lowest", "highest", "peer / flaxfit", "accuracy, 95% interval (corrected)"):
         table.add_column(column)
     for name, seconds in times.items():
-        values = (f"{value:.2f}" for value in (np.median(seconds), min(seconds), max(seconds), np.median(seconds) / np.median(times["flaxfit"])))
+        values = (
+            f"{value:.2f}" for value in (np.median(seconds), min(seconds), max(seconds), np.median(seconds) / np.median(times["flaxfit"]))
+        )
         accuracy = str(ff.statistics.interval(scores[name], method="corrected", test_ratio=1 / 9)) if name in scores else "-"
         table.add_row(name, *values, accuracy)
     Console(width=150).print(table)

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from flaxfit.sharding import host, place, raw
 from flaxfit.state import RunState
 
 FORMATS = (1, 2)
@@ -51,7 +51,7 @@ class Checkpoints:
 
     Example:
       >>> import tempfile
-      >>> state = {"w": jnp.arange(3.0), "key": jax.random.key(0)}
+      >>> state = {"w": jax.numpy.arange(3.0), "key": jax.random.key(0)}
       >>> with tempfile.TemporaryDirectory() as directory, Checkpoints(directory) as checkpoints:
       ...     _ = checkpoints.save(10, state, np.array([[0.5]]), value=0.5)
       ...     restored, history, position = checkpoints.restore(jax.eval_shape(lambda: state))
@@ -102,7 +102,7 @@ class Checkpoints:
         self._settle()
         if self._path(position).exists():
             return False
-        arrays = {name: np.array(_raw(leaf)) for name, leaf in _named(state).items()}
+        arrays = {name: np.array(host(leaf)) for name, leaf in _named(state).items()}
         same = _same(arrays)
         arrays = {name: array for name, array in arrays.items() if name not in same} | {"history": np.array(history, np.float64)}
         about: dict[str, Any] = {
@@ -140,6 +140,11 @@ class Checkpoints:
         Raises:
           ValueError: all are damaged; or one is of another format, or holds a state of other shapes. Nothing is moved then.
         """
+        found = self.read(like)
+        return found and (placed(found[0], like), *found[1:])
+
+    def read(self, like: RunState) -> tuple[dict[str, np.ndarray], np.ndarray, int] | None:
+        """As `restore`, with the state as `placed` takes it: by path, in memory."""
         self._settle()
         damaged: dict[int, str] = {}
         for position in reversed(self._positions()):
@@ -147,7 +152,7 @@ class Checkpoints:
             try:
                 about = self._about(position)
                 if not (unlike := _unlike(about, like)):
-                    state, history = self._arrays(position, about, like)
+                    arrays = self._arrays(position, about, like)
             except Exception as error:
                 damaged[position] = _in_short(error)
                 continue
@@ -155,8 +160,8 @@ class Checkpoints:
                 raise ValueError(f"the checkpoint {path} is not of this run's state: {unlike}. Use the code and settings that saved it.")
             if damaged:
                 moved = ", ".join(f"{self._path(bad)} ({why}; {self._moved_aside(bad)})" for bad, why in damaged.items())
-                warnings.warn(f"damaged: {moved}. The run goes on from the older {path}.", RuntimeWarning, stacklevel=2)
-            return state, history, position
+                warnings.warn(f"damaged: {moved}. The run goes on from the older {path}.", RuntimeWarning, stacklevel=3)
+            return arrays, arrays.pop("history"), position
         if damaged:
             reasons = "".join(f"\n  {position}: {why}" for position, why in damaged.items())
             raise ValueError(f"every checkpoint in {self.directory} is damaged; to start anew, move that directory away.{reasons}")
@@ -177,7 +182,10 @@ class Checkpoints:
         ocp = _orbax()
         # Else threads wait many minutes for a directory that cannot be made.
         first = ocp.options.AsyncOptions(create_directories_asynchronously=False)
-        return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=first)
+        # Where there are several processes, this one saves and reads by itself.
+        alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
+        handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(alone))
+        return ocp.AsyncCheckpointer(handler, async_options=first, multiprocessing_options=alone)
 
     def _path(self, position: int) -> Path:
         return self.directory / str(position)
@@ -233,23 +241,20 @@ class Checkpoints:
             raise ValueError("the checksum of its description differs")
         return about
 
-    def _arrays(self, position: int, about: Mapping[str, Any], like: RunState) -> tuple[RunState, np.ndarray]:
-        args, leaves = _orbax().args, _named(like)
-        shapes = {name: jax.eval_shape(_raw, leaf) for name, leaf in leaves.items()}
-        same = about.get("same", {})
-        kinds = {name: (leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
+    def _arrays(self, position: int, about: Mapping[str, Any], like: RunState) -> dict[str, np.ndarray]:
+        args, same, arrays = _orbax().args, about.get("same", {}), unfilled(like)
+        kinds = {name: (array.shape, array.dtype) for name, array in arrays.items()}
         for name, other in same.items():
             if other in same or name not in kinds or kinds[name] != kinds.get(other):
                 raise ValueError(f"its description gives {name!r} the bytes of {other!r}, which cannot be")
-        arrays = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in shapes.items() if name not in same}
+            del arrays[name]
         arrays["history"] = np.empty(about["history"])
         run = args.StandardRestore({name: array for name, array in arrays.items() if array.size})
         arrays |= self._checkpointer.restore(self._path(position), args=args.Composite(run=run))["run"]
         if _checksum(arrays) != about["crc32"]:
             raise ValueError("the checksum of its arrays differs")
         arrays |= {name: arrays[other].copy() for name, other in same.items()}  # the device may keep an array's memory
-        placed = [_placed(arrays[name], leaf) for name, leaf in leaves.items()]
-        return jax.tree.unflatten(jax.tree.structure(like), placed), arrays["history"]
+        return arrays
 
     def _moved_aside(self, position: int) -> str:
         home = self.directory.with_name(f"{self.directory.name}-damaged")
@@ -292,17 +297,15 @@ def _named(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def unfilled(like: RunState) -> dict[str, np.ndarray]:
+    """Arrays in memory for a state's, by path."""
+    shapes = {name: jax.eval_shape(raw, leaf) for name, leaf in _named(like).items()}
+    return {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
 
 
-def _raw(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
-def _placed(array: np.ndarray, like: Any) -> Any:
-    data = jax.device_put(array, None if _is_key(like) else like.sharding)
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(jnp.empty((), like.dtype))) if _is_key(like) else data
+def placed(arrays: Mapping[str, np.ndarray], like: RunState) -> RunState:
+    """The state that `arrays` hold, each where `like` says."""
+    return jax.tree.unflatten(jax.tree.structure(like), [place(arrays[name], leaf) for name, leaf in _named(like).items()])
 
 
 def _described(leaf: Any) -> str:
