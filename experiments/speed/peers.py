@@ -64,7 +64,9 @@ class Workload:
 def higgs(hidden: Sequence[int], title: str, originals: Path | None) -> Workload:
     """HIGGS, 10,000 rows and 1,000 to validate, batch 500, Adam whose rate decays."""
     splits = loaded("higgs", validation=1_000, train=10_000, originals=originals)
-    train, validation = (ff.Dataset(np.array(part.x, np.float32), np.array(part.y, np.float32)) for part in (splits.train, splits.validation))
+    train, validation = (
+        ff.Dataset(np.array(part.x, np.float32), np.array(part.y, np.float32)) for part in (splits.train, splits.validation)
+    )
     optimizer = optax.adam(ff.schedules.inverse_time_decay(1e-3, decay_steps=20_000))
 
     def keras_optimizer(keras: Any) -> Any:
@@ -82,7 +84,7 @@ def loaded(name: str, **options: Any) -> Any:
 
 
 def by_hand(work: Workload, epochs: int, l2: float = 0.0) -> Peer:
-    """What an experienced user would write: one jitted scan an epoch, donated state, order by NumPy on the host, metrics fetched an epoch."""
+    """What an experienced user would write: one jitted scan an epoch, donated state, the order by NumPy, metrics fetched an epoch."""
     optimizer, batch, (x, y, xv, yv) = work.optimizer, work.batch, work.rows
     initializer = getattr(nn.initializers, work.initializer)()
 
