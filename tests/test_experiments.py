@@ -19,7 +19,10 @@ def run(script, *arguments, cwd):
     return done.stdout
 
 
-@pytest.mark.parametrize("script", sorted(path.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob("*.py")), ids=str)
+SCRIPTS = sorted(path.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob("*.py") if "__main__" in path.read_text())
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=str)
 def test_help_needs_no_data_and_no_jax(script, tmp_path):
     code = (
         "import runpy, sys\ntry:\n    runpy.run_path(sys.argv[1], run_name='__main__')\n"
@@ -63,3 +66,10 @@ def test_the_speed_benchmark_runs_and_its_peers_agree(tmp_path, originals, cache
     text = run("speed/training.py", "--epochs", "20", "--repeats", "1", "--originals", str(originals), cwd=tmp_path)
     assert "flaxfit" in text
     assert "scan by hand" in text
+
+
+def test_the_benchmark_of_populations_runs_and_its_peers_agree(tmp_path, originals, cache):
+    arguments = ("--epochs", "5", "--repeats", "1", "--seeds", "1", "--originals", str(originals))
+    text = run("speed/populations.py", *arguments, cwd=tmp_path)
+    for words in ("fit_many, 2 members", "fit alone", "fit_many / scan by hand: "):
+        assert words in text

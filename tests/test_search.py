@@ -48,9 +48,8 @@ def test_trials_that_a_dead_process_left_go_on(table, tmp_path):
     study = opened(tmp_path / "o.db")
     left = study.ask()
     rate = space(left)["rate"]
-    ff.optimise(
-        opened(tmp_path / "o.db"), make_task, space, train, trials=3, batch=2, validation=validation, epochs=2, run_dir=tmp_path / "runs"
-    )
+    options = {"validation": validation, "epochs": 2, "batch": 2, "run_dir": tmp_path / "runs"}
+    ff.optimise(opened(tmp_path / "o.db"), make_task, space, train, trials=3, **options)
     trials = opened(tmp_path / "o.db").trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
     assert trials[0].params["rate"] == rate

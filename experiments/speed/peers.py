@@ -84,7 +84,7 @@ def loaded(name: str, **options: Any) -> Any:
 
 
 def by_hand(work: Workload, epochs: int, l2: float = 0.0) -> Peer:
-    """What an experienced user would write: one jitted scan an epoch, donated state, order by NumPy on the host, metrics fetched an epoch."""
+    """What an experienced user would write: one jitted scan an epoch, donated state, the order by NumPy, metrics fetched an epoch."""
     optimizer, batch, (x, y, xv, yv) = work.optimizer, work.batch, work.rows
     initializer = getattr(nn.initializers, work.initializer)()
 

@@ -53,10 +53,11 @@ def main(config: Config) -> None:
 
 
 def population(config: Config, epochs: int) -> None:
-    import flaxfit as ff
     import numpy as np
     import optax
     from peers import Peer, Workload, by_hand, device, higgs, in_turn, keras_on_jax, loaded, refuse_unequal, show
+
+    import flaxfit as ff
 
     def mnist300() -> Workload:
         splits = loaded("mnist", train=300, test=10_000, originals=config.originals)
@@ -114,7 +115,6 @@ def population(config: Config, epochs: int) -> None:
 def sonar(config: Config, epochs: int) -> None:
     import warnings
 
-    import flaxfit as ff
     import jax
     import numpy as np
     import optax
@@ -126,6 +126,8 @@ def sonar(config: Config, epochs: int) -> None:
     from sklearn.model_selection import cross_val_score
     from sklearn.neural_network import MLPClassifier
 
+    import flaxfit as ff
+
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is on the clock
     data = loaded("sonar", originals=config.originals).train
     x, y = np.asarray(data.x), np.asarray(data.y)
@@ -136,7 +138,8 @@ def sonar(config: Config, epochs: int) -> None:
         return Workload("sonar", train, validation, **shape, **optimizers, batch=5)
 
     task = workload(data, data).task()
-    model = MLPClassifier((24, 10), alpha=0.0, batch_size=5, max_iter=epochs, n_iter_no_change=epochs, tol=0.0, random_state=0)
+    how = {"alpha": 0.0, "batch_size": 5, "max_iter": epochs, "n_iter_no_change": epochs, "tol": 0.0, "random_state": 0}
+    model = MLPClassifier((24, 10), **how)
     times: dict[str, list[float]] = {}
     scores: dict[str, np.ndarray] = {}
     folds = ff.data.folds(data, 10, stratified=True, repeats=10, seed=0)
@@ -177,9 +180,8 @@ def sonar(config: Config, epochs: int) -> None:
     for column in ("peer", "s (median)", "lowest", "highest", "peer / flaxfit", "accuracy, 95% interval (corrected)"):
         table.add_column(column)
     for name, seconds in times.items():
-        values = (
-            f"{value:.2f}" for value in (np.median(seconds), min(seconds), max(seconds), np.median(seconds) / np.median(times["flaxfit"]))
-        )
+        typical = np.median(seconds)
+        values = (f"{value:.2f}" for value in (typical, min(seconds), max(seconds), typical / np.median(times["flaxfit"])))
         accuracy = str(ff.statistics.interval(scores[name], method="corrected", test_ratio=1 / 9)) if name in scores else "-"
         table.add_row(name, *values, accuracy)
     Console(width=150).print(table)

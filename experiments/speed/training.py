@@ -34,8 +34,9 @@ class Config:
 
 
 def main(config: Config) -> None:
-    import flaxfit as ff
     from peers import by_hand, device, higgs, in_turn, keras_on_jax, refuse_unequal, show
+
+    import flaxfit as ff
 
     epochs = config.epochs
     work = higgs(SIZES[config.size], f"HIGGS {config.size}", config.originals)
