@@ -42,15 +42,15 @@ def initialize(coordinator: str | None = None, processes: int | None = None, pro
       Traceback (most recent call last):
       ValueError: give coordinator, processes and process together, or none of them; missing: coordinator, process.
     """
-    named = {"coordinator": coordinator, "processes": processes, "process": process}
+    named: dict[str, Any] = {"coordinator": coordinator, "processes": processes, "process": process}
     named = {name: os.environ.get(f"FLAXFIT_{name.upper()}") if value is None else value for name, value in named.items()}
     missing = [name for name, value in named.items() if value is None]
     if 0 < len(missing) < 3:
         raise ValueError(f"give coordinator, processes and process together, or none of them; missing: {', '.join(missing)}.")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM, which is for the run to hear
-    address, *numbers = named.values()
-    jax.distributed.initialize(address, *(None if number is None else int(number) for number in numbers))
+    count, number = (None if missing else int(named[name]) for name in ("processes", "process"))
+    jax.distributed.initialize(named["coordinator"], count, number)
     atexit.register(_leave)  # before JAX's own, which waits minutes for processes that are gone
 
 
