@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flaxfit.report.pages import Page
     from flaxfit.result import Result
     from flaxfit.scoring import evaluate, predict
-    from flaxfit.search import Narrowing, narrow
+    from flaxfit.search import Narrowing, narrow, optimise
     from flaxfit.state import RunState, TrainState
     from flaxfit.steps import eval_step, train_step
     from flaxfit.stopping import EarlyStopping
@@ -65,6 +65,7 @@ _PLACES = {
     "metrics": "metrics",
     "Narrowing": "search",
     "narrow": "search",
+    "optimise": "search",
     "nn": "nn",
     "Page": "report.pages",
     "Predictor": "storage.predictor",

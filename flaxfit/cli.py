@@ -71,6 +71,9 @@ def _show(command: Show) -> None:
 
     directory = RunDirectory(command.run)
     config, history = _config(directory), directory.read_metrics()
+    if "population" in config:
+        _show_population(directory, config)
+        return
     print(f"{directory.path}\n  model: {config['task']['model']}")
     for name, data in config["data"].items():
         print(f"  {name}: {data['count']} rows of {data['source']} {data.get('rows', '')}")
@@ -91,6 +94,22 @@ def _show(command: Show) -> None:
         directory.plots.mkdir(exist_ok=True)
         learning_curves({directory.path.name: history}).savefig(file := directory.plots / "learning_curves.png")
         print(file)
+
+
+def _show_population(directory: Any, config: dict[str, Any]) -> None:
+    from flaxfit.storage.directory import RunDirectory
+
+    environment = config["environment"]
+    print(f"{directory.path}\n  a population, started {environment['started']}: {' '.join(environment['command'])}")
+    for path in sorted(directory.members.glob("*")):
+        history = RunDirectory(path).read_metrics()
+        if history is None or not len(history.epochs):
+            print(f"  {path.name}: no epoch is finished")
+            continue
+        name = f"val_{history.data_loss}" if f"val_{history.data_loss}" in history else history.data_loss
+        best = history.best_epoch
+        score = "" if best is None else f", best epoch {best}: {name} {history[name][best - 1]:.4g}"
+        print(f"  {path.name}: {history.epochs[-1]} epochs{score}")
 
 
 def _evaluate(command: Evaluate) -> None:

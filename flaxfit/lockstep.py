@@ -70,14 +70,14 @@ class _Group:
 
     def width(self) -> int:
         """How many members fit into memory at once, as the compiled program tells; a multiple of the devices."""
-        free = [(stats["bytes_limit"] - stats["bytes_in_use"]) for d in jax.local_devices() if (stats := d.memory_stats())]
+        free = MEMORY_SHARE * free_bytes()
         width = -(-len(self.members) // self.devices) * self.devices
-        while free and width > self.devices:
+        while free < np.inf and width > self.devices:
             stack = self.stacked([0] * width)
             needed = _bytes(self.advance(stack, self.start(stack)))
-            if needed <= MEMORY_SHARE * min(free):
+            if needed <= free:
                 break
-            width = max(1, min(width - 1, int(width * MEMORY_SHARE * min(free) / needed)) // self.devices) * self.devices
+            width = max(1, min(width - 1, int(width * free / needed)) // self.devices) * self.devices
         return width
 
     def stacked(self, indices: Sequence[int]) -> tuple[Any, Any, Any, Any]:
@@ -198,6 +198,12 @@ class _Wave:
             done = bool(own.diverged) or (job.plan.stops and bool(own.stopper.stopped)) or epochs >= about.epochs
             results.append(result_of(member.task, job.plan, own, history, timing, about.data) if done else None)
         return results
+
+
+def free_bytes() -> float:
+    """What the fullest local device has free; infinity where devices do not tell, as CPUs."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    return min((s["bytes_limit"] - s["bytes_in_use"] for s in stats if s), default=np.inf)
 
 
 def _bytes(program: Any) -> int:

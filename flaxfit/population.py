@@ -20,6 +20,7 @@ import numpy as np
 from flaxfit.arguments import check_count, unknown
 from flaxfit.checks import check_program, check_seed, check_task
 from flaxfit.data.dataset import Dataset
+from flaxfit.data.splits import Splits
 from flaxfit.driver import run_hooks
 from flaxfit.durable import Resume, Session, Signals, described
 from flaxfit.grid import Grid, expand
@@ -66,6 +67,7 @@ def fit_many(
     *,
     seeds: int | Sequence[int] = 1,
     validation: Dataset | None = None,
+    splits: Sequence[Splits] | None = None,
     epochs: int = 1,
     batch_size: int = 32,
     early_stopping: EarlyStopping | None = None,
@@ -92,6 +94,8 @@ def fit_many(
       train: the training rows.
       seeds: how many (0, 1, ...), or which.
       validation, epochs, batch_size, early_stopping, class_weight, replacement, terminate_on_nan: as for `fit`.
+      splits: instead of `train` and `validation` a list of `flaxfit.data.split`'s: each setting is trained on each, whose place in the
+        list is `member.fold`. `study.evaluate([s.test for s in splits])` scores each member on its own test rows.
       hooks: member -> its hooks, for "threads".
       progress: a name under which to tell on standard error how many members have ended.
       run_dir: a directory for the population; members get run directories of their own in `members/`, without an export.
@@ -101,7 +105,7 @@ def fit_many(
       workers: threads; by default the cores.
 
     Returns:
-      A `Study`: members grid-major, then by seed.
+      A `Study`: members grid-major, then by split, then by seed.
 
     Raises:
       ValueError, TypeError: as `fit`; a grid that is none; a `make_task` that needs the value of a traced number.
@@ -120,10 +124,15 @@ def fit_many(
       >>> study.table("loss", "last").rows[0].interval.count
       2
     """
-    if train is None:
-        raise TypeError("fit_many needs the training rows: fit_many(make_task, grid, train, ...).")
+    if (train is None) == (splits is None) or (splits is not None and validation is not None):
+        raise TypeError("fit_many needs the training rows: fit_many(make_task, grid, train, ...), or instead of them splits=[...].")
+    if splits is not None and not (splits and all(isinstance(part, Splits) for part in splits)):
+        raise TypeError(f"fit_many(splits=...) takes a list of what ff.data.split returns, at least one, got {splits!r}.")
     settings, traced = expand(grid)
-    trials = [Trial(setting, seed, train, validation) for setting in settings for seed in check_seeds(seeds)]
+    rows: list[Any] = [(train, validation, None)]
+    if splits is not None:
+        rows = [(part.train, part.validation, fold) for fold, part in enumerate(splits)]
+    trials = [Trial(setting, seed, *part) for setting in settings for part in rows for seed in check_seeds(seeds)]
     options = {"epochs": epochs, "batch_size": batch_size, "early_stopping": early_stopping, "class_weight": class_weight}
     options |= {"replacement": replacement, "terminate_on_nan": terminate_on_nan}
     how = Where(hooks, progress, run_dir, resume, strategy, workers)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset
-from flaxfit.grid import Grid
+from flaxfit.grid import Grid, name_of
 from flaxfit.population import MakeTask, fit_many
 from flaxfit.study import At, Study
 
@@ -103,3 +104,76 @@ def narrow(
         index = values.index(best)
         low, high = values[max(0, index - 1)], values[min(points - 1, index + 1)]
     return Narrowing(name, studies, (low, high), best)
+
+
+def optimise(
+    study: Any,
+    make_task: MakeTask,
+    space: Callable[[Any], Mapping[str, Any]],
+    train: Dataset,
+    *,
+    trials: int,
+    batch: int = 8,
+    epochs: int | Sequence[int] = 1,
+    metric: str | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    progress: str | None = None,
+    **options: Any,
+) -> None:
+    """Lets an Optuna study choose hyperparameters, a population at a time: asks for a batch, trains it as one program, tells the scores.
+
+    Needs Optuna (`pip install flaxfit[optuna]`). Its storage, samplers and pruners work as anywhere: with a storage and a `run_dir`, the
+    same call goes on where a process was killed, with the trials that it left running.
+
+    Args:
+      study: from `optuna.create_study(direction=..., storage=..., sampler=..., pruner=..., load_if_exists=True)`.
+      make_task: a mapping -> Task.
+      space: an Optuna trial -> the setting, as in `lambda trial: {"l2": trial.suggest_float("l2", 1e-6, 1e-2, log=True)}`. Floats are
+        traced; other values are compiled in.
+      train: the training rows.
+      trials: how many the study shall hold at the end, pruned ones too.
+      batch: trials a population.
+      epochs: how many; or several numbers, rising: after each but the last the pruner decides who goes on, from the weights it had.
+      metric: what is told, by mean over seeds, at the best epoch so far; by default what is monitored.
+      run_dir: a directory for the runs.
+      progress: as for `fit_many`.
+      options: `seeds`, `validation`, `batch_size` and all else that `flaxfit.fit_many` takes.
+
+    Raises:
+      ValueError, TypeError: epochs that do not rise; a direction against the metric's; and what `fit_many` raises.
+    """
+    from optuna.trial import Trial, TrialState
+
+    check_count("trials", trials, 1, "trials of the study")
+    check_count("batch", batch, 1, "trials a population")
+    rungs = [check_count("epochs", rung, 1, "epochs") for rung in (epochs if isinstance(epochs, Sequence) else [epochs])]
+    if sorted(set(rungs)) != rungs:
+        raise ValueError(f"optimise(epochs=...) must rise from one to the next, got {rungs}.")
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch if run_dir is None else run_dir)
+        # Left by a process that was killed; public, but for the trial's number in the storage.
+        asked = [Trial(study, trial._trial_id) for trial in study.get_trials(states=[TrialState.RUNNING])]
+        over = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+        while asked or len(study.get_trials(states=over)) < trials:
+            ended = len(study.get_trials(states=over))
+            asked += [study.ask() for _ in range(min(batch - len(asked), trials - ended - len(asked)))]
+            going = {trial.number: (trial, dict(space(trial))) for trial in asked}
+            for rung in rungs:
+                settings = list({name_of(setting): setting for _, setting in going.values()}.values())
+                title = None if progress is None else f"{progress}, trials {min(going)} to {max(going)}, {rung} epochs"
+                population = fit_many(make_task, settings, train, epochs=rung, run_dir=home, progress=title, **options)
+                smaller = population.smaller_is_better(metric)
+                if (study.direction.name == "MINIMIZE") != smaller:
+                    raise ValueError(f"the Optuna study would {study.direction.name.lower()} {metric or population.monitor}.")
+                means = {name_of(row.setting): float(row.scores.mean()) for row in population.table(metric).rows}
+                for number, (trial, setting) in list(going.items()):
+                    score = means[name_of(setting)]
+                    trial.report(score, rung)
+                    if rung == rungs[-1]:
+                        study.tell(trial, score)
+                    elif trial.should_prune():
+                        study.tell(trial, state=TrialState.PRUNED)
+                        del going[number]
+                if not going:
+                    break
+            asked = []

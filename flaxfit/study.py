@@ -29,7 +29,7 @@ class Member:
       setting: its hyperparameters, by name.
       seed: its seed.
       task: what `make_task` gives for the setting.
-      fold: which fold of a cross-validation it was, counted over repeats, or None.
+      fold: which fold of a cross-validation it was, counted over repeats, or which of `fit_many`'s splits; or None.
     """
 
     setting: Mapping[str, Any]
@@ -201,14 +201,33 @@ class Study:
         return [self.settings[index] for index in sorted(means, key=lambda i: means[i] if np.isfinite(means[i]) else np.inf)]
 
     def evaluate(
-        self, data: Dataset, at: At = "best", *, batch_size: int = 1024, metrics: Mapping[str, Callable[..., Any]] | None = None
+        self,
+        data: Dataset | Sequence[Dataset],
+        at: At = "best",
+        *,
+        batch_size: int = 1024,
+        metrics: Mapping[str, Callable[..., Any]] | None = None,
     ) -> dict[str, np.ndarray]:
-        """`flaxfit.evaluate` for each member, by programs that they share: name -> shape (members,)."""
+        """`flaxfit.evaluate` for each member, by programs that they share: name -> shape (members,).
+
+        Args:
+          data: the rows to score; or a list of them, of which a member scores those at its fold.
+          at: where in a run its weights are taken.
+          batch_size, metrics: as for `evaluate`.
+
+        Raises:
+          ValueError: a list that is not as long as there are folds; and what `evaluate` raises.
+        """
+        if isinstance(data, Sequence) and {m.fold for m in self.members} != {*range(len(data))}:
+            folds = sorted({str(m.fold) for m in self.members})
+            raise ValueError(f"evaluate takes one Dataset, or one for each fold: got {len(data)} for the folds {', '.join(folds)}.")
+        own = [data[m.fold or 0] if isinstance(data, Sequence) else data for m in self.members]
         scores = [
-            evaluate_member(m.family, m.task, m.numbers, getattr(r, at), data, batch_size, metrics)
-            for m, r in zip(self.members, self.results, strict=True)
+            evaluate_member(m.family, m.task, m.numbers, getattr(r, at), rows, batch_size, metrics)
+            for m, r, rows in zip(self.members, self.results, own, strict=True)
         ]
-        return {name: np.array([score[name] for score in scores]) for name in scores[0]}
+        common = [name for name in scores[0] if all(name in score for score in scores)]  # a setting may be another loss
+        return {name: np.array([score[name] for score in scores]) for name in common}
 
     def predict(self, x: Any, at: At = "best", *, batch_size: int = 1024) -> list[Any]:
         """`flaxfit.predict` for each member."""

@@ -94,7 +94,8 @@ class Job:
         stopping = early_stopping or EarlyStopping("loss" if validation is None else "val_loss", mode="min")
         if stopping.mode == "auto" and stopping.monitor.removeprefix("val_") == task.loss_name:
             stopping = replace(stopping, mode="min")  # whatever the loss is called
-        self.columns = run.columns(task, validation is not None, shapes)
+        validates = validation is not None
+        self.columns = kept(family, ("columns", validates), (data[:1],), lambda: run.columns(task, validates, shapes))
         check_monitor(stopping.monitor, self.columns[:-1])
         stopping.direction  # noqa: B018  (raises for a name that does not tell)
         self.plan = run.Plan(

@@ -40,6 +40,17 @@ def test_show(finished, capsys):
         assert words in text
 
 
+def test_show_a_population(finished, tmp_path, capsys):
+    _, task, _, splits = finished
+    study = ff.fit_many(task, None, splits.train, seeds=2, validation=splits.validation, epochs=3, run_dir=tmp_path / "many")
+    assert main(["show", str(tmp_path / "many")]) == 0
+    text = capsys.readouterr().out
+    best = study.results[1].history["val_categorical_crossentropy"][study.results[1].best_epoch - 1]
+    assert f"seed=1: 3 epochs, best epoch {study.results[1].best_epoch}: val_categorical_crossentropy {best:.4g}" in text
+    assert main(["show", str(tmp_path / "many" / "members" / "seed=0")]) == 0
+    assert "Epoch 3 of 3" in capsys.readouterr().out
+
+
 def test_show_plot(finished, capsys):
     directory = finished[0]
     assert not (directory / "plots").exists()

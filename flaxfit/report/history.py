@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,6 +103,24 @@ class History(Mapping[str, np.ndarray]):
         if list(self) != list(other) or (len(other.epochs) and other.epochs[0] != self.epochs[-1] + 1):
             raise ValueError(f"{other!r} from epoch {other.epochs[:1]} does not continue {self!r}")
         return History({name: np.concatenate([self[name], other[name]]) for name in self}, int(self.epochs[0]))
+
+    @classmethod
+    def mean(cls, histories: Iterable[History]) -> History:
+        """The mean of several runs, epoch by epoch as far as all of them go; without `best_epoch`, of which a mean says nothing.
+
+        Raises:
+          ValueError: no histories, or of unlike columns.
+
+        Example:
+          >>> History.mean([History({"loss": [0.4, 0.2]}), History({"loss": [0.6, 0.3, 0.1]})])["loss"].tolist()
+          [0.5, 0.25]
+        """
+        runs = list(histories)
+        if not runs or any((*run, *run.epochs[:1]) != (*runs[0], *runs[0].epochs[:1]) for run in runs):
+            raise ValueError(f"a mean needs histories of the same columns and first epoch, at least one, got {runs}.")
+        length = min(len(run.epochs) for run in runs)
+        columns = {name: np.mean([run[name][:length] for run in runs], axis=0) for name in runs[0] if name != "best_epoch"}
+        return cls(columns, int(runs[0].epochs[0]) if length else 1)
 
     def lines(self) -> Iterator[str]:
         """One line of JSON an epoch. NaN and infinities, which JSON lacks, are the strings "nan", "inf" and "-inf"."""

@@ -1,4 +1,4 @@
-"""Pictures of runs: learning curves, schedules, weight norms. They return Figures and never touch pyplot: no display, no global state.
+"""Pictures of runs: learning curves, schedules, weight norms, scores. They return Figures and never touch pyplot: no global state.
 
 Colours are Okabe and Ito's (2008), told apart with any colour vision, without their yellow, which vanishes on white. The n-th run of a
 mapping has the n-th colour in every picture; after seven they come again.
@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from flaxfit.arguments import unknown
 from flaxfit.report.history import History
+from flaxfit.report.statistics import interval
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _LINE: dict[str, Any] = {"linewidth": 1.6}
@@ -182,6 +183,61 @@ def weight_norms(
     return figure
 
 
+def scores(
+    groups: Mapping[str, Any],
+    label: str,
+    *,
+    reference: Mapping[str, float] | None = None,
+    colors: Mapping[str, str] | None = None,
+    level: float = 0.95,
+    title: str | None = None,
+) -> Figure:
+    """A line a setting: each run's score as a dot, their mean with its interval, and a published score beside them.
+
+    Args:
+      groups: setting -> one score a run, shape (runs,), drawn from the top.
+      label: of the scores, with their unit.
+      reference: setting -> another's score, drawn as an open diamond where there is one.
+      colors: setting -> colour, as in `learning_curves`.
+      level: of the intervals (Student's, see `flaxfit.statistics.interval`).
+      title: above the axes.
+
+    Returns:
+      The Figure.
+
+    Raises:
+      ValueError: no groups, or scores of which there is no mean.
+
+    Example:
+      >>> figure = scores({"plain": [0.61, 0.58, 0.60], "dropout": [0.66, 0.64, 0.65]}, "accuracy (share of rows)")
+      >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
+      ['plain', 'dropout']
+    """
+    if not groups:
+        raise ValueError("groups=... maps names of settings to their scores, at least one.")
+    figure = Figure(figsize=(9, 1.3 + 0.45 * len(groups)), dpi=100, layout="constrained")
+    ax = _axes(figure.subplots())
+    for row, ((name, values), color) in enumerate(zip(groups.items(), cycle(PALETTE), strict=False)):
+        mean, color = interval(values, level), (colors or {}).get(name, color)
+        ax.plot(values, [row + 0.2] * mean.count, "o", color=color, alpha=0.55, markersize=5, markeredgewidth=0)
+        if mean.count > 1:
+            ax.plot([mean.low, mean.high], [row, row], color=color, linewidth=2.5, solid_capstyle="butt")
+        ax.plot([mean.mean], [row], "o", color=color, markersize=8)
+        if reference and name in reference:
+            ax.plot([reference[name]], [row], "D", color="0.1", markerfacecolor="none", markersize=9, markeredgewidth=1.3)
+    ax.set(xlabel=label, title=title or "", yticks=range(len(groups)), ylim=(len(groups) - 0.5, -0.5))
+    ax.set_yticklabels(list(groups))
+    marks: dict[str, dict[str, Any]] = {
+        "a run": {"marker": "o", "markersize": 5, "alpha": 0.55, "linestyle": "none"},
+        f"mean, {level:.0%} interval": {"marker": "o", "markersize": 8, "linewidth": 2.5},
+    }
+    if reference:
+        marks["source"] = {"marker": "D", "markersize": 9, "markerfacecolor": "none", "color": "0.1", "linestyle": "none"}
+    lines = [Line2D([], [], **{"color": "0.35", **style}) for style in marks.values()]
+    ax.legend(lines, list(marks), loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, frameon=False)
+    return figure
+
+
 def _first(histories: Mapping[str, History]) -> History:
     if not isinstance(histories, Mapping) or isinstance(histories, History) or not histories:
         raise ValueError(f'histories=... maps names of runs, at least one: {{"Tiny": result.history}}, got {histories!r}')
@@ -223,3 +279,5 @@ def _log(ax: Axes, log_x: bool) -> None:
     if log_x:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:g}")
+    else:
+        ax.locator_params(axis="x", integer=True)  # epochs are whole

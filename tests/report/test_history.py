@@ -162,3 +162,13 @@ def test_what_numbers_epochs_otherwise_is_refused():
     for wrong in (frame.iloc[::-1], frame.iloc[[0, 0]]):
         with pytest.raises(ValueError, match="consecutive epochs"):
             History.from_pandas(wrong)
+
+
+def test_a_mean_wants_like_histories():
+    with pytest.raises(ValueError, match="same columns and first epoch"):
+        History.mean([History({"loss": [0.4]}), History({"mse": [0.4]})])
+    with pytest.raises(ValueError, match="same columns and first epoch"):
+        History.mean([History({"loss": [0.4]}), History({"loss": [0.4]}, first_epoch=2)])
+    with pytest.raises(ValueError, match="at least one"):
+        History.mean([])
+    assert list(History.mean([History({"loss": [0.4], "best_epoch": [1]})])) == ["loss"]

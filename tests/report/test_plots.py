@@ -222,3 +222,18 @@ def test_a_run_may_keep_its_colour_from_picture_to_picture():
     for figure in (plots.learning_curves(histories, colors={"c": "#123456"}), plots.weight_norms(histories, colors={"c": "#123456"})):
         shown = {line.get_label(): line.get_color() for line in figure.axes[0].get_lines()}
         assert (shown["b"], shown["c"]) == (plots.PALETTE[0], "#123456")
+
+
+def test_scores_show_runs_their_mean_and_interval_and_the_source():
+    groups = {"plain": [0.5, 0.7], "dropout": np.array([0.8, 0.9, 1.0])}
+    ax = plots.scores(groups, "accuracy", reference={"dropout": 0.85}, colors={"plain": "#009E73"}).axes[0]
+    drawn = [(np.round(line.get_xdata(), 4).tolist(), np.round(line.get_ydata(), 1).tolist()) for line in ax.get_lines()]
+    half = 4.302653 * 0.1 / 3**0.5  # Student's quantile of 2 degrees of freedom, for 95%
+    assert drawn[:1] + drawn[2:4] == [([0.5, 0.7], [0.2, 0.2]), ([0.6], [0]), ([0.8, 0.9, 1.0], [1.2] * 3)]
+    np.testing.assert_allclose(ax.get_lines()[4].get_xdata(), [0.9 - half, 0.9 + half], rtol=1e-6)
+    assert drawn[5:] == [([0.9], [1]), ([0.85], [1])]
+    assert [line.get_color() for line in ax.get_lines()][::3] == ["#009E73", plots.PALETTE[1], "0.1"]
+    assert ax.get_ylim() == (1.5, -0.5)  # the first setting on top
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a run", "mean, 95% interval", "source"]
+    with pytest.raises(ValueError, match="at least one"):
+        plots.scores({}, "accuracy")

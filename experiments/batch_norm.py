@@ -1,0 +1,130 @@
+"""28 x 28 images with and without batch norm (after a Korean course note): what it does to the speed of learning and to the test accuracy.
+
+Trains 784-128-128-10 without and with batch norm on Fashion-MNIST and on MNIST, by Adam 0.001, batch 64, for 20 epochs; 10,000 of the
+60,000 training rows validate, the test rows are scored once, after the last epoch. The source reports no numbers, nor its batch size and
+epochs. Expect test accuracies of 0.87 to 0.89 and 0.973 to 0.98, and about 3 minutes on 2 cores. The same command goes on where it was
+stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options."""
+
+    originals: Path | None = None
+    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
+    data: tuple[Literal["fashion_mnist", "mnist"], ...] = ("fashion_mnist", "mnist")
+    """Which data sets."""
+    seeds: int = 5
+    """Runs of each net: seeds 0, 1, ... decide weights and batches."""
+    epochs: int = 20
+    """Epochs of each run."""
+    batch_size: int = 64
+    """Rows a step."""
+    run_dir: Path = Path("runs/batch_norm")
+    """Where runs, plots and the page go."""
+
+
+NAMES = {"fashion_mnist": ("Fashion-MNIST", 0.87), "mnist": ("MNIST", 0.97)}
+"""Data set -> its name in print, and a validation accuracy that both nets reach in the first epochs."""
+PLAIN, NORMED = "no batch norm", "batch norm"
+HELD = {"better": True, "worse": False, "undecided": None}
+ABOUT = """Dense 128, ReLU, dense 128, dense 10, and the same with batch norm (Keras's defaults) after each of the first two dense layers.
+    Adam 0.001, pixels / 255; 50,000 rows train, 10,000 validate; test rows are scored once, after the last epoch. Means over seeds with
+    95% intervals; comparisons are paired by seed. The source shows the nets without numbers: the claims are what it means to show."""
+
+
+def main(config: Config) -> None:
+    import flax.linen as nn
+    import optax
+
+    import flaxfit as ff
+
+    class Net(nn.Module):
+        """As the source has it: no activation between the last two dense layers."""
+
+        batch_norm: bool
+
+        @nn.compact
+        def __call__(self, x, *, train):
+            x = x.reshape(len(x), -1)
+            for activation in (nn.relu, lambda x: x):
+                x = nn.Dense(128, kernel_init=nn.initializers.glorot_uniform())(x)
+                if self.batch_norm:
+                    x = nn.BatchNorm(use_running_average=not train, momentum=0.99, epsilon=1e-3)(x)
+                x = activation(x)
+            return nn.Dense(10, kernel_init=nn.initializers.glorot_uniform())(x)
+
+    def make_task(hp):
+        return ff.Task(
+            model=Net(hp["net"] == NORMED),
+            loss=ff.losses.categorical_crossentropy,
+            metrics={"accuracy": ff.metrics.categorical_accuracy},
+            optimizer=optax.adam(1e-3, eps=1e-7),
+            preprocess=ff.data.rescale(),
+        )
+
+    try:
+        sets = {name: ff.data.load(name, validation=10_000, originals=config.originals) for name in config.data}
+    except OSError as error:
+        raise SystemExit(str(error)) from error
+    options = {"seeds": config.seeds, "epochs": config.epochs, "batch_size": config.batch_size}
+    grid = [{"net": PLAIN}, {"net": NORMED}]
+    with ff.Page("Images with and without batch norm", config.run_dir, ABOUT) as page:
+        for name, splits in sets.items():
+            where = {"run_dir": config.run_dir / name, "progress": name}
+            report(page, name, splits, ff.fit_many(make_task, grid, splits.train, validation=splits.validation, **options, **where))
+
+
+def report(page, name: str, splits, study) -> None:
+    import numpy as np
+
+    import flaxfit as ff
+
+    title, level = NAMES[name]
+    epochs = len(study.results[0].history.epochs)
+    reached = [result.history["val_accuracy"] >= level for result in study.results]
+    test = 100 * study.evaluate(splits.test, "last")["accuracy"]
+    measures = {  # name -> one number a run, whether larger is better
+        "training accuracy in epoch 1 (running mean), percent": (100 * np.array([r.history["accuracy"][0] for r in study.results]), True),
+        "validation accuracy after epoch 1, percent": (100 * np.array([r.history["val_accuracy"][0] for r in study.results]), True),
+        f"epochs until validation accuracy {level}": (np.array([np.append(each, True).argmax() + 1.0 for each in reached]), False),
+        "validation cross-entropy, best epoch": (study.scores("val_categorical_crossentropy"), False),
+        "best epoch by validation cross-entropy": (np.array([float(r.best_epoch or epochs) for r in study.results]), False),
+        "test accuracy after the last epoch, percent": (test, True),
+        "training (evaluated) minus test accuracy, points": (100 * study.evaluate(splits.train, "last")["accuracy"] - test, False),
+    }
+    rows, pairs = [], {}
+    for measure, (values, larger) in measures.items():
+        pairs[measure] = study.compare({"net": PLAIN}, {"net": NORMED}, values, larger_is_better=larger)
+        rows.append((measure, *(row.interval for row in study.table(values).rows), pairs[measure].difference))
+    page.table(title, ("measure", PLAIN, NORMED, "difference"), rows)
+    missed = sum(not each.any() for each in reached)
+    if missed:
+        page.text(f"{missed} of {len(study)} runs did not reach {level}; they count as {epochs + 1} epochs.")
+    fitted, first, until, _, _, final, gap = pairs.values()
+    page.claim(f"{title}: batch norm fits the training rows better in the first epoch", HELD[fitted.verdict], str(fitted))
+    page.claim(f"{title}: batch norm is ahead on validation rows after one epoch", HELD[first.verdict], str(first))
+    page.claim(f"{title}: batch norm reaches a validation accuracy of {level} in fewer epochs", HELD[until.verdict], str(until))
+    page.claim(f"{title}: batch norm raises the test accuracy", HELD[final.verdict], str(final))
+    page.claim(f"{title}: batch norm narrows the gap between training and test accuracy", HELD[gap.verdict], str(gap))
+
+    parts = {net: study.select(net=net) for net in (PLAIN, NORMED)}
+    means = {net: ff.History.mean(result.history for result in part.results) for net, part in parts.items()}
+    for metric, words in (("accuracy", "accuracy"), ("categorical_crossentropy", "cross-entropy")):
+        figure = ff.plots.learning_curves(means, metric, title=f"{title}: {words}, mean over seeds")
+        page.plot(f"{name}_{metric}", figure, f"{title}: {words} while training")
+    scores = {net: test[[member.setting["net"] == net for member in study.members]] for net in parts}
+    page.plot(f"{name}_test", ff.plots.scores(scores, "test accuracy (percent)", title=title), f"{title}: test accuracy of each seed")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

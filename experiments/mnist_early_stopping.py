@@ -1,0 +1,171 @@
+"""MNIST: batch norm, dropout, L2 and early stopping (after a Korean course note), and a search for the dropout rate.
+
+Trains 784-50-50-10 with batch norm and dropout after each hidden activation, by Adam, for 30 epochs or until the test accuracy has not
+improved for 4: the test rows validate, as in the source. The search holds out 10,000 of the 60,000 training rows instead and scores the
+test rows once, at its end. Expect test accuracies of 0.972 to 0.977, with L2 0.945 to 0.968 (they jump from epoch to epoch), and about
+9 minutes on 2 cores, of which the search takes 6. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options."""
+
+    originals: Path | None = None
+    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
+    seeds: int = 5
+    """Runs of each net: seeds 0, 1, ... decide weights, batches and dropout."""
+    epochs: int = 30
+    """Epochs of each run; at most, for the one that is stopped early."""
+    patience: int = 4
+    """Epochs without improvement of val_accuracy before the run with early stopping ends."""
+    search: bool = True
+    """Whether to search for the dropout rate between 0.1 and 0.2, too."""
+    rounds: int = 3
+    """Rounds of the search, each over half the interval of the one before."""
+    search_seeds: int = 3
+    """Runs of each of a round's five rates."""
+    run_dir: Path = Path("runs/mnist_early_stopping")
+    """Where runs, the stopped model, plots and the page go."""
+
+
+# Net -> dropout rate, L2 weight, the source's training and test accuracy.
+NETS = {
+    "BN, dropout 0.2": (0.2, 0.0, 0.9729, 0.9738),
+    "BN, dropout 0.1": (0.1, 0.0, 0.9835, 0.9747),
+    "BN, dropout 0.1, stopped": (0.1, 0.0, 0.9766, 0.9742),
+    "BN only": (0.0, 0.0, 0.9954, 0.9727),
+    "BN, L2 0.01": (0.0, 0.01, 0.9666, 0.9577),
+}
+D2, D1, STOPPED, PLAIN, L2 = NETS
+ORDER = ((PLAIN, D1), (PLAIN, D2), (D2, D1), (STOPPED, D1), (L2, PLAIN))  # of the source's test accuracies: the second is the higher
+HELD = {"better": True, "worse": False, "undecided": None}
+ABOUT = """784-50-50-10 ReLU, batch norm and dropout after each hidden activation; Adam, batch 100, pixels / 255, Keras's defaults. As in
+    the source the test rows validate, scores are those of the last epoch, and its training accuracy is Keras's: the running mean over the
+    epoch, with dropout on. Means over seeds with 95% intervals; differences in percentage points. The search differs from the source:
+    10,000 of the training rows are held out for it, and the test rows score its result once, with fresh seeds."""
+
+
+def main(config: Config) -> None:
+    import flaxfit as ff
+
+    try:
+        splits = ff.data.load("mnist", originals=config.originals)
+        held_out = ff.data.load("mnist", validation=10_000, originals=config.originals)
+    except OSError as error:
+        raise SystemExit(str(error)) from error
+    with ff.Page("MNIST: batch norm, dropout and early stopping", config.run_dir, ABOUT) as page:
+        table(config, page, splits)
+        if config.search:
+            search(config, page, held_out)
+
+
+def make_task(hp):
+    import optax
+
+    import flaxfit as ff
+
+    dropout, l2 = NETS[hp["net"]][:2] if "net" in hp else (hp["dropout"], 0.0)
+    return ff.Task(
+        model=ff.nn.MLP((50, 50), 10, batch_norm="after", dropout=dropout),
+        loss=ff.losses.categorical_crossentropy,
+        metrics={"accuracy": ff.metrics.categorical_accuracy},
+        penalty=ff.penalties.l2(l2) if l2 else None,
+        optimizer=optax.adam(1e-3, eps=1e-7),
+        preprocess=ff.data.rescale(),
+    )
+
+
+def table(config: Config, page, splits) -> None:
+    import numpy as np
+
+    import flaxfit as ff
+
+    interval, compare = ff.statistics.interval, ff.statistics.compare
+    options = {"validation": splits.test, "seeds": config.seeds, "epochs": config.epochs, "batch_size": 100}
+    grid, where = [{"net": name} for name in NETS if name != STOPPED], config.run_dir
+    whole = ff.fit_many(make_task, grid, splits.train, **options, run_dir=where / "whole", progress="whole runs")
+    options["early_stopping"] = ff.EarlyStopping("val_accuracy", patience=config.patience)
+    stopped = ff.fit_many(make_task, [{"net": STOPPED}], splits.train, **options, run_dir=where / "stopped", progress="stopped runs")
+    parts = {name: stopped if name == STOPPED else whole.select(net=name) for name in NETS}
+    running = {name: part.scores("accuracy", "last") for name, part in parts.items()}
+    trained = {name: part.evaluate(splits.train, "last")["accuracy"] for name, part in parts.items()}
+    test = {name: part.scores("val_accuracy", "last") for name, part in parts.items()}
+    points = {name: interval(100 * (test[name] - NETS[name][3])) for name in NETS}
+
+    columns = ("net", "epochs", "train, source", "train, running mean", "train, evaluated", "test, source", "test", "test - source, points")
+    rows = []
+    for name, (_, _, its_train, its_test) in NETS.items():
+        ends = [len(result.history.epochs) for result in parts[name].results]
+        means = [str(interval(scores)) for scores in (ends, running[name], trained[name], test[name])]
+        rows.append((name, means[0], its_train, *means[1:3], its_test, means[3], points[name]))
+    ends, best = interval([result.best_epoch for result in stopped.results]), interval(stopped.scores("val_accuracy", "best"))
+    page.table("Accuracy after the last epoch", columns, [*rows, (f"{STOPPED}: best epoch", ends, *[None] * 4, best, None)])
+    page.text(
+        "The source's stopped model is that of the last epoch, as Keras leaves it without `restore_best_weights`. The best epoch is "
+        "chosen by the test rows that then score it: its accuracy flatters."
+    )
+    for name, off in points.items():
+        claim = f"{name}: test accuracy within 0.7 points of the source's {NETS[name][3]}, for the mean"
+        page.claim(claim, abs(off.mean) <= 0.7, f"difference {off}")
+    far = [np.mean([100 * abs(kind[name].mean() - NETS[name][2]) for name in NETS]) for kind in (running, trained)]
+    statistic = f"mean distance from the source's: running means {far[0]:.2f} points, evaluated after the epoch {far[1]:.2f}"
+    page.claim("the source's training accuracies are running means, with dropout on", bool(far[0] < far[1]), statistic)
+    for a, b in ORDER:
+        pair = compare(100 * test[a], 100 * test[b], larger_is_better=True, names=(f"`{a}`", f"`{b}`"))
+        page.claim(f"{b} has a higher test accuracy than {a}: {NETS[b][3]} against {NETS[a][3]}", HELD[pair.verdict], str(pair))
+    gaps = {name: 100 * (trained[name] - test[name]) for name in NETS}
+    for name in (D1, D2, L2):
+        pair = compare(gaps[PLAIN], gaps[name], names=(f"`{PLAIN}`", f"`{name}`"))
+        page.claim(f"{name} has a smaller gap between training (evaluated) and test accuracy than {PLAIN}", HELD[pair.verdict], str(pair))
+
+    about = {"epoch": len(stopped.results[0].history.epochs), "net": STOPPED}
+    ff.export(where / "stopped_model", stopped.members[0].task, stopped.results[0].last, splits.train, about=about)
+    before, after = test[STOPPED][0], ff.load(where / "stopped_model").evaluate(splits.test)["accuracy"]
+    same = f"test accuracy {before:.4f} before, {after:.4f} after"
+    page.claim("the stopped model, saved and restored, scores the same", round(before * 1e4) == round(after * 1e4), same)
+
+    colors = dict(zip(NETS, ff.plots.PALETTE, strict=False))
+    means = {name: ff.History.mean(result.history for result in parts[name].results) for name in NETS if name != STOPPED}
+    figure = ff.plots.learning_curves(means, "accuracy", colors=colors, ylim=(0.94, 1), title="MNIST: batch norm with dropout or L2")
+    page.plot("curves", figure, "Training (running mean, dropout on) and validation (on the test rows), means of the seeds")
+    source = {name: numbers[3] for name, numbers in NETS.items()}
+    figure = ff.plots.scores(test, "test accuracy after the last epoch (share of rows)", reference=source, colors=colors, title="MNIST")
+    page.plot("test_accuracy", figure, "Test accuracy of each seed, and of the source's single run")
+
+
+def search(config: Config, page, splits) -> None:
+    import flaxfit as ff
+
+    options = {"validation": splits.validation, "epochs": config.epochs, "batch_size": 100}
+    how = {"metric": "val_accuracy", "at": "last", "rounds": config.rounds, "seeds": config.search_seeds}
+    where = {"run_dir": config.run_dir / "search", "progress": "search"}
+    found = ff.narrow(make_task, "dropout", (0.1, 0.2), splits.train, **options, **how, **where)
+    tried = found.scores("val_accuracy", "last")
+    columns = ("round", "dropout rate", "validation accuracy, last epoch")
+    page.table("The dropout rate by narrowing", columns, [(n, f"{rate:g}", ff.statistics.interval(scores)) for n, rate, scores in tried])
+    groups = {f"round {n}: {rate:g}": scores for n, rate, scores in tried}
+    colors = {name: ff.plots.PALETTE[n % 7] for name, (n, _, _) in zip(groups, tried, strict=True)}
+    figure = ff.plots.scores(groups, "validation accuracy (share of rows)", colors=colors, title="MNIST: search for the dropout rate")
+    page.plot("search", figure, "Validation accuracy of the dropout rates that were tried, a colour a round")
+
+    where = {"run_dir": config.run_dir / "fresh", "progress": "fresh seeds"}
+    rates, seeds = sorted({0.1, found.best, 0.2}), range(1000, 1000 + config.seeds)
+    fresh = ff.fit_many(make_task, {"dropout": rates}, splits.train, seeds=seeds, **options, **where)
+    test = 100 * fresh.evaluate(splits.test, "last")["accuracy"]
+    rows = [(f"{row.setting['dropout']:g}", row.interval) for row in fresh.table(test).rows]
+    page.table(f"The rate found, {found.best:g}, and the ends: fresh seeds", ("dropout rate", "test accuracy, percent"), rows)
+    for end in [rate for rate in (0.1, 0.2) if rate != found.best]:
+        pair = fresh.compare({"dropout": end}, {"dropout": found.best}, test, larger_is_better=True)
+        page.claim(f"the search's dropout rate, {found.best:g}, is better than {end}", HELD[pair.verdict], str(pair))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import optax
+import pytest
+from scipy import stats
+
+import flaxfit as ff
+
+
+@pytest.fixture(scope="module")
+def study(table):
+    train, validation = table
+
+    def make_task(hp):
+        return ff.Task(
+            ff.nn.MLP((8,), 1, dropout=hp["dropout"]),
+            ff.losses.binary_crossentropy,
+            optax.adam(hp["rate"]),
+            metrics={"accuracy": ff.metrics.binary_accuracy},
+        )
+
+    grid = {"dropout": [0.0, 0.5], "rate": [1e-3, 3e-2]}
+    return ff.fit_many(make_task, grid, train, validation=validation, seeds=4, epochs=15, batch_size=25)
+
+
+def by_hand(study, name, at, **setting):
+    chosen = [r for m, r in zip(study.members, study.results, strict=True) if dict(m.setting) | setting == dict(m.setting)]
+    return np.array([r.history[name][-1 if at == "last" else r.best_epoch - 1] for r in chosen])
+
+
+@pytest.mark.parametrize("at", ["best", "last"])
+def test_table_against_scipy(study, at):
+    table = study.table("val_accuracy", at)
+    assert [dict(row.setting) for row in table.rows] == [dict(s) for s in study.settings]
+    for row in table.rows:
+        values = by_hand(study, "val_accuracy", at, **row.setting)
+        np.testing.assert_array_equal(row.scores, values)
+        low, high = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
+        assert row.interval.mean == pytest.approx(values.mean())
+        assert (row.interval.low, row.interval.high) == pytest.approx((low, high))
+        assert f"{values.mean():.4f}" in str(table)
+
+
+def test_comparison_pairs_the_seeds(study):
+    a, b = {"dropout": 0.0, "rate": 1e-3}, {"dropout": 0.0, "rate": 3e-2}
+    x, y = by_hand(study, "val_loss", "best", **a), by_hand(study, "val_loss", "best", **b)
+    comparison = study.compare(a, b)
+    assert comparison.difference.mean == pytest.approx((y - x).mean())
+    assert comparison.p_value == pytest.approx(stats.ttest_rel(y, x).pvalue)
+    assert comparison.verdict == "better"  # a loss that falls thirty times as fast
+    assert study.compare(b, a).verdict == "worse"
+    accuracy = study.compare(a, b, "val_accuracy")
+    assert accuracy.verdict == "better"  # larger is better there
+
+
+def test_rank_and_selection(study):
+    means = {s["rate"]: by_hand(study, "val_loss", "last", **s).mean() for s in study.settings if s["dropout"] == 0.0}
+    ranked = study.select(dropout=0.0).rank("val_loss", "last")
+    assert [s["rate"] for s in ranked] == sorted(means, key=lambda rate: means[rate])
+    worst_first = study.rank("val_accuracy")[::-1]
+    assert (
+        by_hand(study, "val_accuracy", "best", **worst_first[0]).mean() <= by_hand(study, "val_accuracy", "best", **worst_first[-1]).mean()
+    )
+    assert len(study.select(rate=1e-3)) == 8
+
+
+def test_scores_of_ones_own(study, table):
+    _, validation = table
+    scores = study.evaluate(validation)
+    np.testing.assert_allclose(scores["accuracy"], study.scores("val_accuracy"), rtol=1e-6)
+    one = ff.evaluate(study.members[5].task, study.results[5].best, validation)
+    assert scores["loss"][5] == pytest.approx(one["loss"], rel=1e-6)
+    np.testing.assert_allclose(
+        study.predict(validation.x[:7])[5], ff.predict(study.members[5].task, study.results[5].best, validation.x[:7])
+    )
+    with pytest.raises(ValueError, match="larger_is_better"):
+        study.compare({"dropout": 0.0, "rate": 1e-3}, {"dropout": 0.0, "rate": 3e-2}, scores["accuracy"])
+    difference = study.compare({"dropout": 0.0, "rate": 1e-3}, {"dropout": 0.0, "rate": 3e-2}, scores["accuracy"], larger_is_better=True)
+    assert difference.verdict == "better"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.select(dropuot=0.0), "did you mean 'dropout'"),
+        (lambda s: s.select(dropout=0.25), "no member has dropout=0.25"),
+        (lambda s: s.scores("val_acuracy"), "did you mean 'val_accuracy'"),
+        (lambda s: s.scores("val_loss", "first"), "no place in a run 'first'"),
+        (lambda s: s.scores(np.zeros(3)), r"shape \(16,\)"),
+        (lambda s: s.compare({"dropout": 0.0}, {"dropout": 0.5}), "picks more than one setting"),
+    ],
+)
+def test_what_cannot_be_asked(study, call, message):
+    with pytest.raises((ValueError, KeyError), match=message):
+        call(study)
