@@ -133,10 +133,11 @@ def main(config: Config) -> None:
         turns = {net: np.array([result.best_epoch or np.nan for result in runs[net].results]) for net in nets}
 
         def row(net: str) -> list[Any]:
-            places = ((LOSS, "best"), (LOSS, "last"), (LOSS[4:], "last"), ("val_accuracy", "best"))
-            epochs = (np.median(values) for values in ([len(r.history.epochs) for r in runs[net].results], turns[net]))
-            scores = [ff.statistics.interval(runs[net].scores(*place)) for place in places]
-            return [net, len(runs[net]), *(f"{epoch:.0f}" for epoch in epochs), *scores, ff.verdicts(diagnoses[net])]
+            some = runs[net]
+            epochs = (np.median(values) for values in ([len(r.history.epochs) for r in some.results], turns[net]))
+            scores = some.scores(LOSS), some.scores(LOSS, "last"), some.scores(LOSS[4:], "last"), some.scores("val_accuracy")
+            intervals = map(ff.statistics.interval, scores)
+            return [net, len(some), *(f"{epoch:.0f}" for epoch in epochs), *intervals, ff.verdicts(diagnoses[net])]
 
         columns = ("net", "runs", "epochs", "best epoch", "validation, best", "validation, last", "training, last", "accuracy, best epoch")
         page.table("Binary cross-entropy; epochs are medians", [*columns, "diagnosis"], map(row, nets))

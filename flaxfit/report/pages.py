@@ -69,7 +69,7 @@ class Page:
         widths = [max(len(row[index]) for row in (list(columns), *cells)) + 3 for index in range(len(columns))]
         Console(width=max(80, min(180, 1 + sum(widths)))).print(table)
 
-    def claim(self, claim: str, held: bool | None, statistic: str) -> None:
+    def claim(self, claim: str, held: bool | None, statistic: Any) -> None:
         """Adds what a source claims, whether it held (None: undecided), and the statistic that decided."""
         self._parts.append({"kind": "claim", "claim": claim, "verdict": VERDICTS[held], "statistic": str(statistic)})
         print(f"{VERDICTS[held]}: {claim} ({statistic})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -95,6 +96,27 @@ class Predictor:
         scores = ", ".join([self.metadata["loss"], *self.metadata["metrics"]])
         weights = sum(array.size for array in jax.tree.leaves(self.params))
         return f"Predictor({self._name}: {rows}; {weights:,} weights; scores {scores}; about {self.about})"
+
+    def with_weights(self, file: str | Path) -> Predictor:
+        """The same model with other weights.
+
+        Args:
+          file: safetensors that `flaxfit.hooks.Checkpoint(weights=...)` wrote, or an export's `weights.safetensors`.
+
+        Raises:
+          OSError: it cannot be read.
+          ValueError: it is not sound, or holds other weights than the model has.
+        """
+        with _named(Path(file)):
+            tensors = {name: array for name, array in _tensors(Path(file).read_bytes()).items() if not name.startswith("scaling/")}
+            given, own = ({name: f"{a.dtype} {a.shape}" for name, a in arrays.items()} for arrays in (tensors, self._weights))
+            if other := sorted(name for name in given | own if given.get(name) != own.get(name)):
+                name = other[0]
+                raise ValueError(f"{name} is {given.get(name, 'not there')}, in the model {own.get(name, 'not there')}")
+        model = copy.copy(self)
+        model.params, model.collections = _nested(tensors, "params"), _nested(tensors, "collections")
+        model._weights = jax.device_put(tensors)
+        return model
 
     def predict(self, x: Any, *, batch_size: int = 1024) -> Any:
         """The model's outputs (logits) for rows, as `flaxfit.predict`.

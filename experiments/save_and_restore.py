@@ -1,0 +1,152 @@
+"""Saving and restoring (after the Keras tutorial "Save and restore models"): weights alone, whole models, weights for another model.
+
+Trains a small net on 1,000 images of MNIST, validates on 1,000, writes its weights whenever an epoch is the best so far and exports
+the whole model. Another process, without flax and without this script, scores an untrained model, the same after loading the weights,
+and the whole model from a directory and from a single file. Expect 10% and about 87%, and under a minute on 2 cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options."""
+
+    originals: Path | None = None
+    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
+    data: Literal["mnist", "digits"] = "mnist"
+    """MNIST, or scikit-learn's small digits (1,000 to train, 797 to validate), which work offline."""
+    seeds: int = 5
+    """Runs: seeds 0, 1, ... decide weights, batches and dropout."""
+    epochs: int = 10
+    """Epochs of each run."""
+    run_dir: Path = Path("runs/save_and_restore")
+    """Where runs, weights, models and the page go."""
+
+
+NAMES = "{epoch:02d}-{val_loss:.5f}"
+RESTORE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import flaxfit as ff
+
+home, scores, logits = Path(sys.argv[1]), {}, {}
+with np.load(home / "validation.npz") as arrays:
+    validation = ff.Dataset(**arrays)
+for models in sorted((home / "models").iterdir()):
+    (weights,) = models.glob("*.safetensors")
+    fresh = ff.load(models / "fresh")
+    forms = {"fresh": fresh, "weights": fresh.with_weights(weights), "directory": ff.load(models / "trained")}
+    forms["file"] = ff.load(models / "trained.flaxfit")
+    scores[models.name] = {form: model.evaluate(validation)["accuracy"] for form, model in forms.items()}
+    logits |= {f"{models.name},{form}": model.predict(validation.x) for form, model in forms.items()}
+np.savez(home / "logits.npz", **logits)
+print(json.dumps({"scores": scores, "flax": "flax" in sys.modules}))
+"""
+ABOUT = """784-512-10 ReLU with dropout 0.2 and Adam, batches of 32, 1,000 images to train. Another process, which imports neither flax nor
+the script, scores an untrained model, the same with the weights of the best epoch, and the whole model. As in the source the rows
+that choose the epoch are those that are scored. Means with 95% intervals over seeds."""
+
+
+def main(config: Config) -> None:
+    import json
+    import shutil
+    import subprocess
+    import sys
+    from dataclasses import replace
+
+    import jax
+    import numpy as np
+    import optax
+
+    import flaxfit as ff
+    from flaxfit.state import initialise
+
+    try:
+        if config.data == "mnist":
+            splits = ff.data.load("mnist", originals=config.originals)
+        else:
+            splits = ff.data.load("digits", train=1_200, test=597, seed=0)
+    except OSError as error:
+        raise SystemExit(str(error)) from error
+    train, validation, more = splits.train[:1_000], splits.test[:1_000], splits.train[1_000:1_100]
+
+    def make(loss: Any, accuracy: Any, outputs: int) -> ff.Task:
+        model = ff.nn.MLP((512,), outputs, dropout=0.2)
+        scale = ff.data.rescale(255 if config.data == "mnist" else 16)
+        return ff.Task(model, loss, optax.adam(1e-3), metrics={"accuracy": accuracy}, preprocess=scale)
+
+    task = make(ff.losses.categorical_crossentropy, ff.metrics.categorical_accuracy, 10)
+    options: dict[str, Any] = {"validation": validation, "batch_size": 32}
+    checkpoint: dict[str, Any] = {"every_epochs": 1, "weights": NAMES, "weights_only": True}
+    with ff.Page("Saving and restoring", config.run_dir, f"{config.data}: {ABOUT}") as page:
+        runs = config.run_dir / "runs"
+        hooks = {"hooks": lambda member: [ff.hooks.Checkpoint(**checkpoint)]}
+        study = ff.fit_many(task, None, train, epochs=config.epochs, seeds=config.seeds, run_dir=runs, progress="seeds", **hooks, **options)
+        np.savez(config.run_dir / "validation.npz", x=validation.x, y=validation.y)
+        for old in ("models", "stopped"):
+            shutil.rmtree(config.run_dir / old, ignore_errors=True)
+        for member, result in zip(study.members, study.results, strict=True):
+            models = config.run_dir / "models" / member.name
+            ff.export(models / "fresh", task, initialise(task, jax.random.key(member.seed), train.x[:1]), train)
+            ff.export(models / "trained", task, result.best, train, about={"epoch": result.best_epoch})
+            ff.pack(models / "trained", models / "trained.flaxfit")
+            weights = runs / "members" / member.name / "weights"
+            (newest,) = weights.glob(f"{result.best_epoch:02d}-*.safetensors")
+            shutil.copy(newest, models)
+            print(f"{member.name}: {newest.name}, the best of {len([*weights.iterdir()])} that were written")
+
+        command = [sys.executable, "-c", RESTORE, str(config.run_dir)]
+        report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        scores = {
+            form: [report["scores"][member.name][form] for member in study.members] for form in ("fresh", "weights", "directory", "file")
+        }
+        scores["trained"] = [*study.evaluate(validation)["accuracy"]]
+        names = {"fresh": "untrained", "weights": "after loading the weights", "directory": "whole model, a directory"}
+        names |= {"file": "whole model, a single file", "trained": "in the process that trained"}
+        source = {"fresh": "8.3%", "weights": "86.8%", "directory": "84.20%"} if config.data == "mnist" else {}
+        rows = [(names[form], ff.statistics.interval(found), source.get(form)) for form, found in scores.items()]
+        page.table("Validation accuracy in another process", ("model", "accuracy", "source"), rows)
+
+        by_chance = ff.statistics.interval(scores["fresh"])
+        held = None if len(study) < 2 else by_chance.low <= 0.1 <= by_chance.high
+        page.claim("an untrained model scores by chance", held, f"accuracy {by_chance}, chance 0.1")
+        outputs = study.predict(validation.x)
+        with np.load(config.run_dir / "logits.npz") as logits:
+            for form in ("weights", "directory", "file"):
+                apart = max(np.abs(logits[f"{m.name},{form}"] - mine).max() for m, mine in zip(study.members, outputs, strict=True))
+                wrong = np.abs(np.subtract(scores[form], scores["trained"])).max()
+                statistic = f"largest difference of a logit {apart:.1g}, of an accuracy {wrong:.1g}"
+                page.claim(f"{names[form]}: scores as what was trained, without training", bool(max(apart, wrong) < 1e-5), statistic)
+        page.claim("it needs none of the code that made it", not report["flax"], "flax and the script were not imported")
+
+        for epochs in (max(1, config.epochs // 2), config.epochs):
+            again = ff.fit(task, train, epochs=epochs, seed=study.members[0].seed, run_dir=config.run_dir / "stopped", **options)
+        statistic = f"stopped after epoch {max(1, config.epochs // 2)} of {config.epochs}: every metric of every epoch compared bit by bit"
+        page.claim("training goes on from what was saved", again.history == study.results[0].history, statistic)
+
+        pairs = []  # is the digit odd? Another head, 100 other rows
+        odd = {"x": more.x, "y": more.y % 2}, {"x": validation.x, "y": validation.y % 2}
+        few, scored = (ff.Dataset(**rows) for rows in odd)
+        other = make(ff.losses.binary_crossentropy, ff.metrics.binary_accuracy, 1)
+        for member in study.members:
+            state = initialise(other, jax.random.key(member.seed), few.x[:1])
+            params, left = ff.transfer(config.run_dir / "models" / member.name / "trained", state.params)
+            starts = state, replace(state, params=params)
+            pairs.append([ff.fit(other, few, initial=start, seed=member.seed, epochs=config.epochs).last for start in starts])
+        fresh, moved = ([ff.evaluate(other, pair[i], scored)["accuracy"] for pair in pairs] for i in (0, 1))
+        decided = ff.statistics.compare(fresh, moved, larger_is_better=True, names=("a fresh net", "one with transferred weights"))
+        page.text(f"Left out of the transfer to a net of one output: {'; '.join(f'{path}: {why}' for path, why in left.items())}.")
+        page.claim("weights help another model: odd digits, 100 rows", ff.statistics.held([decided]), decided)
+    print(f"Everything is in {config.run_dir}; the model of seed 0: flaxfit.load('{config.run_dir}/models/seed=0/trained.flaxfit')")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
