@@ -1,0 +1,141 @@
+"""IMDB reviews: what L1, L2 and dropout do to over-fitting and to the weights.
+
+Trains 16-16-1 on 25,000 reviews as multi-hot vectors of the 10,000 most frequent words, plain, with L2 and with dropout; and 128-128-1 at
+a vocabulary of 100, plain, with L1, L2 and dropout. Tests on 25,000 reviews. Expect accuracies of 0.88 to 0.89 and of 0.70 to 0.72, and
+about 4 minutes for everything on 2 cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options."""
+
+    seeds: int = 5
+    """Runs of each net: seeds 0, 1, ... decide weights, batches and dropout."""
+    epochs: int = 20
+    """Epochs of each run."""
+    vocabulary: int = 10_000
+    """Words of the first half: so many of the most frequent ones are columns."""
+    rows: int = 25_000
+    """Reviews to train on, and to test on."""
+    run_dir: Path = Path("runs/imdb_regularizers")
+    """Where runs, tables and plots go. The same command goes on where it stopped; seeds may be added."""
+    originals: Path | None = None
+    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
+
+
+LOSS, SMALL = "binary_crossentropy", 1e-3
+HELD = {"better": True, "worse": False, "undecided": None}
+
+
+def main(config: Config) -> None:
+    import numpy as np
+    import optax
+
+    import flaxfit as ff
+
+    interval, both = ff.statistics.interval, ["Dense_0/kernel", "Dense_1/kernel"]  # the hidden layers', as in the source
+    l1, l2 = ({"penalty": penalty(1e-3, mask=both)} for penalty in (ff.penalties.l1, ff.penalties.l2))
+    hows = {"plain": {}, "L2 0.001": l2, "dropout 0.5": {"dropout": 0.5}, "L1 0.001": l1, "dropout 0.3": {"dropout": 0.3}}
+    colors = dict(zip(hows, ff.plots.PALETTE, strict=False))
+    parts = {
+        (16, 16): (config.vocabulary, 512, ("plain", "L2 0.001", "dropout 0.5")),
+        (128, 128): (100, 500, ("plain", "L1 0.001", "L2 0.001", "dropout 0.3")),
+    }
+
+    def make_task(hp) -> ff.Task:
+        how = hows[hp["net"]]
+        return ff.Task(
+            model=ff.nn.MLP(hp["hidden"], 1, dropout=how.get("dropout", 0.0)),
+            loss=ff.losses.binary_crossentropy,
+            metrics={"accuracy": ff.metrics.binary_accuracy},
+            optimizer=optax.adam(1e-3),
+            penalty=how.get("penalty"),
+        )
+
+    about = f"""ReLU nets on {config.rows:,} reviews as multi-hot vectors, validated on as many test reviews as in the source; Adam, rate
+        0.001, {config.epochs} epochs; penalties on the kernels of the two hidden layers, dropout after both; means over seeds with 95%
+        intervals."""
+    with ff.Page("IMDB: regularisers", config.run_dir, about) as page:
+        for hidden, (vocabulary, batch, names) in parts.items():
+            try:
+                splits = ff.data.load("imdb", vocabulary=vocabulary, train=config.rows, test=config.rows, originals=config.originals)
+            except OSError as error:
+                raise SystemExit(str(error)) from error
+            size = "-".join(map(str, hidden))
+            study = ff.fit_many(
+                make_task,
+                [{"hidden": hidden, "net": name} for name in names],
+                splits.train,
+                validation=splits.test,
+                seeds=config.seeds,
+                epochs=config.epochs,
+                batch_size=batch,
+                run_dir=config.run_dir / f"hidden_{size}",
+                progress=f"{size}, {vocabulary} words",
+            )
+            weights = [np.concatenate([np.ravel(r.last.params[k]["kernel"]) for k in ("Dense_0", "Dense_1")]) for r in study.results]
+            share = np.array([100 * (abs(w) > SMALL).mean() for w in weights])
+            norm = np.array([np.sqrt((w**2).sum()) for w in weights])
+            nets = np.array([member.setting["net"] for member in study.members])
+            where = f"{size}-1, {vocabulary:,} words"
+            scores = [(f"val_{LOSS}", "best"), (f"val_{LOSS}", "last"), (LOSS, "last"), ("val_accuracy", "best"), ("val_accuracy", "last")]
+            scores = [*(study.scores(metric, at) for metric, at in scores), share, norm]
+            rows = [(name, *(interval(score[nets == name]) for score in scores)) for name in names]
+            columns = ("net", "test loss, best epoch", "last", "training, last", "test accuracy, best epoch", "last")
+            page.table(f"{where}: binary cross-entropy", (*columns, f"|w| > {SMALL:g}, %", "L2 norm"), rows)
+            for name in names[1:]:
+                better = study.compare({"net": "plain"}, {"net": name}, f"val_{LOSS}", "last")
+                text = f"test cross-entropy at the last epoch {better.difference}, p {better.p_value:.2g}"
+                page.claim(f"{name} over-fits less than plain ({where})", HELD[better.verdict], text)
+            if "L1 0.001" in names:
+                left = interval(share[nets == "L1 0.001"])
+                few = True if left.high < 50 else False if left.low > 50 else None
+                page.claim(
+                    f"L1 leaves few weights (under half, |w| > {SMALL:g})", few, f"{left} %, L2 {interval(share[nets == 'L2 0.001'])} %"
+                )
+                smaller = study.compare({"net": "plain"}, {"net": "L2 0.001"}, norm, larger_is_better=False)
+                page.claim("L2 leaves small weights", HELD[smaller.verdict], f"L2 norm {smaller.difference} against plain")
+                fewer = study.compare({"net": "L2 0.001"}, {"net": "L1 0.001"}, share, larger_is_better=False)
+                page.claim("L1 leaves fewer weights than L2", HELD[fewer.verdict], f"{fewer.difference} points, p {fewer.p_value:.2g}")
+
+            first = {name: study.select(net=name).results[0].history for name in names}
+            figure = ff.plots.learning_curves(first, LOSS, colors=colors, title=f"IMDB, {where}, seed 0")
+            page.plot(f"loss_{size}", figure, f"Binary cross-entropy on training (dropout on) and test (dashed) reviews, {where}")
+            figure = histogram({name: weights[list(nets).index(name)] for name in names}, colors)
+            page.plot(f"weights_{size}", figure, f"Weights of the hidden kernels after the last epoch, {where}, seed 0")
+        page.text("Test loss and training loss are the data loss, without the penalty. In brackets: runs.")
+
+
+def histogram(weights, colors):
+    """How many weights are how large, on a logarithmic axis; those below it are counted in its first bin."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    ax, bins = figure.subplots(), np.logspace(-6, 0.5, 66)
+    for name, values in weights.items():
+        ax.hist(
+            np.clip(abs(values), bins[0], bins[-1]),
+            bins,
+            weights=np.full(len(values), 100 / len(values)),
+            histtype="step",
+            color=colors[name],
+            label=name,
+        )
+    ax.axvline(SMALL, color="0.6", linewidth=1, linestyle=":")
+    ax.set(xscale="log", xlabel="|w| (smaller ones are in the first bin)", ylabel="share of the weights (%)")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, loc="upper left")
+    return figure
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
