@@ -48,7 +48,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Row:
-    """One setting in a `Table`."""
+    """One setting in a `Table`: its scores, and the interval of those that are finite."""
 
     setting: Mapping[str, Any]
     scores: np.ndarray
@@ -74,7 +74,9 @@ class Table:
             i = row.interval
             bounds = "-" if i.count < 2 else f"{i.low:.4f} to {i.high:.4f}"
             sd = "-" if i.count < 2 else f"{i.sd:.4f}"
-            table.add_row(*(str(value) for value in (row.setting or {"": ""}).values()), str(i.count), f"{i.mean:.4f}", sd, bounds)
+            broken = len(row.scores) - i.count
+            runs = f"{i.count}, {broken} not finite" if broken else str(i.count)
+            table.add_row(*(str(value) for value in (row.setting or {"": ""}).values()), runs, f"{i.mean:.4f}", sd, bounds)
         console = Console(width=140, no_color=True, force_terminal=False)
         with console.capture() as text:
             console.print(table)
@@ -148,10 +150,16 @@ class Study:
         level: float = 0.95,
         method: Literal["t", "bootstrap"] = "t",
     ) -> Table:
-        """Mean, standard deviation and interval of each setting, over its seeds (and folds)."""
+        """Mean, standard deviation and interval of each setting, over its seeds (and folds) whose score is finite."""
         scores = self.scores(metric, at)
-        groups = [(setting, scores[self._chosen(setting)]) for setting in self.settings]
-        rows = [Row(setting, group, interval(group, level, method)) for setting, group in groups]
+
+        def row(setting: Mapping[str, Any]) -> Row:
+            group = scores[self._chosen(setting)]
+            finite = group[np.isfinite(group)]
+            none = Interval(np.nan, np.nan, np.nan, np.nan, 0, level, method)
+            return Row(setting, group, interval(finite, level, method) if len(finite) else none)
+
+        rows = [row(setting) for setting in self.settings]
         return Table(f"{metric or self.monitor} at the {at} epoch" if metric is None or isinstance(metric, str) else "scores", rows)
 
     def compare(

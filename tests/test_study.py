@@ -80,6 +80,18 @@ def test_scores_of_ones_own(study, table):
     assert difference.verdict == "better"
 
 
+def test_scores_that_are_not_finite_are_counted_and_left_out(study):
+    scores = study.scores("val_loss")
+    scores[[0, 4, 5, 6, 7]] = np.nan
+    first, second, *_ = study.table(scores).rows
+    assert first.interval.count == 3
+    assert first.interval.mean == pytest.approx(scores[1:4].mean())
+    assert second.interval.count == 0
+    text = str(study.table(scores))
+    assert "3, 1 not finite" in text
+    assert "0, 4 not finite" in text
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
