@@ -119,7 +119,7 @@ def test_the_speed_benchmark_runs_and_its_peers_agree(tmp_path, originals, cache
 
 
 def test_the_benchmark_of_populations_runs_and_its_peers_agree(tmp_path, originals, cache):
-    arguments = ("--epochs", "5", "--repeats", "1", "--seeds", "1", "--originals", str(originals))
+    arguments = ("--epochs", "100", "--repeats", "1", "--seeds", "1", "--originals", str(originals))
     text = run("speed/populations.py", *arguments, cwd=tmp_path)
     for words in ("fit_many, 2 members", "fit alone", "fit_many / scan by hand: "):
         assert words in text
