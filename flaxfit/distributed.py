@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND")
-_lost: list[str] = []  # what was seen of other processes' end
+_lost: list[str] = []  # why this process must not wait for the others at its end: they are gone, or wait for it
 
 
 def initialize(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -131,10 +131,12 @@ class Team:
         """
         try:
             yield
-        except jax.errors.JaxRuntimeError as error:
-            if self.size == 1 or str(error).startswith(_OWN_FAULTS):
+        except (jax.errors.JaxRuntimeError, KeyboardInterrupt) as error:
+            if self.size == 1:
                 raise
             _lost.append(str(error))
+            if isinstance(error, KeyboardInterrupt) or str(error).startswith(_OWN_FAULTS):
+                raise
             how = "There are no checkpoints to go on from: fit(run_dir=...) makes some."
             if directory is not None:
                 how = f"Start all again with the same command: it goes on from its last checkpoint in {directory}, on another"
