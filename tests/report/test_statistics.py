@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from flaxfit.report import statistics
 from flaxfit.report.statistics import compare, interval
 
 A = [0.612, 0.583, 0.601, 0.629, 0.595, 0.604]
@@ -141,3 +142,16 @@ def test_what_cannot_be_compared_is_refused():
         compare([1, 2], [1, math.nan])
     with pytest.raises(ValueError, match="no method 'welch'"):
         compare(A, B, method="welch")
+
+
+def test_a_claim_falls_by_one_comparison_only_beyond_the_chance_of_the_worst_of_many():
+    better = compare([0.30, 0.40, 0.50], [0.10, 0.21, 0.29])
+    worse = compare([0.10, 0.21, 0.29, 0.40], [0.20, 0.26, 0.40, 0.46])
+    assert (better.verdict, worse.verdict) == ("better", "worse")
+    assert 0.05 / 5 < worse.p_value < 0.05 / 2
+    assert statistics.held([better] * 2) is True
+    assert statistics.held([better, worse]) is False
+    assert statistics.held([*[better] * 4, worse]) is None
+    assert statistics.held([worse], "worse") is True
+    with pytest.raises(ValueError, match="at least one comparison"):
+        statistics.held([])

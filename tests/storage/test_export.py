@@ -26,6 +26,7 @@ import flaxfit as ff
 from flaxfit.state import TrainState, for_evaluation, initialise
 from flaxfit.storage.export import export, pack
 from flaxfit.storage.predictor import PARTS, SUMS, load, transfer
+from flaxfit.storage.weights import save_weights
 
 
 def task_of(model, **settings):
@@ -80,6 +81,25 @@ def test_a_loaded_model_predicts_and_scores_as_the_task_does(saved, form):
     assert repr(model) == (
         f"Predictor({name}: x (rows, 6) float32; 161 weights; scores binary_crossentropy, accuracy; about {model.about})"
     )
+
+
+def test_other_weights_make_another_model_of_it(saved, tmp_path):
+    fresh = initialise(saved.task, jax.random.key(5), saved.train.x[:1])
+    untrained = load(export(tmp_path / "fresh", saved.task, fresh, saved.train))
+    model = untrained.with_weights(saved.run / "export" / "weights.safetensors")
+    assert_same_model(model, saved.task, saved.state, saved.validation)
+    np.testing.assert_array_equal(model.params["Dense_0"]["kernel"], saved.state.params["Dense_0"]["kernel"])
+    assert_same_model(untrained, saved.task, fresh, saved.validation)  # as it was
+
+    save_weights(tmp_path / "checkpoint.safetensors", saved.state)  # as hooks.Checkpoint writes them
+    assert_same_model(untrained.with_weights(tmp_path / "checkpoint.safetensors"), saved.task, saved.state, saved.validation)
+    other = replace(saved.state, params={**saved.state.params, "Dense_1": {"bias": np.zeros(2, np.float32)}})
+    save_weights(tmp_path / "other.safetensors", other)
+    with pytest.raises(ValueError, match=r"other.safetensors.*params/Dense_1/bias is float32 \(2,\), in the model float32 \(1,\)"):
+        untrained.with_weights(tmp_path / "other.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "checkpoint.safetensors").read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"cut.safetensors is not a sound model"):
+        untrained.with_weights(tmp_path / "cut.safetensors")
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
