@@ -61,14 +61,18 @@ def main(config: Config) -> None:
             optimizer=optax.adam(1e-3),
         )
 
+    try:
+        data = {
+            words: ff.data.load("imdb", vocabulary=words, train=config.rows, test=config.rows, originals=config.originals)
+            for words in (100, config.vocabulary)
+        }
+    except OSError as error:
+        raise SystemExit(str(error)) from error
     about = f"""ReLU nets on {config.rows:,} reviews as multi-hot vectors, validated on as many test reviews as in the source; Adam, rate
         0.001, no regularisation; means over seeds with 95% intervals."""
     with ff.Page("IMDB: capacity", config.run_dir, about) as page:
         for vocabulary, batch, names in parts:
-            try:
-                splits = ff.data.load("imdb", vocabulary=vocabulary, train=config.rows, test=config.rows, originals=config.originals)
-            except OSError as error:
-                raise SystemExit(str(error)) from error
+            splits = data[vocabulary]
             for name in names:
                 studies[name] = ff.fit_many(
                     make_task,

@@ -60,15 +60,19 @@ def main(config: Config) -> None:
             penalty=how.get("penalty"),
         )
 
+    try:
+        data = {
+            words: ff.data.load("imdb", vocabulary=words, train=config.rows, test=config.rows, originals=config.originals)
+            for words in (100, config.vocabulary)
+        }
+    except OSError as error:
+        raise SystemExit(str(error)) from error
     about = f"""ReLU nets on {config.rows:,} reviews as multi-hot vectors, validated on as many test reviews as in the source; Adam, rate
         0.001, {config.epochs} epochs; penalties on the kernels of the two hidden layers, dropout after both; means over seeds with 95%
         intervals."""
     with ff.Page("IMDB: regularisers", config.run_dir, about) as page:
         for hidden, (vocabulary, batch, names) in parts.items():
-            try:
-                splits = ff.data.load("imdb", vocabulary=vocabulary, train=config.rows, test=config.rows, originals=config.originals)
-            except OSError as error:
-                raise SystemExit(str(error)) from error
+            splits = data[vocabulary]
             size = "-".join(map(str, hidden))
             study = ff.fit_many(
                 make_task,
@@ -86,8 +90,8 @@ def main(config: Config) -> None:
             norm = np.array([np.sqrt((w**2).sum()) for w in weights])
             nets = np.array([member.setting["net"] for member in study.members])
             where = f"{size}-1, {vocabulary:,} words"
-            scores = [(f"val_{LOSS}", "best"), (f"val_{LOSS}", "last"), (LOSS, "last"), ("val_accuracy", "best"), ("val_accuracy", "last")]
-            scores = [*(study.scores(metric, at) for metric, at in scores), share, norm]
+            scores = [study.scores(f"val_{LOSS}"), study.scores(f"val_{LOSS}", "last"), study.scores(LOSS, "last")]
+            scores += [study.scores("val_accuracy"), study.scores("val_accuracy", "last"), share, norm]
             rows = [(name, *(interval(score[nets == name]) for score in scores)) for name in names]
             columns = ("net", "test loss, best epoch", "last", "training, last", "test accuracy, best epoch", "last")
             page.table(f"{where}: binary cross-entropy", (*columns, f"|w| > {SMALL:g}, %", "L2 norm"), rows)
@@ -120,7 +124,7 @@ def histogram(weights, colors):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")
-    ax, bins = figure.subplots(), np.logspace(-6, 0.5, 66)
+    ax, bins = figure.subplots(), np.logspace(-6, 0.5, 66).tolist()
     for name, values in weights.items():
         ax.hist(
             np.clip(abs(values), bins[0], bins[-1]),

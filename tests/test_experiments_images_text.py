@@ -27,6 +27,7 @@ def home(tmp_path_factory, originals):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLAXFIT_CACHE", str(directory / "cache"))
         patch.delenv("FLAXFIT_ORIGINALS", raising=False)
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of runs so short, compiling is most of the time
         yield directory
 
 
