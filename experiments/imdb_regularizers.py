@@ -137,7 +137,7 @@ def histogram(weights, colors):
     ax.axvline(SMALL, color="0.6", linewidth=1, linestyle=":")
     ax.set(xscale="log", xlabel="|w| (smaller ones are in the first bin)", ylabel="share of the weights (%)")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, loc="upper left")
+    ax.legend(frameon=False, loc="upper center")
     return figure
 
 
