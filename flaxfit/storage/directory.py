@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import importlib.metadata
 import json
 import os
@@ -193,7 +192,7 @@ def environment() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
-        "commit": _commit(os.getcwd()),
+        "commit": _commit(),
         "command": sys.orig_argv,
         "directory": os.getcwd(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -207,11 +206,10 @@ def _version(package: str) -> str | None:
         return None
 
 
-@functools.cache
-def _commit(directory: str) -> str | None:
-    """A directory's commit, with `-dirty` where files under version control were changed; None outside of git."""
+def _commit() -> str | None:
+    """The current directory's commit, with `-dirty` where files under version control were changed; None outside of git."""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
