@@ -110,7 +110,7 @@ class Session:
         if epochs < 0:
             return None
         arrays, rows = (unfilled(like), np.empty((epochs, len(names)))) if found is None else found[:2]
-        self.state = placed({name: self._team.from_first(array) for name, array in arrays.items()}, like)
+        self.state = placed({name: self._team.from_first(arrays[name]) for name in sorted(arrays)}, like)
         rows = self._team.from_first(rows)
         history = History({name: rows[:, column] for column, name in enumerate(names)})
         with self._team.together():
