@@ -2,7 +2,7 @@
 
 Trains four sizes of a net on 10,000 rows and validates on 1,000; then the largest with L2, dropout, both, AdamW's weight decay, batch norm
 and noise on its inputs. A run stops when its validation cross-entropy has not improved for --patience epochs. Expect validation accuracies
-of 0.64 to 0.70, and about two hours on 2 cores: a minute or two for the three small nets, 1.5 to 10 minutes for each run of a
+of 0.66 to 0.70, and about two hours on 2 cores: a minute or two for the three small nets, 1 to 15 minutes for each run of a
 large one. It may be stopped at any time: the same command goes on. The rows are fetched when they are first needed, 3 MB of the
 data set's 2.6 GB.
 """
