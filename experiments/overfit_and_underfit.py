@@ -147,7 +147,7 @@ def main(config: Config) -> None:
 
         remedies = [net for net in nets if net not in SIZES]
         pairs = {(net, rival): compared(rival, net) for net in remedies for rival in ("Large", "Tiny")}
-        rows = [(*names, c.difference, f"{c.p_value:.2g}", c.verdict) for names, c in pairs.items()]
+        rows = [(*names, c.difference, c.p_value, c.verdict) for names, c in pairs.items()]
         if rows:
             page.table("Best validation cross-entropy, paired over common seeds", ("remedy", "against", "difference", "p", "verdict"), rows)
 

@@ -57,7 +57,7 @@ class Page:
             scratch.replace(home / "page.json")
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Adds a table; numbers are shown with four significant digits, other values as `str` makes them."""
+        """Adds a table; numbers are shown with four significant digits, NaN as a dash, other values as `str` makes them."""
         from rich.console import Console
         from rich.table import Table
 
@@ -135,4 +135,6 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}" if value == value else "-"
+    return "" if value is None else str(value)
