@@ -206,11 +206,9 @@ def test_an_error_in_one_member_names_it_and_ends_the_others(how):
         def look(self, look):
             raise OSError("no")
 
-    began = time.monotonic()
-    with pytest.raises(OSError, match="no") as raised:
+    with pytest.raises(OSError, match="no") as raised:  # and a million epochs do not come
         ff.fit_many(make_task, GRID, how["train"], epochs=10**6, workers=2, hooks=lambda m: [Fails()] if m.setting["rate"] == 0.03 else [])
     assert "rate=0.03" in raised.value.__notes__[0]
-    assert time.monotonic() - began < 600  # a million epochs would take longer
 
 
 def test_a_durable_population_goes_on_grows_and_refuses_others(study, how, tmp_path):
@@ -221,7 +219,7 @@ def test_a_durable_population_goes_on_grows_and_refuses_others(study, how, tmp_p
         assert all(same(a, b) for a, b in zip(first.results, again.results, strict=True))
         assert sum(r.timing.chunks for r in again.results) == 0
     member = tmp_path / "threads" / "members" / "dropout=0.0,rate=0.01,seed=1"
-    assert ff.History.from_jsonl(member / "metrics.jsonl") == first.results[1].history or member.is_dir()
+    assert ff.History.from_jsonl(member / "metrics.jsonl") == study.results[1].history
     grown = ff.fit_many(make_task, GRID, seeds=3, run_dir=tmp_path / "threads", **how)
     assert sum(r.timing.chunks > 0 for r in grown.results) == 6
     with pytest.raises(ValueError, match=r"arguments\.batch_size: 32 -> 16"):
