@@ -127,7 +127,7 @@ def histogram(weights, colors):
     ax, bins = figure.subplots(), np.logspace(-6, 0.5, 66).tolist()
     for name, values in weights.items():
         ax.hist(
-            np.clip(abs(values), bins[0], bins[-1]),
+            np.clip(np.abs(values).astype(float), bins[0], bins[-1]),  # as float32 the edges themselves would lie outside
             bins,
             weights=np.full(len(values), 100 / len(values)),
             histtype="step",

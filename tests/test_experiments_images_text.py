@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -90,3 +92,10 @@ def test_a_missing_directory_is_said_and_leaves_nothing(script, tmp_path):
     done = run(script, "--originals", "nowhere", cwd=tmp_path, code=1)
     assert done.stderr.strip() == "no directory of originals nowhere: mind --originals or FLAXFIT_ORIGINALS."
     assert not os.listdir(tmp_path)
+
+
+def test_the_histogram_of_weights_loses_none():
+    histogram = runpy.run_path(str(EXPERIMENTS / "imdb_regularizers.py"))["histogram"]
+    weights = np.array([0.0, 1e-9, 1e-6, 1e-3, 0.2, -0.2, 50.0], np.float32)
+    line = histogram({"net": weights}, {"net": "black"}).axes[0].patches[0].get_xy()
+    assert line[1:-1:2, 1].sum() == pytest.approx(100)  # of the outline: a height for each bin
