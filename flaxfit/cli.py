@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -151,6 +151,32 @@ def _config(directory: Any) -> dict[str, Any]:
     if config is None:
         raise FileNotFoundError(f"{directory.path} is no run directory: it has no {directory.config_path.name}.")
     return config
+
+
+def script(main: Callable[[Any], object], config: type, description: str | None) -> None:
+    """Runs a script's `main` with the options of its command line: its last line.
+
+    Where a file is missing, or cannot be fetched or written (OSError), it ends with a sentence and status 1 instead of a traceback.
+
+    Args:
+      main: takes the options.
+      config: a dataclass of the options, whose fields have defaults and docstrings.
+      description: what `--help` tells first, such as the script's docstring.
+
+    Example:
+      >>> import sys
+      >>> from dataclasses import dataclass
+      >>> @dataclass
+      ... class Config:
+      ...     seeds: int = 5
+      >>> sys.argv = ["study.py", "--seeds", "3"]
+      >>> script(lambda config: print(config.seeds), Config, "A study.")
+      3
+    """
+    try:
+        main(tyro.cli(config, description=description))
+    except OSError as error:
+        raise SystemExit("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

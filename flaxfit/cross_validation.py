@@ -14,12 +14,12 @@ from flaxfit.arguments import check_count
 from flaxfit.checks import check_data
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import folds as rows_of_folds
-from flaxfit.data.splits import split
+from flaxfit.data.splits import hold_outs, split
 from flaxfit.durable import Resume
 from flaxfit.grid import Grid, expand
 from flaxfit.population import MakeTask, Strategy, Trial, Where, check_seeds, train_all
 from flaxfit.report.statistics import interval
-from flaxfit.scoring import evaluate_member, predict_member
+from flaxfit.scoring import predict_member
 from flaxfit.study import Row, Study, Table
 
 
@@ -58,7 +58,13 @@ class CrossValidation:
         return Table(f"{metric}, held out", rows)
 
     def out_of_fold(self, *, batch_size: int = 1024) -> Any:
-        """Each row's outputs by the members that have not seen it, averaged over seeds: shape (settings, repeats, rows, outputs)."""
+        """Each row's outputs by the members that have not seen it, averaged over seeds: shape (settings, repeats, rows, outputs).
+
+        Raises:
+          ValueError: of hold-out, where some rows are never held out.
+        """
+        if len(set(np.bincount(np.concatenate([test for _, test in self.folds]), minlength=len(self.data)))) > 1:
+            raise ValueError("out_of_fold needs folds, of which each row is in one: cross_validate(test=...) drew rows at random.")
         groups = 1 if self.chosen else len(self.study.settings)
         repeats = sum(len(test) for _, test in self.folds) // len(self.data)
         outputs = None
@@ -82,6 +88,7 @@ def cross_validate(
     grid: Grid | None = None,
     *,
     folds: int = 5,
+    test: float | None = None,
     stratified: bool = False,
     repeats: int = 1,
     shuffle_seed: int | None = 0,
@@ -107,6 +114,7 @@ def cross_validate(
       data: all rows.
       grid: as for `flaxfit.fit_many`.
       folds: how many.
+      test: instead of folds, hold-out: this share of the rows is drawn to be held out, `repeats` times (`flaxfit.data.hold_outs`).
       stratified: each class has about the same share in each fold.
       repeats: so many times, shuffled anew.
       shuffle_seed: decides which row is in which fold; None: rows as they stand.
@@ -151,7 +159,10 @@ def cross_validate(
         raise ValueError("cross_validate takes early_stopping=... and stopping_rows=0.2 (a share of each fold's training rows) together.")
     at = "last" if stopping_rows is None else "best"
     listed = check_seeds(seeds)
-    outer = rows_of_folds(data, folds, stratified=stratified, repeats=repeats, seed=shuffle_seed)
+    if test is None:
+        outer = rows_of_folds(data, folds, stratified=stratified, repeats=repeats, seed=shuffle_seed)
+    else:
+        outer = hold_outs(data, test, stratified=stratified, repeats=repeats, seed=shuffle_seed or 0)
 
     def prepared(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
         """What trials on each fold have in common: training rows, validation rows, what is fitted."""
@@ -171,12 +182,7 @@ def cross_validate(
         return train_all(make_task, trials, traced, how, Where(None, title, place, resume, strategy, workers))
 
     def scored(study: Study, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-        held_out = [data[test] for _, test in pairs]
-        scores = [
-            evaluate_member(m.family, m.task, m.numbers, getattr(r, at), held_out[m.fold or 0])
-            for m, r in zip(study.members, study.results, strict=True)
-        ]
-        return {name: np.array([score[name] for score in scores]) for name in scores[0]}
+        return study.evaluate([data[test] for _, test in pairs], at)
 
     def every(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Trial]:
         parts = prepared(pairs)

@@ -108,6 +108,18 @@ class Study:
     def __repr__(self) -> str:
         return f"Study({len(self)} runs of {len(self.settings)} settings in {self.seconds:.3g} s)"
 
+    def __add__(self, other: Study) -> Study:
+        """The members of both, of populations that were trained apart.
+
+        Raises:
+          ValueError: they monitor different metrics, or have a member in common.
+        """
+        names = {member.name for member in self.members} & {member.name for member in other.members}
+        if self.monitor != other.monitor or names:
+            what = f"both have {min(names)}" if names else f"they monitor {self.monitor} and {other.monitor}"
+            raise ValueError(f"these studies cannot be joined: {what}.")
+        return Study([*self.members, *other.members], [*self.results, *other.results], self.monitor, self.seconds + other.seconds)
+
     @property
     def settings(self) -> list[Mapping[str, Any]]:
         """The different settings, in order."""

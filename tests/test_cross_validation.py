@@ -92,6 +92,19 @@ def test_nested_choice_is_made_by_inner_folds_alone(table):
     assert scores.per_fold("loss").shape == (1, 3)
 
 
+def test_repeated_hold_out(data):
+    scores = ff.cross_validate(make_task, data, {"rate": [1e-4, 3e-2]}, test=0.3, repeats=4, shuffle_seed=5, seeds=2, epochs=5)
+    assert scores.per_fold("accuracy").shape == (2, 4)
+    parts = [ff.data.split(data, test=0.3, seed=5 + index, one_row=1.0) for index in range(4)]
+    apart = ff.fit_many(make_task, {"rate": [1e-4, 3e-2]}, splits=parts, seeds=2, epochs=5)
+    np.testing.assert_allclose(scores.scores["loss"], apart.evaluate([part.test for part in parts], "last")["loss"], rtol=1e-5)
+    row = scores.table("loss").rows[1]
+    corrected = ff.statistics.interval(scores.per_fold("loss")[1], method="corrected", test_ratio=31 / 72)
+    assert (row.interval.low, row.interval.high) == (corrected.low, corrected.high)
+    with pytest.raises(ValueError, match="rows at random"):
+        scores.out_of_fold()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -92,9 +92,20 @@ def test_scores_that_are_not_finite_are_counted_and_left_out(study):
     assert "0, 4 not finite" in text
 
 
+def test_studies_are_joined(study):
+    first, second = study.select(dropout=0.0), study.select(dropout=0.5)
+    both = first + second
+    assert [member.name for member in both.members] == [member.name for member in study.members]
+    np.testing.assert_array_equal(both.scores("val_loss"), study.scores("val_loss"))
+    pair = {"dropout": 0.0, "rate": 3e-2}, {"dropout": 0.5, "rate": 3e-2}
+    assert str(both.compare(*pair)) == str(study.compare(*pair))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda s: s + s.select(dropout=0.5), "both have dropout=0.5,rate=0.001,seed=0"),
+        (lambda s: s + ff.Study([], [], "val_mse", 0.0), "they monitor val_loss and val_mse"),
         (lambda s: s.select(dropuot=0.0), "did you mean 'dropout'"),
         (lambda s: s.select(dropout=0.25), "no member has dropout=0.25"),
         (lambda s: s.scores("val_acuracy"), "did you mean 'val_accuracy'"),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from flaxfit.data.loading import builder, load, names
     from flaxfit.data.provenance import Provenance
     from flaxfit.data.scaling import Scaling, min_max, rescale, standardise
-    from flaxfit.data.splits import Splits, folds, split
+    from flaxfit.data.splits import Splits, folds, hold_outs, split
     from flaxfit.data.stream import Stream
 
 _PLACES = {
@@ -25,6 +25,7 @@ _PLACES = {
     "Stream": "stream",
     "builder": "loading",
     "folds": "splits",
+    "hold_outs": "splits",
     "leakage": "audit",
     "load": "loading",
     "min_max": "scaling",

@@ -137,6 +137,38 @@ def folds(
     return [fold for _ in range(repeats) for fold in splitter.split(labels, labels)]
 
 
+def hold_outs(
+    data: Dataset, test: float, *, stratified: bool = False, repeats: int = 1, seed: int = 0
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows for repeated hold-out: each time some are drawn to test, and the others train.
+
+    Args:
+      data: the rows.
+      test: how many test, as for `split`.
+      stratified: as for `split`.
+      repeats: so many times.
+      seed: of the first draw; the next have the next numbers.
+
+    Returns:
+      Row numbers, int64, for each time: those to train on and those to test on, `split`'s of that seed.
+
+    Raises:
+      ValueError, TypeError: as `split`.
+
+    Example:
+      >>> for train, test in hold_outs(Dataset(np.arange(4.0), np.arange(4)), 0.5, repeats=2):
+      ...     print(train, test)
+      [2 0] [1 3]
+      [0 1] [2 3]
+    """
+    check_count("hold_outs(repeats=...)", repeats, 1, "draws")
+    check_count("hold_outs(seed=...)", seed, 0, "the same seed, the same draws")
+    _labels("hold_outs", data, stratified)
+    rows = Dataset(np.arange(len(data)), data.y)
+    drawn = [split(rows, test=test, stratified=stratified, seed=seed + index, one_row=1.0) for index in range(repeats)]
+    return [(parts.train.x, parts.test.x) for parts in drawn]
+
+
 def small(sizes: Mapping[str, int], one_row: float) -> list[str]:
     """Warns of sets in which one row moves an accuracy by more than `one_row`; "train" may be of any size."""
     if not 0 < one_row <= 1:

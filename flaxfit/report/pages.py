@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from matplotlib.figure import Figure
 
+from flaxfit.report.statistics import Comparison
 from flaxfit.storage.directory import RunDirectory, environment
 
 VERDICTS = {True: "held", False: "did not hold", None: "undecided"}
@@ -69,8 +70,16 @@ class Page:
         widths = [max(len(row[index]) for row in (list(columns), *cells)) + 3 for index in range(len(columns))]
         Console(width=max(80, min(180, 1 + sum(widths)))).print(table)
 
-    def claim(self, claim: str, held: bool | None, statistic: Any) -> None:
-        """Adds what a source claims, whether it held (None: undecided), and the statistic that decided."""
+    def claim(self, claim: str, held: bool | Comparison | None, statistic: Any = None) -> None:
+        """Adds what a source claims, and whether it held.
+
+        Args:
+          claim: a sentence.
+          held: None: undecided. A Comparison stands for the claim that its second setting is better.
+          statistic: what decided; by default the Comparison.
+        """
+        if isinstance(held, Comparison):
+            held, statistic = held.held, held if statistic is None else statistic
         self._parts.append({"kind": "claim", "claim": claim, "verdict": VERDICTS[held], "statistic": str(statistic)})
         print(f"{VERDICTS[held]}: {claim} ({statistic})")
 

@@ -238,6 +238,22 @@ def scores(
     return figure
 
 
+def panels(columns: int = 1, **subplots: Any) -> tuple[Figure, list[Axes]]:
+    """Axes side by side for pictures of one's own, in the style of those here.
+
+    Args:
+      columns: how many.
+      **subplots: for matplotlib's `Figure.subplots`, such as `sharey`.
+
+    Example:
+      >>> figure, (left, right) = panels(2, sharey=True)
+      >>> figure.get_size_inches().tolist()
+      [8.0, 4.2]
+    """
+    figure = Figure(figsize=(8, 4.2), dpi=100, layout="constrained")
+    return figure, [_axes(ax) for ax in figure.subplots(1, columns, squeeze=False, **subplots)[0]]
+
+
 def _first(histories: Mapping[str, History]) -> History:
     if not isinstance(histories, Mapping) or isinstance(histories, History) or not histories:
         raise ValueError(f'histories=... maps names of runs, at least one: {{"Tiny": result.history}}, got {histories!r}')

@@ -44,6 +44,18 @@ class Interval:
         spread = f"[{self.low:.{places}f}, {self.high:.{places}f}]" if self.method == "bootstrap" else f"± {half:.{places}f}"
         return f"{self.mean:.{places}f} {spread} ({self.count})"
 
+    def within(self, low: float, high: float) -> bool | None:
+        """Whether the true mean lies from `low` to `high`: None where the interval reaches over one of them, or where there is none.
+
+        Example:
+          >>> found = interval([0.61, 0.58, 0.60, 0.62, 0.59])  # 0.58 to 0.62
+          >>> found.within(0.5, 0.7), found.within(0.6, 0.7), found.within(0.7, 1.0)
+          (True, None, False)
+        """
+        if self.high < low or self.low > high:
+            return False
+        return (low <= self.low and self.high <= high) or None
+
 
 def interval(
     values: Any,
@@ -128,6 +140,11 @@ class Comparison:
         if self.difference.low > 0 or self.difference.high < 0:
             return "better" if (self.difference.mean > 0) == self.larger_is_better else "worse"
         return "undecided"
+
+    @property
+    def held(self) -> bool | None:
+        """Whether the claim that b is better held; None: undecided."""
+        return {"better": True, "worse": False, "undecided": None}[self.verdict]
 
     def __str__(self) -> str:
         a, b = self.names

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn import model_selection
 
 import flaxfit as ff
-from flaxfit.data import Splits, folds, split
+from flaxfit.data import Splits, folds, hold_outs, split
 
 
 def _set(rows=1000, classes=3, labels=None):
@@ -197,6 +197,31 @@ def test_folds_are_scikit_learns(k, stratified, repeats, seed):
 def test_folds_says_what_is_wrong(asked, error, message):
     with pytest.raises(error, match=message):
         folds(_set(labels=[0, 1] * 4 + [0, 0]), **asked)
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_hold_outs_are_the_splits_of_the_seeds_from_the_first(stratified):
+    data = _set(101)
+    drawn = hold_outs(data, 0.3, stratified=stratified, repeats=3, seed=8)
+    assert len(drawn) == 3
+    for seed, (train, test) in enumerate(drawn, start=8):
+        parts = split(data, test=0.3, stratified=stratified, seed=seed, one_row=1.0)
+        np.testing.assert_array_equal(data[train].x, parts.train.x)
+        np.testing.assert_array_equal(data[test].x, parts.test.x)
+        assert sorted([*train, *test]) == list(range(101))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"test": 1.5}, r"split\(test=...\) as a share of the rows is between 0 and 1"),
+        ({"test": 0.3, "repeats": 0}, r"hold_outs\(repeats=...\) must be at least 1"),
+        ({"test": 0.3, "seed": -1}, r"hold_outs\(seed=...\) must be at least 0"),
+    ],
+)
+def test_hold_outs_says_what_is_wrong(asked, message):
+    with pytest.raises(ValueError, match=message):
+        hold_outs(_set(10), **asked)
 
 
 def test_a_class_without_a_name_goes_by_its_number():

@@ -237,3 +237,11 @@ def test_scores_show_runs_their_mean_and_interval_and_the_source():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a run", "mean, 95% interval", "source"]
     with pytest.raises(ValueError, match="at least one"):
         plots.scores({}, "accuracy")
+
+
+def test_panels_for_pictures_of_ones_own():
+    figure, axes = plots.panels(3, sharey=True)
+    assert len(axes) == len(figure.axes) == 3
+    assert not any(ax.spines[side].get_visible() for ax in axes for side in ("top", "right"))
+    axes[0].set_ylim(0, 7)
+    assert axes[2].get_ylim() == (0, 7)

@@ -155,3 +155,19 @@ def test_a_claim_falls_by_one_comparison_only_beyond_the_chance_of_the_worst_of_
     assert statistics.held([worse], "worse") is True
     with pytest.raises(ValueError, match="at least one comparison"):
         statistics.held([])
+
+
+def test_a_mean_lies_within_bounds():
+    found = interval([4.0, 5.0, 6.0])  # 5 +- 2.5
+    assert found.within(2, 8) is True
+    assert found.within(5, 8) is None
+    assert found.within(8, 9) is False
+    assert found.within(0, 1) is False
+    single = interval([4.0])
+    assert single.within(0, 9) is None  # of a single run nothing is known
+
+
+def test_a_comparison_says_whether_its_claim_held():
+    assert compare([3.0, 4.0, 5.0], [1.0, 2.1, 3.0]).held is True
+    assert compare([3.0, 4.0, 5.0], [1.0, 2.1, 3.0], larger_is_better=True).held is False
+    assert compare([3.0, 4.0], [3.1, 3.8]).held is None
