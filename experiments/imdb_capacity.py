@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
+import numpy as np
+
+import flaxfit as ff
+from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Config:
     seeds: int = 5
     """Runs of each net: seeds 0, 1, ... decide weights and batches."""
     long_seeds: int = 3
-    """Runs of the two nets whose runs take minutes, "overfitting" and "bigger"."""
+    """Runs of the net "overfitting", which take minutes."""
     epochs: int = 20
     """Epochs of each run."""
     long_epochs: int = 300
@@ -36,22 +39,18 @@ class Config:
 
 
 HIDDEN = {"basic": (256, 128), "overfitting": (1024, 512, 512, 512), "smaller": (4, 4), "baseline": (16, 16), "bigger": (512, 512)}
-LONG = ("overfitting", "bigger")
 SOURCE = {"smaller": 6, "baseline": 4}  # the epoch from about which the source sees it over-fit
 LOSS = "binary_crossentropy"
-HELD = {"better": True, "worse": False, "undecided": None}
+COLUMNS = (*("net", "best epoch", "source", "test loss, best", "last", "training, last"), *("test accuracy, best", "last", "over-fitted"))
 
 
 def main(config: Config) -> None:
-    import numpy as np
     import optax
 
-    import flaxfit as ff
-
-    interval = ff.statistics.interval
     colors = dict(zip(HIDDEN, ff.plots.PALETTE, strict=False))
     parts = ((100, 500, ("basic", "overfitting")), (config.vocabulary, 512, ("smaller", "baseline", "bigger")))
-    studies, best = {}, {}
+    rows = {"train": config.rows, "test": config.rows, "originals": config.originals}
+    data = {words: ff.data.load("imdb", vocabulary=words, **rows) for words, _, _ in parts}
 
     def make_task(hp) -> ff.Task:
         return ff.Task(
@@ -61,99 +60,64 @@ def main(config: Config) -> None:
             optimizer=optax.adam(1e-3),
         )
 
-    try:
-        data = {
-            words: ff.data.load("imdb", vocabulary=words, train=config.rows, test=config.rows, originals=config.originals)
-            for words in (100, config.vocabulary)
-        }
-    except OSError as error:
-        raise SystemExit(str(error)) from error
+    def fit(name: str, words: int, batch_size: int) -> ff.Study:
+        seeds, epochs = (config.long_seeds, config.long_epochs) if name == "overfitting" else (config.seeds, config.epochs)
+        how = {"seeds": seeds, "epochs": epochs, "batch_size": batch_size, "progress": f"{name}, {words} words"}
+        splits, where = data[words], config.run_dir / f"vocabulary_{words}"
+        return ff.fit_many(make_task, [{"net": name}], splits.train, validation=splits.test, run_dir=where, **how)
+
     about = f"""ReLU nets on {config.rows:,} reviews as multi-hot vectors, validated on as many test reviews as in the source; Adam, rate
         0.001, no regularisation; means over seeds with 95% intervals."""
     with ff.Page("IMDB: capacity", config.run_dir, about) as page:
-        for vocabulary, batch, names in parts:
-            splits = data[vocabulary]
-            for name in names:
-                studies[name] = ff.fit_many(
-                    make_task,
-                    [{"net": name}],
-                    splits.train,
-                    validation=splits.test,
-                    seeds=config.long_seeds if name in LONG else config.seeds,
-                    epochs=config.long_epochs if name == "overfitting" else config.epochs,
-                    batch_size=batch,
-                    run_dir=config.run_dir / f"vocabulary_{vocabulary}",
-                    progress=f"{name}, {vocabulary} words",
-                )
-                best[name] = np.array([result.best_epoch for result in studies[name].results], float)
-            rows = []
-            for name in names:
-                study, verdicts = studies[name], [ff.diagnose(result.history).verdict for result in studies[name].results]
-                scores = [
-                    (f"val_{LOSS}", "best"),
-                    (f"val_{LOSS}", "last"),
-                    (LOSS, "last"),
-                    ("val_accuracy", "best"),
-                    ("val_accuracy", "last"),
-                ]
-                over = f"{verdicts.count('over-fitted')} of {len(verdicts)}"
-                cells = (interval(study.scores(metric, at)) for metric, at in scores)
-                size = "-".join(map(str, HIDDEN[name]))
-                rows.append((f"{name} {size}-1", interval(best[name]), SOURCE.get(name), *cells, over))
-            columns = (
-                "net",
-                "best epoch",
-                "source",
-                "test loss, best",
-                "last",
-                "training, last",
-                "test accuracy, best",
-                "last",
-                "over-fitted",
-            )
-            page.table(f"Vocabulary {vocabulary:,}: binary cross-entropy at the best and the last epoch", columns, rows)
-            histories = {name: studies[name].results[0].history for name in names}
+        studies: dict[str, ff.Study] = {}
+        for words, batch_size, names in parts:
+            new = {name: fit(name, words, batch_size) for name in names}
+            studies |= new
+            page.table(f"Vocabulary {words:,}: binary cross-entropy at the best and the last epoch", COLUMNS, map(row, new, new.values()))
+            histories = {name: study.results[0].history for name, study in new.items()}
             look = {"colors": colors, "log_x": "overfitting" in names}
-            figure = ff.plots.learning_curves(histories, ylim=(0, 1.2), title=f"IMDB, {vocabulary:,} words, seed 0", **look)
-            page.plot(f"loss_{names[0]}", figure, f"Binary cross-entropy on training and test (dashed) reviews, {vocabulary:,} words")
+            figure = ff.plots.learning_curves(histories, ylim=(0, 1.2), title=f"IMDB, {words:,} words, seed 0", **look)
+            page.plot(f"loss_{names[0]}", figure, f"Binary cross-entropy on training and test (dashed) reviews, {words:,} words")
             norms = {name: relative(history) for name, history in histories.items()}
             figure = ff.plots.weight_norms(norms, list(next(iter(norms.values()))), **look)
-            page.plot(f"norms_{names[0]}", figure, f"Size of the kernels, of that after epoch 1, {vocabulary:,} words")
+            page.plot(f"norms_{names[0]}", figure, f"Size of the kernels, of that after epoch 1, {words:,} words")
         page.text(
             "The best epoch is that of the least cross-entropy on the test reviews: from then on a net over-fits. Over-fitted: runs that "
             "`diagnose` calls so. In brackets: runs."
         )
 
+        best = {name: study.scores("best_epoch", "last") for name, study in studies.items()}
         for large, small in (("overfitting", "basic"), ("baseline", "smaller"), ("bigger", "baseline")):
             pairs = min(len(best[large]), len(best[small]))
             sooner = ff.statistics.compare(best[small][:pairs], best[large][:pairs])
             text = f"best epoch {sooner.difference} later, p {sooner.p_value:.2g}"
-            page.claim(f"{large} over-fits sooner than {small}", HELD[sooner.verdict], text)
+            page.claim(f"{large} over-fits sooner than {small}", sooner.held, text)
         for name, epoch in SOURCE.items():
-            found = interval(best[name])
-            page.claim(
-                f"{name} over-fits from about epoch {epoch} (within 1 epoch)", within(found, epoch - 1, epoch + 1), f"best epoch {found}"
-            )
+            found = ff.statistics.interval(best[name])
+            claim = f"{name} over-fits from about epoch {epoch} (within 1 epoch)"
+            page.claim(claim, found.within(epoch - 1, epoch + 1), f"best epoch {found}")
         for name, study in studies.items():
-            found = interval(study.scores("kernel_l1", "last") / study.scores("kernel_l1", "best"))
-            held = True if found.low > 1 else False if found.high < 1 else None
-            page.claim(f"over-fitting makes the weights of {name} larger", held, f"sum of |w|, last epoch / best epoch: {found}")
+            found = ff.statistics.interval(study.scores("kernel_l1", "last") / study.scores("kernel_l1", "best"))
+            text = f"sum of |w|, last epoch / best epoch: {found}"
+            page.claim(f"over-fitting makes the weights of {name} larger", found.within(1, np.inf), text)
 
 
-def within(found, low: float, high: float) -> bool | None:
-    """Whether a mean lies between two numbers; None where its interval reaches over one of them."""
-    if found.high < low or found.low > high:
-        return False
-    return True if low <= found.low and found.high <= high else None
+def row(name: str, study: ff.Study) -> list[object]:
+    """A net in the table, see COLUMNS."""
+    val, verdicts = f"val_{LOSS}", [ff.diagnose(result.history).verdict for result in study.results]
+    scores = [study.scores("best_epoch", "last"), study.scores(val), study.scores(val, "last"), study.scores(LOSS, "last")]
+    scores += [study.scores("val_accuracy"), study.scores("val_accuracy", "last")]
+    best, *cells = map(ff.statistics.interval, scores)
+    size, over = "-".join(map(str, HIDDEN[name])), f"{verdicts.count('over-fitted')} of {len(verdicts)}"
+    return [f"{name} {size}-1", best, SOURCE.get(name), *cells, over]
 
 
 def relative(history):
     """The norms of the kernels divided by those after the first epoch, so that nets of all sizes fit into one picture."""
-    import flaxfit as ff
 
     names = {"kernel_l1": "sum of |w| / after epoch 1", "kernel_l2": "L2 norm / after epoch 1", "kernel_max": "largest |w| / after epoch 1"}
     return ff.History({name: history[column] / history[column][0] for column, name in names.items()})
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    script(main, Config, __doc__)

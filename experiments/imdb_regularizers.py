@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
+import numpy as np
+
+import flaxfit as ff
+from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,10 @@ class Config:
 
 
 LOSS, SMALL = "binary_crossentropy", 1e-3
-HELD = {"better": True, "worse": False, "undecided": None}
 
 
 def main(config: Config) -> None:
-    import numpy as np
     import optax
-
-    import flaxfit as ff
 
     interval, both = ff.statistics.interval, ["Dense_0/kernel", "Dense_1/kernel"]  # the hidden layers', as in the source
     l1, l2 = ({"penalty": penalty(1e-3, mask=both)} for penalty in (ff.penalties.l1, ff.penalties.l2))
@@ -60,13 +59,8 @@ def main(config: Config) -> None:
             penalty=how.get("penalty"),
         )
 
-    try:
-        data = {
-            words: ff.data.load("imdb", vocabulary=words, train=config.rows, test=config.rows, originals=config.originals)
-            for words in (100, config.vocabulary)
-        }
-    except OSError as error:
-        raise SystemExit(str(error)) from error
+    rows = {"train": config.rows, "test": config.rows, "originals": config.originals}
+    data = {words: ff.data.load("imdb", vocabulary=words, **rows) for words, _, _ in parts.values()}
     about = f"""ReLU nets on {config.rows:,} reviews as multi-hot vectors, validated on as many test reviews as in the source; Adam, rate
         0.001, {config.epochs} epochs; penalties on the kernels of the two hidden layers, dropout after both; means over seeds with 95%
         intervals."""
@@ -98,17 +92,15 @@ def main(config: Config) -> None:
             for name in names[1:]:
                 better = study.compare({"net": "plain"}, {"net": name}, f"val_{LOSS}", "last")
                 text = f"test cross-entropy at the last epoch {better.difference}, p {better.p_value:.2g}"
-                page.claim(f"{name} over-fits less than plain ({where})", HELD[better.verdict], text)
+                page.claim(f"{name} over-fits less than plain ({where})", better.held, text)
             if "L1 0.001" in names:
                 left = interval(share[nets == "L1 0.001"])
-                few = True if left.high < 50 else False if left.low > 50 else None
-                page.claim(
-                    f"L1 leaves few weights (under half, |w| > {SMALL:g})", few, f"{left} %, L2 {interval(share[nets == 'L2 0.001'])} %"
-                )
+                text = f"{left} %, L2 {interval(share[nets == 'L2 0.001'])} %"
+                page.claim(f"L1 leaves few weights (under half, |w| > {SMALL:g})", left.within(0, 50), text)
                 smaller = study.compare({"net": "plain"}, {"net": "L2 0.001"}, norm, larger_is_better=False)
-                page.claim("L2 leaves small weights", HELD[smaller.verdict], f"L2 norm {smaller.difference} against plain")
+                page.claim("L2 leaves small weights", smaller.held, f"L2 norm {smaller.difference} against plain")
                 fewer = study.compare({"net": "L2 0.001"}, {"net": "L1 0.001"}, share, larger_is_better=False)
-                page.claim("L1 leaves fewer weights than L2", HELD[fewer.verdict], f"{fewer.difference} points, p {fewer.p_value:.2g}")
+                page.claim("L1 leaves fewer weights than L2", fewer.held, f"{fewer.difference} points, p {fewer.p_value:.2g}")
 
             first = {name: study.select(net=name).results[0].history for name in names}
             figure = ff.plots.learning_curves(first, LOSS, colors=colors, title=f"IMDB, {where}, seed 0")
@@ -120,11 +112,7 @@ def main(config: Config) -> None:
 
 def histogram(weights, colors):
     """How many weights are how large, on a logarithmic axis; those below it are counted in its first bin."""
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    ax, bins = figure.subplots(), np.logspace(-6, 0.5, 66).tolist()
+    (figure, (ax,)), bins = ff.plots.panels(), np.logspace(-6, 0.5, 66).tolist()
     for name, values in weights.items():
         ax.hist(
             np.clip(np.abs(values).astype(float), bins[0], bins[-1]),  # as float32 the edges themselves would lie outside
@@ -136,10 +124,9 @@ def histogram(weights, colors):
         )
     ax.axvline(SMALL, color="0.6", linewidth=1, linestyle=":")
     ax.set(xscale="log", xlabel="|w| (smaller ones are in the first bin)", ylabel="share of the weights (%)")
-    ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="upper center")
     return figure
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    script(main, Config, __doc__)

@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
+import numpy as np
+
+import flaxfit as ff
+from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
@@ -34,20 +37,13 @@ class Config:
 
 
 TRAIN, BATCH, RATE, DROPOUT, MEMBERS = 300, 100, 0.01, 0.2, 5
-HELD = {"better": True, "worse": False, "undecided": None}
 
 
 def main(config: Config) -> None:
     import jax
-    import numpy as np
     import optax
 
-    import flaxfit as ff
-
-    try:
-        splits = ff.data.load("mnist", originals=config.originals, test=config.test)
-    except OSError as error:
-        raise SystemExit(str(error)) from error
+    splits = ff.data.load("mnist", originals=config.originals, test=config.test)
     train, test = splits.train[:TRAIN], splits.test
     interval, compare = ff.statistics.interval, ff.statistics.compare
     variants = {
@@ -101,15 +97,14 @@ def main(config: Config) -> None:
         reached, gap = full[nets == plain], interval((learnt - tested)[nets == plain])
         late = interval(reached) if np.isfinite(reached).all() else None
         claim = "the plain net reaches 100% of the training rows after about epoch 100 (within 25 epochs)"
-        page.claim(claim, within(late, 75, 125), f"first epoch {late}" if late else f"{np.isnan(reached).sum()} runs did not reach it")
-        page.claim("a wide gap to test is left (over 10 points)", within(gap, 10, 100), f"gap {gap} points")
+        missed = f"{np.isnan(reached).sum()} runs did not reach it"
+        page.claim(claim, late.within(75, 125) if late else False, f"first epoch {late}" if late else missed)
+        page.claim("a wide gap to test is left (over 10 points)", gap.within(10, 100), f"gap {gap} points")
         for name in (decay, dropout):
             narrower = study.compare({"net": plain}, {"net": name}, learnt - tested, larger_is_better=False)
-            page.claim(
-                f"with {name} the gap narrows", HELD[narrower.verdict], f"gap {narrower.difference} points, p {narrower.p_value:.2g}"
-            )
+            page.claim(f"with {name} the gap narrows", narrower.held, f"gap {narrower.difference} points, p {narrower.p_value:.2g}")
             rate = interval(learnt[nets == name])
-            page.claim(f"with {name} train stays under 100%", within(rate, 0, 99.999), f"train {rate} %")
+            page.claim(f"with {name} train stays under 100%", rate.within(0, 99.999), f"train {rate} %")
         histories = {name: study.select(net=name).results[0].history for name in variants}
         for file, names in (("accuracy", (plain, decay, dropout)), ("accuracy_others", (plain, *others))):
             title = f"MNIST, {TRAIN} rows to train: accuracy of the runs with seed 0"
@@ -131,7 +126,7 @@ def main(config: Config) -> None:
             rows,
         )
         gain = interval(gains)
-        page.claim("an ensemble of five nets gains some percent (1 to 10 points)", within(gain, 1, 10), f"gain {gain} points")
+        page.claim("an ensemble of five nets gains some percent (1 to 10 points)", gain.within(1, 10), f"gain {gain} points")
 
         runs = study.select(net=dropout)
         task, rows, differences = runs.members[0].task, [], []
@@ -152,9 +147,7 @@ def main(config: Config) -> None:
         page.table(f"Nets trained with dropout {DROPOUT}", ("test with", "test, %"), cells)
         one, all_ = compare(single, off, larger_is_better=True), compare(mean, off, larger_is_better=True)
         text = f"off less one {one.difference} points, p {one.p_value:.2g}; off less the mean of {config.thinned} {all_.difference} points"
-        page.claim(
-            "dropout is an implicit ensemble: with it off the net scores as many thinned nets do, not as one", HELD[one.verdict], text
-        )
+        page.claim("dropout is an implicit ensemble: with it off the net scores as many thinned nets do, not as one", one.held, text)
         page.claim(
             "the classic form of dropout (activations scaled at test time) and the inverted one (at training time) predict the same",
             max(differences) < 1e-4,
@@ -162,16 +155,8 @@ def main(config: Config) -> None:
         )
 
 
-def within(found, low: float, high: float) -> bool | None:
-    """Whether a mean lies between two numbers: None where its interval reaches over one of them, or there is none."""
-    if found is None or found.high < low or found.low > high:
-        return False
-    return True if low <= found.low and found.high <= high else None
-
-
 def classic(params, x):
     """Logits by dropout's classic form: trained on unscaled activations its later kernels are larger, so tests scale activations down."""
-    import numpy as np
 
     x, keep = x.reshape(len(x), -1).astype(np.float32) / 255, 1 - DROPOUT
     for index in range(len(params)):
@@ -183,4 +168,4 @@ def classic(params, x):
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    script(main, Config, __doc__)

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
+import numpy as np
+
+import flaxfit as ff
+from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,9 @@ does after Adam's scaling, *noise* Gaussian of standard deviation {NOISE:g} on t
 def main(config: Config) -> None:
     from itertools import pairwise
 
-    import numpy as np
     import optax
 
-    import flaxfit as ff
-
-    try:
-        splits = ff.data.load("higgs", validation=VALIDATION, train=TRAIN, originals=config.originals)
-    except OSError as error:
-        raise SystemExit(str(error)) from error
+    splits = ff.data.load("higgs", validation=VALIDATION, train=TRAIN, originals=config.originals)
     train, validation = splits.train, splits.validation
     rate = ff.schedules.inverse_time_decay(1e-3, decay_steps=STEPS * 1000)
 
@@ -123,18 +120,16 @@ def main(config: Config) -> None:
     with ff.Page("HIGGS: over-fitting and under-fitting", config.run_dir, ABOUT) as page:
         if note := train.record().get("note"):
             page.text(f"The data stand in for HIGGS's first rows: {note}.")
-        parts = [fit("small", [net for net in nets if net in SIZES[:3]], config.seeds)]
+        study = fit("small", [net for net in nets if net in SIZES[:3]], config.seeds)
         for seeds in range(1, config.large_seeds + 1):  # what has ended is only read
             large = fit("large", [net for net in nets if net not in SIZES[:3]], seeds)
-        parts.append(large)
-        study = ff.Study([m for p in parts for m in p.members], [r for p in parts for r in p.results], LOSS, sum(p.seconds for p in parts))
+        study += large
         runs = {net: study.select(net=net) for net in nets}
         diagnoses = {net: [ff.diagnose(result.history) for result in runs[net].results] for net in nets}
-        turns = {net: np.array([result.best_epoch or np.nan for result in runs[net].results]) for net in nets}
 
         def row(net: str) -> list[Any]:
             some = runs[net]
-            epochs = (np.median(values) for values in ([len(r.history.epochs) for r in some.results], turns[net]))
+            epochs = map(np.median, ([len(r.history.epochs) for r in some.results], some.scores("best_epoch", "last")))
             scores = some.scores(LOSS), some.scores(LOSS, "last"), some.scores(LOSS[4:], "last"), some.scores("val_accuracy")
             intervals = map(ff.statistics.interval, scores)
             return [net, len(some), *(f"{epoch:.0f}" for epoch in epochs), *intervals, ff.verdicts(diagnoses[net])]
@@ -142,7 +137,7 @@ def main(config: Config) -> None:
         columns = ("net", "runs", "epochs", "best epoch", "validation, best", "validation, last", "training, last", "accuracy, best epoch")
         page.table("Binary cross-entropy; epochs are medians", [*columns, "diagnosis"], map(row, nets))
 
-        def compared(a: str, b: str, scores: Any = None) -> Any:
+        def compared(a: str, b: str, scores: Any = None) -> ff.statistics.Comparison:
             return study.compare({"net": a}, {"net": b}, scores, larger_is_better=False)
 
         remedies = [net for net in nets if net not in SIZES]
@@ -158,14 +153,14 @@ def main(config: Config) -> None:
             decided = None if open_ended else True if min(as_said) == 1 else False if min(as_said) < 0.5 else None
             statistic = "; ".join(f"{net} {ff.verdicts(diagnoses[net])}" for net in SIZES)
             page.claim("only Tiny escapes over-fitting", decided, statistic)
-            logs = np.log(np.concatenate([*turns.values()]))
-            steps = [compared(a, b, logs) for a, b in pairwise(SIZES)]
-            means = ", ".join(f"{net} {np.median(turns[net]):.0f}" for net in SIZES)
+            turns = study.scores("best_epoch", "last")
+            steps = [compared(a, b, np.log(turns)) for a, b in pairwise(SIZES)]
+            means = ", ".join(f"{net} {np.median(runs[net].scores('best_epoch', 'last')):.0f}" for net in SIZES)
             statistic = f"median best epoch: {means}; p of each step, of logarithms: {', '.join(f'{c.p_value:.2g}' for c in steps)}"
             page.claim("the larger, the sooner it over-fits", ff.statistics.held(steps), statistic)
         if "regularizers" in studies:
             for net in ("L2", "dropout"):
-                page.claim(f"{net} helps Large", ff.statistics.held([pairs[net, "Large"]]), pairs[net, "Large"])
+                page.claim(f"{net} helps Large", pairs[net, "Large"])
                 page.claim(f"{net} does not beat Tiny", ff.statistics.held([pairs[net, "Tiny"]], "worse"), pairs[net, "Tiny"])
             rivals = {net: compared(net, "combined") for net in nets if net in SIZES + STUDIES["regularizers"][2:4]}
             statistic = "; ".join(f"from {net} {c.difference}, p {c.p_value:.2g}" for net, c in rivals.items())
@@ -194,4 +189,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    script(main, Config, __doc__)

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
+from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
@@ -88,4 +88,4 @@ def smaller(path: Path) -> bytes:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    script(main, Config, __doc__)

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
+import numpy as np
+
+import flaxfit as ff
+from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
@@ -63,19 +66,14 @@ def main(config: Config) -> None:
     from dataclasses import replace
 
     import jax
-    import numpy as np
     import optax
 
-    import flaxfit as ff
     from flaxfit.state import initialise
 
-    try:
-        if config.data == "mnist":
-            splits = ff.data.load("mnist", originals=config.originals)
-        else:
-            splits = ff.data.load("digits", train=1_200, test=597, seed=0)
-    except OSError as error:
-        raise SystemExit(str(error)) from error
+    if config.data == "mnist":
+        splits = ff.data.load("mnist", originals=config.originals)
+    else:
+        splits = ff.data.load("digits", train=1_200, test=597, seed=0)
     train, validation, more = splits.train[:1_000], splits.test[:1_000], splits.train[1_000:1_100]
 
     def make(loss: Any, accuracy: Any, outputs: int) -> ff.Task:
@@ -144,9 +142,9 @@ def main(config: Config) -> None:
         fresh, moved = ([ff.evaluate(other, pair[i], scored)["accuracy"] for pair in pairs] for i in (0, 1))
         decided = ff.statistics.compare(fresh, moved, larger_is_better=True, names=("a fresh net", "one with transferred weights"))
         page.text(f"Left out of the transfer to a net of one output: {'; '.join(f'{path}: {why}' for path, why in left.items())}.")
-        page.claim("weights help another model: odd digits, 100 rows", ff.statistics.held([decided]), decided)
+        page.claim("weights help another model: odd digits, 100 rows", decided)
     print(f"Everything is in {config.run_dir}; the model of seed 0: flaxfit.load('{config.run_dir}/models/seed=0/trained.flaxfit')")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    script(main, Config, __doc__)

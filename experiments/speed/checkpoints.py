@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
+from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,7 @@ def main(config: Config) -> None:
         def look(self, look: ff.hooks.Look) -> None:
             self.ended = time.perf_counter()
 
-    try:
-        splits = ff.data.load("higgs", validation=1_000, train=10_000, originals=config.originals)
-    except OSError as error:
-        raise SystemExit(str(error)) from error
+    splits = ff.data.load("higgs", validation=1_000, train=10_000, originals=config.originals)
     task = ff.Task(ff.nn.MLP((512,) * 4, 1, activation="elu"), ff.losses.binary_crossentropy, optax.adam(1e-3))
 
     def seconds(every: float | None, epochs: int) -> tuple[float, float, float]:
@@ -80,4 +77,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    script(main, Config, __doc__)

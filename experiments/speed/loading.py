@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
+from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
@@ -65,4 +65,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    script(main, Config, __doc__)

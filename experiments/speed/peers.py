@@ -63,7 +63,7 @@ class Workload:
 
 def higgs(hidden: Sequence[int], title: str, originals: Path | None) -> Workload:
     """HIGGS, 10,000 rows and 1,000 to validate, batch 500, Adam whose rate decays."""
-    splits = loaded("higgs", validation=1_000, train=10_000, originals=originals)
+    splits = ff.data.load("higgs", validation=1_000, train=10_000, originals=originals)
     train, validation = (
         ff.Dataset(np.array(part.x, np.float32), np.array(part.y, np.float32)) for part in (splits.train, splits.validation)
     )
@@ -73,14 +73,6 @@ def higgs(hidden: Sequence[int], title: str, originals: Path | None) -> Workload
         return keras.optimizers.Adam(keras.optimizers.schedules.InverseTimeDecay(1e-3, 20_000, 1))
 
     return Workload(title, train, validation, hidden, 1, "elu", "glorot_uniform", optimizer, keras_optimizer, 500)
-
-
-def loaded(name: str, **options: Any) -> Any:
-    """`ff.data.load`; data that is not there is said without a traceback."""
-    try:
-        return ff.data.load(name, **options)
-    except OSError as error:
-        raise SystemExit(str(error)) from error
 
 
 def by_hand(work: Workload, epochs: int, l2: float = 0.0) -> Peer:

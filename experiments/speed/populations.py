@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from flaxfit.cli import script
 
 PENALTIES = {"higgs": (1e-4, 1e-3), "mnist300": (0.005, 0.05)}
 EPOCHS = {"higgs": 200, "mnist300": 201, "sonar": 100}
@@ -55,12 +55,12 @@ def main(config: Config) -> None:
 def population(config: Config, epochs: int) -> None:
     import numpy as np
     import optax
-    from peers import Peer, Workload, by_hand, device, higgs, in_turn, keras_on_jax, loaded, refuse_unequal, show
+    from peers import Peer, Workload, by_hand, device, higgs, in_turn, keras_on_jax, refuse_unequal, show
 
     import flaxfit as ff
 
     def mnist300() -> Workload:
-        splits = loaded("mnist", train=300, test=10_000, originals=config.originals)
+        splits = ff.data.load("mnist", train=300, test=10_000, originals=config.originals)
         train, test = (ff.Dataset(part.x.astype(np.float32).reshape(-1, 784) / 255, part.y) for part in (splits.train, splits.test))
         rate, shape = 0.01, {"hidden": (100,) * 6, "outputs": 10, "activation": "relu", "initializer": "he_normal"}
         optimizers = {"optimizer": optax.sgd(rate), "keras_optimizer": lambda keras: keras.optimizers.SGD(rate)}
@@ -119,7 +119,7 @@ def sonar(config: Config, epochs: int) -> None:
     import numpy as np
     import optax
     import sklearn
-    from peers import Workload, device, keras_fit, keras_on_jax, loaded
+    from peers import Workload, device, keras_fit, keras_on_jax
     from rich.console import Console
     from rich.table import Table
     from sklearn.exceptions import ConvergenceWarning
@@ -129,7 +129,7 @@ def sonar(config: Config, epochs: int) -> None:
     import flaxfit as ff
 
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is on the clock
-    data = loaded("sonar", originals=config.originals).train
+    data = ff.data.load("sonar", originals=config.originals).train
     x, y = np.asarray(data.x), np.asarray(data.y)
 
     def workload(train: ff.Dataset, validation: ff.Dataset) -> Workload:
@@ -188,4 +188,4 @@ def sonar(config: Config, epochs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    script(main, Config, __doc__)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
+from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
@@ -161,4 +161,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    script(main, Config, __doc__)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from flaxfit.cli import script
 
 SIZES = {"tiny": (16,), "large": (512,) * 4}
 
@@ -55,4 +55,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    script(main, Config, __doc__)

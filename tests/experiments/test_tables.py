@@ -2,53 +2,57 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 from pathlib import Path
 
 import pytest
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
-def study(name, run_dir, **options):
-    """Runs a script's `main` and returns the page it wrote: its tables by title, its claims, its pictures."""
-    script = runpy.run_path(str(EXPERIMENTS / f"{name}.py"))
-    script["main"](script["Config"](run_dir=run_dir, **options))
-    parts = json.loads((run_dir / "page.json").read_text())["parts"]
-    tables = {part["title"]: part["rows"] for part in parts if part["kind"] == "table"}
-    claims = {part["claim"]: part["verdict"] for part in parts if part["kind"] == "claim"}
-    plots = [run_dir / part["file"] for part in parts if part["kind"] == "plot"]
-    assert all(plot.read_bytes()[:4] == b"\x89PNG" for plot in plots)
-    return tables, claims, [plot.stem for plot in plots]
+@pytest.fixture
+def inside(page):
+    """Runs a script's `main` and returns the page it wrote."""
+
+    def inside(name, run_dir, **options):
+        script = runpy.run_path(str(EXPERIMENTS / f"{name}.py"))
+        script["main"](script["Config"](run_dir=run_dir, **options))
+        return page(run_dir)
+
+    return inside
 
 
-def found(named, start):
-    [value] = [value for name, value in named.items() if name.startswith(start)]
-    return value
+SHORT = {"epochs": 20, "splits": 3, "seeds": 2, "widths": (24,), "shares": (0.4, 0.5), "folds": 2, "larger": (2, 2)}
 
 
-def test_sonar(tmp_path, originals):
-    options = {"epochs": 20, "splits": 3, "seeds": 2, "widths": (24,), "shares": (0.4, 0.5), "folds": 2, "larger": (2, 2)}
-    tables, claims, plots = study("sonar", tmp_path, originals=originals, **options)
-    assert claims["F1: trained on all rows and scored on the same, the accuracy is 1"] == "held"
-    assert len(found(tables, "F2")) == 6
-    assert len(found(tables, "F3")) == 2
-    assert [row[0] for row in found(tables, "F4: test accuracy")] == ["30% held out", "2 folds, 1 times", "2 folds, 2 times"]
-    folds = found(tables, "F4: each fold's")
+def check_sonar(page):
+    assert page.verdict("F1: trained on all rows") == "held"
+    assert len(page.table("F2")) == 6
+    assert len(page.table("F3")) == 2
+    assert [row[0] for row in page.table("F4: test accuracy")] == ["30% held out", "2 folds, 1 times", "2 folds, 2 times"]
+    folds = page.table("F4: each fold's")
     assert folds[0][1] == folds[0][2]  # the first fold has nothing to carry on
     assert folds[1][1] != folds[1][2]
-    assert [row[0] for row in found(tables, "Hold-out")] == ["40%", "50%"]
-    assert plots == ["hold_out", "folds"]
+    assert [row[0] for row in page.table("Hold-out")] == ["40%", "50%"]
+    assert page.plots == ["hold_out", "folds"]
 
 
-def test_a_missing_directory_is_said_without_a_traceback(tmp_path, cache):
-    with pytest.raises(SystemExit, match=r"^no directory of originals nowhere: mind --originals or FLAXFIT_ORIGINALS\.$"):
-        study("sonar", tmp_path, originals=Path("nowhere"))
+def test_sonar_says_the_same_when_it_is_resumed(tmp_path, inside, data):
+    first = inside("sonar", tmp_path, **SHORT)
+    check_sonar(first)
+    checkpoints = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("_CHECKPOINT_METADATA")}
+    assert len(checkpoints) == 2 + 2 * 3 * 2 + 3 * 3 + 2 * 2 + 4 + 2 * 3
+    again = inside("sonar", tmp_path, **SHORT)
+    assert (again.tables, again.claims) == (first.tables, first.claims)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("_CHECKPOINT_METADATA")} == checkpoints
 
 
-def test_shrinkage(tmp_path):
-    tables, claims, plots = study("shrinkage", tmp_path, seeds=2, weights=3, degree=9, points=12)
+def test_sonar_without_originals(tmp_path, inside, synthetic_cache):
+    check_sonar(inside("sonar", tmp_path / "run", **SHORT))
+
+
+def test_shrinkage(tmp_path, inside):
+    page = inside("shrinkage", tmp_path, seeds=2, weights=3, degree=9, points=12)
     for claim in (
         "gradient descent finds scikit-learn's Lasso and Ridge",
         "L1 sets weights to exactly zero",
@@ -56,7 +60,7 @@ def test_shrinkage(tmp_path):
         "gradient descent has converged to the least squares",
         "while the training error falls with each degree",
     ):
-        assert claims[claim] == "held"
-    assert [row[0] for row in found(tables, "Diabetes")] == ["0.001", "0.1", "10"]
-    assert len(found(tables, "12 points")) == 9
-    assert plots == ["paths", "degrees"]
+        assert page.claims[claim] == "held"
+    assert [row[0] for row in page.table("Diabetes")] == ["0.001", "0.1", "10"]
+    assert len(page.table("12 points")) == 9
+    assert page.plots == ["paths", "degrees"]

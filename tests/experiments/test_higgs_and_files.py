@@ -1,0 +1,39 @@
+"""HIGGS, and saving and restoring, shortened, as a user runs them."""
+
+from __future__ import annotations
+
+import flaxfit as ff
+
+
+def test_overfit_and_underfit(tmp_path, study, real):
+    page, text = study("overfit_and_underfit", "--epochs", "2", "--seeds", "2", "--large-seeds", "1")
+    out = tmp_path / "runs" / "overfit_and_underfit"
+    assert "Total Parameters: 481" in text  # Tiny: 28 x 16 + 16 + 16 + 1
+    assert ("The data stand in for HIGGS's first rows" in text) == real
+    for net in ("small/members/net=Tiny,seed=1", "large/members/net=combined,seed=0", "large/members/net=batch_norm,seed=0"):
+        history = ff.History.from_jsonl(out / net / "metrics.jsonl")
+        assert history.epochs.tolist() == [1, 2]
+        assert 0.3 < history["val_binary_crossentropy"][-1] < 1.0
+    for log in ("sizes/Tiny/seed=1", "sizes/Large/seed=0", "regularizers/combined/seed=0", "remedies/noise/seed=0"):
+        assert list((out / "logs" / log / "validation").iterdir())
+    plots = ("sizes", "sizes_norms", "regularizers", "regularizers_norms", "remedies", "remedies_norms", "schedule")
+    assert sorted(page.plots) == sorted(plots)
+    assert len(page.claims) == 8
+    assert page.claims["a penalty makes the objective larger"] == "held"
+    assert page.claims["only Tiny escapes over-fitting"] == "undecided"  # after 2 epochs
+    assert page.claims["L2 helps Large"] == "undecided"  # of one seed
+    assert [row[:3] for row in page.table("Binary cross-entropy")[2:4]] == [["Medium", "2", "2"], ["Large", "1", "2"]]
+
+
+def test_save_and_restore(tmp_path, study):
+    page, text = study("save_and_restore", "--data", "digits", "--epochs", "3", "--seeds", "2")
+    out = tmp_path / "runs" / "save_and_restore"
+    restored = [verdict for claim, verdict in page.claims.items() if claim.endswith("without training")]
+    assert restored == ["held"] * 3
+    assert page.claims["it needs none of the code that made it"] == page.claims["training goes on from what was saved"] == "held"
+    history = ff.History.from_jsonl(out / "runs" / "members" / "seed=1" / "metrics.jsonl")
+    best = history.best_epoch
+    name = f"{best:02d}-{history['val_loss'][best - 1]:.5f}.safetensors"
+    assert (out / "models" / "seed=1" / name).is_file()
+    assert f"seed=1: {name}" in text
+    assert "Dense_1/bias: (10,) in the source, (1,) here" in text
