@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import flaxfit as ff
-from flaxfit.hooks import _best_epoch
+from flaxfit.hooks.checkpoint import _best_epoch
 
 
 def task_of(net):
