@@ -82,7 +82,6 @@ def main(config: Config) -> None:
 
 
 def report(page, name: str, splits, study) -> None:
-
     title, level = NAMES[name]
     epochs = len(study.results[0].history.epochs)
     reached = [result.history["val_accuracy"] >= level for result in study.results]
@@ -116,7 +115,7 @@ def report(page, name: str, splits, study) -> None:
     for metric, words in (("accuracy", "accuracy"), ("categorical_crossentropy", "cross-entropy")):
         figure = ff.plots.learning_curves(means, metric, title=f"{title}: {words}, mean over seeds")
         page.plot(f"{name}_{metric}", figure, f"{title}: {words} while training")
-    scores = {net: test[[member.setting["net"] == net for member in study.members]] for net in parts}
+    scores = {row.setting["net"]: row.scores for row in study.table(test).rows}
     page.plot(f"{name}_test", ff.plots.scores(scores, "test accuracy (percent)", title=title), f"{title}: test accuracy of each seed")
 
 

@@ -41,7 +41,7 @@ class Config:
 HIDDEN = {"basic": (256, 128), "overfitting": (1024, 512, 512, 512), "smaller": (4, 4), "baseline": (16, 16), "bigger": (512, 512)}
 SOURCE = {"smaller": 6, "baseline": 4}  # the epoch from about which the source sees it over-fit
 LOSS = "binary_crossentropy"
-COLUMNS = (*("net", "best epoch", "source", "test loss, best", "last", "training, last"), *("test accuracy, best", "last", "over-fitted"))
+COLUMNS = ("net", "best epoch", "source", "test loss, best", "last", "training, last", "test accuracy, best", "last", "over-fitted")
 
 
 def main(config: Config) -> None:
@@ -97,9 +97,10 @@ def main(config: Config) -> None:
             claim = f"{name} over-fits from about epoch {epoch} (within 1 epoch)"
             page.claim(claim, found.within(epoch - 1, epoch + 1), f"best epoch {found}")
         for name, study in studies.items():
-            found = ff.statistics.interval(study.scores("kernel_l1", "last") / study.scores("kernel_l1", "best"))
-            text = f"sum of |w|, last epoch / best epoch: {found}"
-            page.claim(f"over-fitting makes the weights of {name} larger", found.within(1, np.inf), text)
+            before, after = (study.scores("kernel_l1", at) for at in ("best", "last"))
+            larger = ff.statistics.compare(np.log(before), np.log(after), larger_is_better=True)
+            text = f"sum of |w|, last epoch / best epoch: {ff.statistics.interval(after / before)}"
+            page.claim(f"over-fitting makes the weights of {name} larger", larger.held, text)
 
 
 def row(name: str, study: ff.Study) -> list[object]:
@@ -114,7 +115,6 @@ def row(name: str, study: ff.Study) -> list[object]:
 
 def relative(history):
     """The norms of the kernels divided by those after the first epoch, so that nets of all sizes fit into one picture."""
-
     names = {"kernel_l1": "sum of |w| / after epoch 1", "kernel_l2": "L2 norm / after epoch 1", "kernel_max": "largest |w| / after epoch 1"}
     return ff.History({name: history[column] / history[column][0] for column, name in names.items()})
 

@@ -40,7 +40,7 @@ LOSS, SMALL = "binary_crossentropy", 1e-3
 def main(config: Config) -> None:
     import optax
 
-    interval, both = ff.statistics.interval, ["Dense_0/kernel", "Dense_1/kernel"]  # the hidden layers', as in the source
+    both = ["Dense_0/kernel", "Dense_1/kernel"]  # the hidden layers', as in the source
     l1, l2 = ({"penalty": penalty(1e-3, mask=both)} for penalty in (ff.penalties.l1, ff.penalties.l2))
     hows = {"plain": {}, "L2 0.001": l2, "dropout 0.5": {"dropout": 0.5}, "L1 0.001": l1, "dropout 0.3": {"dropout": 0.3}}
     colors = dict(zip(hows, ff.plots.PALETTE, strict=False))
@@ -59,8 +59,8 @@ def main(config: Config) -> None:
             penalty=how.get("penalty"),
         )
 
-    rows = {"train": config.rows, "test": config.rows, "originals": config.originals}
-    data = {words: ff.data.load("imdb", vocabulary=words, **rows) for words, _, _ in parts.values()}
+    taken = {"train": config.rows, "test": config.rows, "originals": config.originals}
+    data = {words: ff.data.load("imdb", vocabulary=words, **taken) for words, _, _ in parts.values()}
     about = f"""ReLU nets on {config.rows:,} reviews as multi-hot vectors, validated on as many test reviews as in the source; Adam, rate
         0.001, {config.epochs} epochs; penalties on the kernels of the two hidden layers, dropout after both; means over seeds with 95%
         intervals."""
@@ -82,21 +82,20 @@ def main(config: Config) -> None:
             weights = [np.concatenate([np.ravel(r.last.params[k]["kernel"]) for k in ("Dense_0", "Dense_1")]) for r in study.results]
             share = np.array([100 * (abs(w) > SMALL).mean() for w in weights])
             norm = np.array([np.sqrt((w**2).sum()) for w in weights])
-            nets = np.array([member.setting["net"] for member in study.members])
             where = f"{size}-1, {vocabulary:,} words"
             scores = [study.scores(f"val_{LOSS}"), study.scores(f"val_{LOSS}", "last"), study.scores(LOSS, "last")]
             scores += [study.scores("val_accuracy"), study.scores("val_accuracy", "last"), share, norm]
-            rows = [(name, *(interval(score[nets == name]) for score in scores)) for name in names]
+            intervals = [[row.interval for row in study.table(score).rows] for score in scores]
             columns = ("net", "test loss, best epoch", "last", "training, last", "test accuracy, best epoch", "last")
-            page.table(f"{where}: binary cross-entropy", (*columns, f"|w| > {SMALL:g}, %", "L2 norm"), rows)
+            page.table(f"{where}: binary cross-entropy", (*columns, f"|w| > {SMALL:g}, %", "L2 norm"), zip(names, *intervals, strict=True))
             for name in names[1:]:
                 better = study.compare({"net": "plain"}, {"net": name}, f"val_{LOSS}", "last")
                 text = f"test cross-entropy at the last epoch {better.difference}, p {better.p_value:.2g}"
                 page.claim(f"{name} over-fits less than plain ({where})", better.held, text)
             if "L1 0.001" in names:
-                left = interval(share[nets == "L1 0.001"])
-                text = f"{left} %, L2 {interval(share[nets == 'L2 0.001'])} %"
-                page.claim(f"L1 leaves few weights (under half, |w| > {SMALL:g})", left.within(0, 50), text)
+                left = dict(zip(names, intervals[-2], strict=True))
+                text = f"{left['L1 0.001']} %, L2 {left['L2 0.001']} %"
+                page.claim(f"L1 leaves few weights (under half, |w| > {SMALL:g})", left["L1 0.001"].within(-np.inf, 50), text)
                 smaller = study.compare({"net": "plain"}, {"net": "L2 0.001"}, norm, larger_is_better=False)
                 page.claim("L2 leaves small weights", smaller.held, f"L2 norm {smaller.difference} against plain")
                 fewer = study.compare({"net": "L2 0.001"}, {"net": "L1 0.001"}, share, larger_is_better=False)
@@ -105,7 +104,7 @@ def main(config: Config) -> None:
             first = {name: study.select(net=name).results[0].history for name in names}
             figure = ff.plots.learning_curves(first, LOSS, colors=colors, title=f"IMDB, {where}, seed 0")
             page.plot(f"loss_{size}", figure, f"Binary cross-entropy on training (dropout on) and test (dashed) reviews, {where}")
-            figure = histogram({name: weights[list(nets).index(name)] for name in names}, colors)
+            figure = histogram(dict(zip(names, weights[:: config.seeds], strict=True)), colors)
             page.plot(f"weights_{size}", figure, f"Weights of the hidden kernels after the last epoch, {where}, seed 0")
         page.text("Test loss and training loss are the data loss, without the penalty. In brackets: runs.")
 

@@ -56,7 +56,6 @@ ABOUT = """784-50-50-10 ReLU, batch norm and dropout after each hidden activatio
 
 
 def main(config: Config) -> None:
-
     splits = ff.data.load("mnist", originals=config.originals)
     held_out = ff.data.load("mnist", validation=10_000, originals=config.originals)
     with ff.Page("MNIST: batch norm, dropout and early stopping", config.run_dir, ABOUT) as page:
@@ -80,7 +79,6 @@ def make_task(hp):
 
 
 def table(config: Config, page, splits) -> None:
-
     interval, compare = ff.statistics.interval, ff.statistics.compare
     options = {"validation": splits.test, "seeds": config.seeds, "epochs": config.epochs, "batch_size": 100}
     grid, where = [{"net": name} for name in NETS if name != STOPPED], config.run_dir
@@ -135,7 +133,6 @@ def table(config: Config, page, splits) -> None:
 
 
 def search(config: Config, page, splits) -> None:
-
     options = {"validation": splits.validation, "epochs": config.epochs, "batch_size": 100}
     how = {"metric": "val_accuracy", "at": "last", "rounds": config.rounds, "seeds": config.search_seeds}
     where = {"run_dir": config.run_dir / "search", "progress": "search"}

@@ -4,7 +4,7 @@ Follows the ten weights of scikit-learn's diabetes data along the penalty's, on 
 and Ridge: expect differences below 0.00001, weights that L1 sets to exactly zero and L2 only shrinks, and test errors that a moderate
 penalty hardly changes. Then fits polynomials of degree 1 to 15 to 20 points of a noisy sine: expect the training error to fall all the
 way, the test error from 0.31 to 0.11 at degree 3, and to rise again, to 0.6. Both are trained by full-batch gradient descent until they
-have converged, the first with momentum. Works offline, MINUTES on 2 cores; the same command goes on where it was stopped.
+have converged, the first with momentum. Works offline, about a minute on 2 cores; the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Config:
     noise: float = 0.3
     """Standard deviation of the noise on the sine, whose amplitude is 1."""
     run_dir: Path = Path("runs/shrinkage")
-    """Where runs, plots and the page go."""
+    """Where runs, plots and the page go, 200 MB in 15,000 files."""
 
 
 PENALTIES = ("L1", "L2")
@@ -50,6 +50,8 @@ ABOUT = """Diabetes: 442 patients, ten features and the target standardised by t
 
 
 def main(config: Config) -> None:
+    if config.weights < 2 or not 2 <= config.degree < min(19, config.points):
+        raise SystemExit("--weights is 2 or more, --degree from 2 to 18 and less than --points.")
     with ff.Page("Shrinkage and polynomial degree", config.run_dir, ABOUT) as page:
         paths(config, page)
         degrees(config, page)
@@ -69,7 +71,7 @@ def paths(config: Config, page: ff.Page) -> None:
 
     def make_task(hp):
         l1, weight = hp["penalty"] == "L1", hp["weight"]
-        rate = 1 / (10 + 2 * weight)  # below 2 / curvature, which is at most 2 * (largest eigenvalue + weight)
+        rate = 1 / (10 + 2 * weight)  # below 1.36 / curvature, Nesterov's limit at 0.9: 2 * (largest eigenvalue, about 4, + weight)
         optimizer = optax.sgd(rate, momentum=MOMENTUM, nesterov=True)
         if l1:  # what momentum makes of a constant gradient is 1 / (1 - MOMENTUM) times as much
             optimizer = optax.chain(optimizer, ff.proximal.l1(weight, rate / (1 - MOMENTUM)))
@@ -100,11 +102,13 @@ def paths(config: Config, page: ff.Page) -> None:
         rows.append((float(weight), *(ff.statistics.interval(values) for values in (*parts_of[0], *parts_of[1]))))
     columns = ("weight", *(f"{p}: {what}" for p in PENALTIES for what in ("zero weights", "norm of weights", "test mse")))
     page.table(f"Diabetes, {len(names)} weights, {config.seeds} halves", columns, rows)
-    shrinks = np.diff(np.linalg.norm(found[1], axis=-1), axis=0).max() < 0
-    statistic = f"L1: {ff.statistics.interval(zeros[0, config.weights // 2])} of 10 at weight {weights[config.weights // 2]:.2g}"
-    page.claim("L1 sets weights to exactly zero", bool((zeros[0].max(0) > 0).all()), statistic + f", all 10 at {weights[-1]:.3g}")
-    statistic = f"{int(zeros[1].sum())} zeros among {found[1].size} weights; the norm falls with each step of the penalty in all halves"
-    page.claim("L2 shrinks weights, and sets none to zero", bool(shrinks and not zeros[1].any()), statistic)
+    shown = [f"{ff.statistics.interval(zeros[0, i])} of 10 at weight {weights[i]:.2g}" for i in (config.weights // 2, -1)]
+    page.claim("L1 sets weights to exactly zero", bool((zeros[0].max(0) > 0).all()), "zeros: " + ", ".join(shown))
+    rise = np.diff(np.linalg.norm(found[1], axis=-1), axis=0).max()
+    statistic = (
+        f"{int(zeros[1].sum())} zeros among {found[1].size} weights; from one penalty to the next the norm changes by {rise:.1e} at most"
+    )
+    page.claim("L2 shrinks weights, and sets none to zero", bool(rise < 0 and not zeros[1].any()), statistic)
 
     figure, (left, right) = ff.plots.panels(2, sharey=True)
     for ax, name, ours, its in zip((left, right), PENALTIES, found, theirs, strict=True):
@@ -143,7 +147,8 @@ def degrees(config: Config, page: ff.Page) -> None:
         return ff.Task(ff.nn.MLP((), 1), ff.losses.mse, optax.sgd(0.25), preprocess=lower)
 
     every = np.arange(1.0, config.degree + 1).tolist()
-    options: dict[str, Any] = {"epochs": POLYNOMIAL_EPOCHS, "batch_size": config.points, "run_dir": config.run_dir / "degrees"}
+    where = f"degrees to {config.degree}, {config.points} points, noise {config.noise:g}"
+    options: dict[str, Any] = {"epochs": POLYNOMIAL_EPOCHS, "batch_size": config.points, "run_dir": config.run_dir / where}
     study = ff.fit_many(make_task, {"degree": every}, splits=parts, progress="degrees", **options)
     errors = {}
     for name in ("train", "test"):

@@ -156,7 +156,7 @@ def _config(directory: Any) -> dict[str, Any]:
 def script(main: Callable[[Any], object], config: type, description: str | None) -> None:
     """Runs a script's `main` with the options of its command line: its last line.
 
-    Where a file is missing, or cannot be fetched or written (OSError), it ends with a sentence and status 1 instead of a traceback.
+    Where flaxfit cannot find or fetch what it needs, it ends with that sentence and status 1 instead of a traceback.
 
     Args:
       main: takes the options.
@@ -176,7 +176,9 @@ def script(main: Callable[[Any], object], config: type, description: str | None)
     try:
         main(tyro.cli(config, description=description))
     except OSError as error:
-        raise SystemExit("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
+        if error.errno is not None:  # the operating system's own, such as a full disk: where it happened matters
+            raise
+        raise SystemExit(str(error)) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

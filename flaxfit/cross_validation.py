@@ -87,7 +87,7 @@ def cross_validate(
     data: Dataset,
     grid: Grid | None = None,
     *,
-    folds: int = 5,
+    folds: int | None = None,
     test: float | None = None,
     stratified: bool = False,
     repeats: int = 1,
@@ -104,7 +104,7 @@ def cross_validate(
     workers: int | None = None,
     **options: Any,
 ) -> CrossValidation:
-    """Trains each setting on all folds but one, with fresh weights each time, and scores it on the one held out.
+    """Trains each setting on all folds but one, with fresh weights each time, and scores it on the one held out; or repeats hold-out.
 
     Folds are scikit-learn's, all in one population, of at most two programs a setting that is compiled in: where the rows cannot be
     shared out evenly, folds are of two sizes. The rows held out are also each epoch's validation, for the curves.
@@ -113,8 +113,9 @@ def cross_validate(
       make_task: a mapping of hyperparameters -> Task; or a Task.
       data: all rows.
       grid: as for `flaxfit.fit_many`.
-      folds: how many.
-      test: instead of folds, hold-out: this share of the rows is drawn to be held out, `repeats` times (`flaxfit.data.hold_outs`).
+      folds: how many; by default 5.
+      test: instead of folds, hold-out: so many rows, or this share of them, are drawn to be held out, `repeats` times
+        (`flaxfit.data.hold_outs`).
       stratified: each class has about the same share in each fold.
       repeats: so many times, shuffled anew.
       shuffle_seed: decides which row is in which fold; None: rows as they stand.
@@ -130,7 +131,8 @@ def cross_validate(
       options: `epochs`, `batch_size`, `early_stopping`, `class_weight`, `replacement`, `terminate_on_nan`, as for `fit`.
 
     Raises:
-      ValueError, TypeError: as `fit_many` and `flaxfit.data.folds`; early stopping without `stopping_rows`, `inner` without a grid.
+      ValueError, TypeError: as `fit_many`, `flaxfit.data.folds` and `hold_outs`; both `folds` and `test`, or `test` without a seed; early
+        stopping without `stopping_rows`, `inner` without a grid.
 
     Example:
       >>> import flaxfit as ff, optax
@@ -160,9 +162,13 @@ def cross_validate(
     at = "last" if stopping_rows is None else "best"
     listed = check_seeds(seeds)
     if test is None:
-        outer = rows_of_folds(data, folds, stratified=stratified, repeats=repeats, seed=shuffle_seed)
+        outer = rows_of_folds(data, 5 if folds is None else folds, stratified=stratified, repeats=repeats, seed=shuffle_seed)
+    elif folds is not None or shuffle_seed is None:
+        raise ValueError(
+            "cross_validate(test=...) draws rows at random instead of making folds: leave out folds=, and give a shuffle_seed."
+        )
     else:
-        outer = hold_outs(data, test, stratified=stratified, repeats=repeats, seed=shuffle_seed or 0)
+        outer = hold_outs(data, test, stratified=stratified, repeats=repeats, seed=shuffle_seed)
 
     def prepared(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
         """What trials on each fold have in common: training rows, validation rows, what is fitted."""

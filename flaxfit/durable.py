@@ -98,8 +98,24 @@ class Session:
                 self._check(())
                 self.directory.write_config(self._config)
 
+    def check_epochs(self, done: int) -> None:
+        """That the run has not gone further than it is to go.
+
+        Raises:
+          ValueError: it has.
+        """
+        if done > (asked := self._config["arguments"]["epochs"]):
+            if self._old is not None:
+                self.directory.write_config(self._old)
+            cure = f"ask for {done} or more, or name another directory"
+            raise ValueError(f"the run in {self.directory.path} has {done} epochs already, {asked} were asked for: {cure}.")
+
     def restore(self, like: RunState, names: Sequence[str]) -> History | None:
-        """The epochs up to the newest whole checkpoint, whose state is then in `state`; None where there is none."""
+        """The epochs up to the newest whole checkpoint, whose state is then in `state`; None where there is none.
+
+        Raises:
+          ValueError: they are more than this run is to have.
+        """
         found, epochs = None, -1
         with self._team.together():
             if self._old is not None:
@@ -109,6 +125,7 @@ class Session:
         epochs = self._team.gather(epochs + 1)[0] - 1
         if epochs < 0:
             return None
+        self.check_epochs(epochs)
         arrays, rows = (unfilled(like), np.empty((epochs, len(names)))) if found is None else found[:2]
         self.state = placed({name: self._team.from_first(arrays[name]) for name in sorted(arrays)}, like)
         rows = self._team.from_first(rows)

@@ -154,6 +154,7 @@ class _Wave:
                 checkpoints = context.enter_context(Checkpoints(session.directory.checkpoints))
                 if (found := checkpoints.restore(state)) is not None:
                     state, logs, _ = found
+                    session.check_epochs(logs.shape[1])
             steps, total = about.steps_per_epoch, about.epochs * about.steps_per_epoch
             live, full = np.arange(len(self.slots)), None  # which slots go on, and all slots on the host once some do not
             compile_seconds, spent, chunks, pace, saved = time.perf_counter() - began, 0.0, 0, 1, time.perf_counter()

@@ -109,15 +109,20 @@ class Study:
         return f"Study({len(self)} runs of {len(self.settings)} settings in {self.seconds:.3g} s)"
 
     def __add__(self, other: Study) -> Study:
-        """The members of both, of populations that were trained apart.
+        """The members of both, of populations that were trained apart. Where they have folds, those of a number must be the same rows.
 
         Raises:
-          ValueError: they monitor different metrics, or have a member in common.
+          ValueError: they monitor different metrics, have other hyperparameters, or a member in common.
         """
         names = {member.name for member in self.members} & {member.name for member in other.members}
-        if self.monitor != other.monitor or names:
-            what = f"both have {min(names)}" if names else f"they monitor {self.monitor} and {other.monitor}"
-            raise ValueError(f"these studies cannot be joined: {what}.")
+        kinds = [sorted({name for member in study.members for name in member.setting}) for study in (self, other)]
+        facts = {
+            f"they monitor {self.monitor} and {other.monitor}": self.monitor != other.monitor,
+            f"both have {min(names, default='')}": bool(names),
+            f"their hyperparameters are {kinds[0]} and {kinds[1]}": kinds[0] != kinds[1],
+        }
+        if wrong := [fact for fact, there in facts.items() if there]:
+            raise ValueError(f"these studies cannot be joined: {wrong[0]}.")
         return Study([*self.members, *other.members], [*self.results, *other.results], self.monitor, self.seconds + other.seconds)
 
     @property

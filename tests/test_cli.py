@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ import pytest
 
 import flaxfit as ff
 from flaxfit import run
-from flaxfit.cli import main
+from flaxfit.cli import main, script
 from flaxfit.storage.checkpoints import Checkpoints
 
 VERSION_1 = Path(__file__).parent / "storage" / "run_v1"
@@ -127,3 +128,20 @@ def test_a_run_directory_of_version_1(tmp_path, capsys):
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
         state, history, position = checkpoints.restore(shapes)
     assert (int(state.epoch), len(history), position) == (2, 2, 2)
+
+
+@dataclass
+class Config:
+    seeds: int = 5
+
+
+def test_a_script_ends_with_a_sentence_where_its_data_are_missing(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["study.py"])
+
+    def missing(config):
+        raise OSError("no directory of originals nowhere")
+
+    with pytest.raises(SystemExit, match="no directory of originals nowhere"):
+        script(missing, Config, "A study.")
+    with pytest.raises(FileNotFoundError):  # a slip of its own keeps its traceback
+        script(lambda config: Path("nowhere").read_text(), Config, "A study.")

@@ -109,6 +109,8 @@ def test_repeated_hold_out(data):
     ("options", "message"),
     [
         ({"folds": 60, "stratified": True}, "use fewer folds"),
+        ({"folds": 5, "test": 0.3}, "leave out folds"),
+        ({"test": 0.3, "shuffle_seed": None}, "give a shuffle_seed"),
         ({"inner": 3}, "two settings or more"),
         ({"epoch": 3}, "no argument 'epoch'"),
         ({"stopping_rows": 0.2}, "together"),

@@ -144,6 +144,21 @@ def test_a_run_that_failed_inside_an_epoch_goes_on(task, table, tmp_path):
     assert RunDirectory(tmp_path).read_metrics() == went_on.history
 
 
+def test_fewer_epochs_than_there_are_is_refused_and_changes_nothing(task, table, tmp_path):
+    train, _ = table
+    ff.fit(task, train, epochs=4, run_dir=tmp_path / "run")
+    ff.fit_many(task, None, train, epochs=4, seeds=2, run_dir=tmp_path / "threads", strategy="threads")
+    ff.fit_many(task, None, train, epochs=4, seeds=2, run_dir=tmp_path / "vmap", strategy="vmap")
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.json*") if path.parent.name != "threads" and path.parent.name != "vmap"}
+    with pytest.raises(ValueError, match="has 4 epochs already, 2 were asked for: ask for 4 or more, or name another directory"):
+        ff.fit(task, train, epochs=2, run_dir=tmp_path / "run")
+    for strategy in ("threads", "vmap"):
+        with pytest.raises(ValueError, match="has 4 epochs already, 2 were asked for"):
+            ff.fit_many(task, None, train, epochs=2, seeds=2, run_dir=tmp_path / strategy, strategy=strategy)
+    assert {path: path.read_bytes() for path in files} == files
+    assert ff.fit(task, train, epochs=4, run_dir=tmp_path / "run").timing.chunks == 0
+
+
 def test_more_epochs(task, table, tmp_path):
     train, validation = table
     ff.fit(task, train, validation=validation, epochs=3, run_dir=tmp_path)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import optax
 import pytest
@@ -106,6 +108,10 @@ def test_studies_are_joined(study):
     [
         (lambda s: s + s.select(dropout=0.5), "both have dropout=0.5,rate=0.001,seed=0"),
         (lambda s: s + ff.Study([], [], "val_mse", 0.0), "they monitor val_loss and val_mse"),
+        (
+            lambda s: s + ff.Study([replace(s.members[0], setting={"n": 1})], s.results[:1], s.monitor, 0.0),
+            "their hyperparameters are",
+        ),
         (lambda s: s.select(dropuot=0.0), "did you mean 'dropout'"),
         (lambda s: s.select(dropout=0.25), "no member has dropout=0.25"),
         (lambda s: s.scores("val_acuracy"), "did you mean 'val_accuracy'"),

@@ -147,7 +147,7 @@ def hold_outs(
       test: how many test, as for `split`.
       stratified: as for `split`.
       repeats: so many times.
-      seed: of the first draw; the next have the next numbers.
+      seed: of the first draw; the next have the next numbers, so that seeds less than `repeats` apart have draws in common.
 
     Returns:
       Row numbers, int64, for each time: those to train on and those to test on, `split`'s of that seed.
@@ -166,7 +166,7 @@ def hold_outs(
     _labels("hold_outs", data, stratified)
     rows = Dataset(np.arange(len(data)), data.y)
     drawn = [split(rows, test=test, stratified=stratified, seed=seed + index, one_row=1.0) for index in range(repeats)]
-    return [(parts.train.x, parts.test.x) for parts in drawn]
+    return [(parts.train.x.astype(np.int64), parts.test.x.astype(np.int64)) for parts in drawn]
 
 
 def small(sizes: Mapping[str, int], one_row: float) -> list[str]:

@@ -77,9 +77,14 @@ class Page:
           claim: a sentence.
           held: None: undecided. A Comparison stands for the claim that its second setting is better.
           statistic: what decided; by default the Comparison.
+
+        Raises:
+          TypeError: nothing says what decided.
         """
         if isinstance(held, Comparison):
             held, statistic = held.held, held if statistic is None else statistic
+        if statistic is None:
+            raise TypeError(f"the claim {claim!r} needs the statistic that decided it.")
         self._parts.append({"kind": "claim", "claim": claim, "verdict": VERDICTS[held], "statistic": str(statistic)})
         print(f"{VERDICTS[held]}: {claim} ({statistic})")
 

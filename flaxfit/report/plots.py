@@ -239,7 +239,7 @@ def scores(
 
 
 def panels(columns: int = 1, **subplots: Any) -> tuple[Figure, list[Axes]]:
-    """Axes side by side for pictures of one's own, in the style of those here.
+    """Axes side by side for pictures of one's own, in the style of those here: a faint grid, no frame.
 
     Args:
       columns: how many.

@@ -45,7 +45,7 @@ class Interval:
         return f"{self.mean:.{places}f} {spread} ({self.count})"
 
     def within(self, low: float, high: float) -> bool | None:
-        """Whether the true mean lies from `low` to `high`: None where the interval reaches over one of them, or where there is none.
+        """Whether the true mean lies from `low` to `high`, both included: None where the interval reaches over one, or there is none.
 
         Example:
           >>> found = interval([0.61, 0.58, 0.60, 0.62, 0.59])  # 0.58 to 0.62

@@ -206,6 +206,7 @@ def test_hold_outs_are_the_splits_of_the_seeds_from_the_first(stratified):
     assert len(drawn) == 3
     for seed, (train, test) in enumerate(drawn, start=8):
         parts = split(data, test=0.3, stratified=stratified, seed=seed, one_row=1.0)
+        assert train.dtype == test.dtype == np.int64
         np.testing.assert_array_equal(data[train].x, parts.train.x)
         np.testing.assert_array_equal(data[test].x, parts.test.x)
         assert sorted([*train, *test]) == list(range(101))

@@ -32,7 +32,8 @@ def test_imdb_capacity(tmp_path, study):
     assert [row[0] for row in first] == ["basic 256-128-1", "overfitting 1024-512-512-512-1"]
     assert [(row[0], row[2]) for row in second] == [("smaller 4-4-1", "6"), ("baseline 16-16-1", "4"), ("bigger 512-512-1", "")]
     assert page.claims["overfitting over-fits sooner than basic"] == "undecided"  # by one pair
-    assert page.claims["smaller over-fits from about epoch 6 (within 1 epoch)"] in ("held", "undecided", "did not hold")
+    assert page.claims["over-fitting makes the weights of overfitting larger"] == "undecided"  # of one run
+    assert len(page.claims) == 3 + 2 + 5
     assert page.plots == ["loss_basic", "norms_basic", "loss_smaller", "norms_smaller"]
     assert len(list((tmp_path / "runs/imdb_capacity/vocabulary_100/members").iterdir())) == 2 + 1
 

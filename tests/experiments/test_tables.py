@@ -5,7 +5,10 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import flaxfit as ff
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -20,6 +23,11 @@ def inside(page):
         return page(run_dir)
 
     return inside
+
+
+def checkpoints(home):
+    """When each was written."""
+    return {path: path.stat().st_mtime_ns for path in home.rglob("_CHECKPOINT_METADATA")}
 
 
 SHORT = {"epochs": 20, "splits": 3, "seeds": 2, "widths": (24,), "shares": (0.4, 0.5), "folds": 2, "larger": (2, 2)}
@@ -37,22 +45,57 @@ def check_sonar(page):
     assert page.plots == ["hold_out", "folds"]
 
 
+def last(directory, metric):
+    """The last value of a metric of each member, by its name."""
+    return {path.name: ff.History.from_jsonl(path / "metrics.jsonl")[metric][-1] for path in (directory / "members").iterdir()}
+
+
+def check_numbers_of_sonar(page, home):
+    """F2's and F3's table against the runs' own logs."""
+    found = last(home / "F2" / "folds", "val_accuracy")
+    by_split = np.array([[found[f"loss=squared_error,fold={fold},seed={seed}"] for seed in range(2)] for fold in range(3)])
+    row = page.table("F2")[3]
+    assert row[:2] == ["test accuracy", "squared error"]
+    mean = ff.statistics.interval(by_split.mean(1), method="corrected", test_ratio=63 / 145)
+    assert row[3:6] == [str(mean), f"{by_split.mean(1).std(ddof=1):.3f}", f"{np.sqrt(by_split.var(1, ddof=1).mean()):.3f}"]
+    accuracy, loss = (last(home / "F3", f"val_{name}") for name in ("accuracy", "binary_crossentropy"))
+    chosen = []
+    for fold in range(3):
+        nets = [name for name in accuracy if f"fold={fold}," in name]
+        chosen.append(accuracy[max(nets, key=lambda name: (accuracy[name], -loss[name]))])
+    ratio = 42 / 132  # 20% of 208 rows test, 20% of the rest validate
+    assert page.table("F3")[0][1] == str(ff.statistics.interval(chosen, method="corrected", test_ratio=ratio))
+
+
 def test_sonar_says_the_same_when_it_is_resumed(tmp_path, inside, data):
     first = inside("sonar", tmp_path, **SHORT)
     check_sonar(first)
-    checkpoints = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("_CHECKPOINT_METADATA")}
-    assert len(checkpoints) == 2 + 2 * 3 * 2 + 3 * 3 + 2 * 2 + 4 + 2 * 3
+    check_numbers_of_sonar(first, tmp_path)
+    written = checkpoints(tmp_path)
+    assert len(written) == 2 + 2 * 3 * 2 + 3 * 3 + 2 * 2 + 4 + 2 * 2 + 2 * 3
     again = inside("sonar", tmp_path, **SHORT)
     assert (again.tables, again.claims) == (first.tables, first.claims)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("_CHECKPOINT_METADATA")} == checkpoints
+    assert checkpoints(tmp_path) == written  # nothing was trained again
 
 
 def test_sonar_without_originals(tmp_path, inside, synthetic_cache):
     check_sonar(inside("sonar", tmp_path / "run", **SHORT))
 
 
+@pytest.mark.parametrize("wrong", [{"weights": 1}, {"degree": 1}, {"degree": 12, "points": 12}])
+def test_shrinkage_says_what_it_cannot_do(tmp_path, inside, wrong):
+    with pytest.raises(SystemExit, match="--degree from 2 to 18 and less than --points"):
+        inside("shrinkage", tmp_path, **wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_shrinkage(tmp_path, inside):
-    page = inside("shrinkage", tmp_path, seeds=2, weights=3, degree=9, points=12)
+    short = {"seeds": 2, "weights": 3, "degree": 9, "points": 12}
+    page = inside("shrinkage", tmp_path, **short)
+    written = checkpoints(tmp_path)
+    assert len(written) == 2 * 3 * 2 + 9 * 2
+    assert inside("shrinkage", tmp_path, **short).tables == page.tables
+    assert checkpoints(tmp_path) == written  # nothing was trained again
     for claim in (
         "gradient descent finds scikit-learn's Lasso and Ridge",
         "L1 sets weights to exactly zero",

@@ -14,6 +14,8 @@ def test_a_comparison_decides_a_claim(tmp_path, capsys):
         page.claim("dropout helps", better)
         page.claim("dropout helps by half", better, "its difference")
         page.claim("it is noise", None, "p 0.5")
+        with pytest.raises(TypeError, match="the claim 'it helps' needs the statistic that decided it"):
+            page.claim("it helps", True)
     claims = [part for part in json.loads((tmp_path / "page.json").read_text())["parts"] if part["kind"] == "claim"]
     assert [(claim["verdict"], claim["statistic"]) for claim in claims] == [
         ("held", str(better)),

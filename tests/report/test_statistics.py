@@ -163,6 +163,7 @@ def test_a_mean_lies_within_bounds():
     assert found.within(5, 8) is None
     assert found.within(8, 9) is False
     assert found.within(0, 1) is False
+    assert interval([2.0, 2.0]).within(2, 8) is True
     single = interval([4.0])
     assert single.within(0, 9) is None  # of a single run nothing is known
 
