@@ -2,7 +2,7 @@
 
 Trains 784-128-128-10 without and with batch norm on Fashion-MNIST and on MNIST, by Adam 0.001, batch 64, for 20 epochs; 10,000 of the
 60,000 training rows validate, the test rows are scored once, after the last epoch. The source reports no numbers, nor its batch size and
-epochs. Expect test accuracies of 0.87 to 0.89 and 0.973 to 0.98, and about 3 minutes on 2 cores. The same command goes on where it was
+epochs. Expect test accuracies of 0.87 to 0.89 and 0.973 to 0.98, and about 2 minutes on 2 cores. The same command goes on where it was
 stopped.
 """
 
