@@ -39,6 +39,7 @@ class Config:
 
 
 HIDDEN = {"basic": (256, 128), "overfitting": (1024, 512, 512, 512), "smaller": (4, 4), "baseline": (16, 16), "bigger": (512, 512)}
+COLORS = {"basic": 3, "overfitting": 1, "smaller": 2, "baseline": 0, "bigger": 4}  # baseline is the plain net of imdb_regularizers
 SOURCE = {"smaller": 6, "baseline": 4}  # the epoch from about which the source sees it over-fit
 LOSS = "binary_crossentropy"
 COLUMNS = ("net", "best epoch", "source", "test loss, best", "last", "training, last", "test accuracy, best", "last", "over-fitted")
@@ -47,7 +48,7 @@ COLUMNS = ("net", "best epoch", "source", "test loss, best", "last", "training, 
 def main(config: Config) -> None:
     import optax
 
-    colors = dict(zip(HIDDEN, ff.plots.PALETTE, strict=False))
+    colors = {net: ff.plots.PALETTE[color] for net, color in COLORS.items()}
     parts = ((100, 500, ("basic", "overfitting")), (config.vocabulary, 512, ("smaller", "baseline", "bigger")))
     rows = {"train": config.rows, "test": config.rows, "originals": config.originals}
     data = {words: ff.data.load("imdb", vocabulary=words, **rows) for words, _, _ in parts}
@@ -67,7 +68,8 @@ def main(config: Config) -> None:
         return ff.fit_many(make_task, [{"net": name}], splits.train, validation=splits.test, run_dir=where, **how)
 
     about = f"""ReLU nets on {config.rows:,} reviews as multi-hot vectors, validated on as many test reviews as in the source; Adam, rate
-        0.001, no regularisation; means over seeds with 95% intervals."""
+        0.001, epsilon 1e-8, no regularisation; at 100 words batches of 500, {config.epochs} epochs ("overfitting" {config.long_epochs}), at
+        {config.vocabulary:,} batches of 512, {config.epochs} epochs; means over seeds with 95% intervals."""
     with ff.Page("IMDB: capacity", config.run_dir, about) as page:
         studies: dict[str, ff.Study] = {}
         for words, batch_size, names in parts:
@@ -80,17 +82,18 @@ def main(config: Config) -> None:
             page.plot(f"loss_{names[0]}", figure, f"Binary cross-entropy on training and test (dashed) reviews, {words:,} words")
             norms = {name: relative(history) for name, history in histories.items()}
             figure = ff.plots.weight_norms(norms, list(next(iter(norms.values()))), **look)
-            page.plot(f"norms_{names[0]}", figure, f"Size of the kernels, of that after epoch 1, {words:,} words")
+            figure.suptitle(f"IMDB, {words:,} words, seed 0")
+            page.plot(f"norms_{names[0]}", figure, f"Size of the kernels, of that after epoch 1, {words:,} words, seed 0")
         page.text(
-            "The best epoch is that of the least cross-entropy on the test reviews: from then on a net over-fits. Over-fitted: runs that "
-            "`diagnose` calls so. In brackets: runs."
+            "The best epoch is that of the least cross-entropy on the test reviews, which flatters it: from then on a net over-fits. "
+            "Over-fitted: runs whose test loss gets worse beyond noise while the training loss gets better. In brackets: runs."
         )
 
         best = {name: study.scores("best_epoch", "last") for name, study in studies.items()}
         for large, small in (("overfitting", "basic"), ("baseline", "smaller"), ("bigger", "baseline")):
             pairs = min(len(best[large]), len(best[small]))
             sooner = ff.statistics.compare(best[small][:pairs], best[large][:pairs])
-            text = f"best epoch {sooner.difference} later, p {sooner.p_value:.2g}"
+            text = f"best epoch less {small}'s: {sooner.difference}, p {sooner.p_value:.2g}"
             page.claim(f"{large} over-fits sooner than {small}", sooner.held, text)
         for name, epoch in SOURCE.items():
             found = ff.statistics.interval(best[name])

@@ -48,6 +48,7 @@ NETS = {
     "BN, L2 0.01": (0.0, 0.01, 0.9666, 0.9577),
 }
 D2, D1, STOPPED, PLAIN, L2 = NETS
+STOP = 15  # the epoch at which the source's run was stopped
 ORDER = ((PLAIN, D1), (PLAIN, D2), (D2, D1), (STOPPED, D1), (L2, PLAIN))  # of the source's test accuracies: the second is the higher
 ABOUT = """784-50-50-10 ReLU, batch norm and dropout after each hidden activation; Adam, batch 100, pixels / 255, Keras's defaults. As in
     the source the test rows validate, scores are those of the last epoch, and its training accuracy is Keras's: the running mean over the
@@ -103,6 +104,9 @@ def table(config: Config, page, splits) -> None:
         "The source's stopped model is that of the last epoch, as Keras leaves it without `restore_best_weights`. The best epoch is "
         "chosen by the test rows that then score it: its accuracy flatters."
     )
+    stops = interval([len(result.history.epochs) for result in stopped.results], method="prediction")
+    where_stops = f"epoch of a single run, 95%: {stops.low:.1f} to {stops.high:.1f}; mean of ours {stops.mean:.1f}"
+    page.claim(f"{STOPPED}: the run ends at epoch {STOP}, as seeds do", stops.holds(STOP), where_stops)
     for name, off in points.items():
         claim = f"{name}: test accuracy within 0.7 points of the source's {NETS[name][3]}, for the mean"
         page.claim(claim, abs(off.mean) <= 0.7, f"difference {off}")
@@ -119,14 +123,18 @@ def table(config: Config, page, splits) -> None:
 
     about = {"epoch": len(stopped.results[0].history.epochs), "net": STOPPED}
     ff.export(where / "stopped_model", stopped.members[0].task, stopped.results[0].last, splits.train, about=about)
-    before, after = test[STOPPED][0], ff.load(where / "stopped_model").evaluate(splits.test)["accuracy"]
+    file = ff.pack(where / "stopped_model", where / "stopped_model.flaxfit")
+    before, after = test[STOPPED][0], ff.load(file).evaluate(splits.test)["accuracy"]
     same = f"test accuracy {before:.4f} before, {after:.4f} after"
-    page.claim("the stopped model, saved and restored, scores the same", round(before * 1e4) == round(after * 1e4), same)
+    page.claim("the stopped model, saved to a file and restored, scores the same", round(before * 1e4) == round(after * 1e4), same)
 
     colors = dict(zip(NETS, ff.plots.PALETTE, strict=False))
     means = {name: ff.History.mean(result.history for result in parts[name].results) for name in NETS if name != STOPPED}
     figure = ff.plots.learning_curves(means, "accuracy", colors=colors, ylim=(0.94, 1), title="MNIST: batch norm with dropout or L2")
     page.plot("curves", figure, "Training (running mean, dropout on) and validation (on the test rows), means of the seeds")
+    ends = {f"seed {member.seed}": result.history for member, result in zip(stopped.members, stopped.results, strict=True)}
+    figure = ff.plots.learning_curves(ends, "accuracy", ylim=(0.94, 1), title=f"MNIST: {STOPPED}")
+    page.plot("stopping", figure, f"The runs that were stopped after {config.patience} epochs without a better validation accuracy")
     source = {name: numbers[3] for name, numbers in NETS.items()}
     figure = ff.plots.scores(test, "test accuracy after the last epoch (share of rows)", reference=source, colors=colors, title="MNIST")
     page.plot("test_accuracy", figure, "Test accuracy of each seed, and of the source's single run")
@@ -138,12 +146,13 @@ def search(config: Config, page, splits) -> None:
     where = {"run_dir": config.run_dir / "search", "progress": "search"}
     found = ff.narrow(make_task, "dropout", (0.1, 0.2), splits.train, **options, **how, **where)
     tried = found.scores("val_accuracy", "last")
-    columns = ("round", "dropout rate", "validation accuracy, last epoch")
-    page.table("The dropout rate by narrowing", columns, [(n, f"{rate:g}", ff.statistics.interval(scores)) for n, rate, scores in tried])
-    groups = {f"round {n}: {rate:g}": scores for n, rate, scores in tried}
-    colors = {name: ff.plots.PALETTE[n % 7] for name, (n, _, _) in zip(groups, tried, strict=True)}
+    rates = {rate: (n, scores) for n, rate, scores in reversed(tried)}  # later rounds try some again, with the same seeds
+    rows = [(f"{rate:g}", n, ff.statistics.interval(scores)) for rate, (n, scores) in sorted(rates.items())]
+    page.table("The dropout rate by narrowing", ("dropout rate", "first in round", "validation accuracy, last epoch"), rows)
+    groups = {f"{rate:g} (round {n})": scores for rate, (n, scores) in sorted(rates.items())}
+    colors = dict(zip(groups, [("0.1", "0.45", "0.7")[(n - 1) % 3] for n, _ in dict(sorted(rates.items())).values()], strict=True))
     figure = ff.plots.scores(groups, "validation accuracy (share of rows)", colors=colors, title="MNIST: search for the dropout rate")
-    page.plot("search", figure, "Validation accuracy of the dropout rates that were tried, a colour a round")
+    page.plot("search", figure, "Validation accuracy of the dropout rates, the lighter the later the round that first tried it")
 
     where = {"run_dir": config.run_dir / "fresh", "progress": "fresh seeds"}
     rates, seeds = sorted({0.1, found.best, 0.2}), range(1000, 1000 + config.seeds)

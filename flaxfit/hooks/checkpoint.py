@@ -34,6 +34,7 @@ class Checkpoint(Hook):
       weights_only: write `weights` and no checkpoints; a run with a directory then has its own.
       monitor: the metric that decides which checkpoint and weights are best; by default the run's, with its mode and rules. By another
         one, weights are written at a look whose newest finished epoch is the best so far: for the best of all, `every_epochs=1`.
+      verbose: print a line for each checkpoint and each file of weights.
       mode: whether that metric is best when small or large; "auto" goes by its name, as in `EarlyStopping`.
 
     Raises:
@@ -52,6 +53,7 @@ class Checkpoint(Hook):
         weights_only: bool = False,
         monitor: str | None = None,
         mode: Literal["auto", "min", "max"] = "auto",
+        verbose: bool = False,
     ):
         if every_epochs is None and every_steps is None and every_seconds is None:
             raise ValueError("Checkpoint needs every_epochs, every_steps or every_seconds.")
@@ -62,7 +64,7 @@ class Checkpoint(Hook):
         self.every_epochs, self.every_steps, self.every_seconds = every_epochs, every_steps, every_seconds
         self.keep, self._weights, self._best_only, self.weights_only = keep, weights, best_only, weights_only
         self._own = None if monitor is None else EarlyStopping(monitor, mode=mode)
-        self._checkpoints: Checkpoints | None = None
+        self._verbose, self._checkpoints = verbose, None
 
     def check(self, columns: Sequence[str]) -> None:
         """That the template and the monitor name what is logged.
@@ -92,6 +94,7 @@ class Checkpoint(Hook):
             rows = np.stack([history[name] for name in look.run.columns], axis=1)
             value = history[(self._own or look.run.stopping).monitor][-1] if len(rows) else math.nan
             self._checkpoints.save(look.epoch * look.run.steps_per_epoch + look.step, state, rows, value)
+            self._say(look, "checkpoint")
         if self._weights is None or not look.epoch:
             return
         if not self._best_only:
@@ -105,6 +108,11 @@ class Checkpoint(Hook):
             self._written = epoch
             name = self._weights.format(epoch=epoch, **{k: float(v) for k, v in history.row(epoch - 1).items()})
             save_weights(look.run.default("weights") / f"{name}.safetensors", chosen)
+            self._say(look, f"{name}.safetensors")
+
+    def _say(self, look: Look, what: str) -> None:
+        if self._verbose:
+            print(f"epoch {look.epoch}, step {look.step}: saved {what}")
 
     def close(self) -> None:
         if self._checkpoints is not None:

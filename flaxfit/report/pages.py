@@ -132,7 +132,7 @@ def _section(directory: Path, home: Path) -> str:
             lines += [part["text"], ""]
     if claims:
         decided = [[part["claim"], f"**{part['verdict']}**", part["statistic"]] for part in claims]
-        lines += _table(["claim of the source", "verdict", "what decided"], decided)
+        lines += _table(["claim", "verdict", "what decided"], decided)
         lines += [""]
     return "\n".join(lines)
 

@@ -17,11 +17,17 @@ def test_overfit_and_underfit(tmp_path, study):
         assert list((out / "logs" / log / "validation").iterdir())
     plots = ("sizes", "sizes_norms", "regularizers", "regularizers_norms", "remedies", "remedies_norms", "schedule")
     assert sorted(page.plots) == sorted(plots)
-    assert len(page.claims) == 8
+    assert len(page.claims) == 9
     assert page.claims["a penalty makes the objective larger"] == "held"
-    assert page.claims["only Tiny escapes over-fitting"] == "undecided"  # after 2 epochs
+    assert page.claims["a penalty shapes training only"] == "held"
+    assert page.verdict("only Tiny escapes over-fitting") == "undecided"  # after 2 epochs
     assert page.claims["L2 helps Large"] == "undecided"  # of one seed
-    assert [row[:3] for row in page.table("Binary cross-entropy")[2:4]] == [["Medium", "2", "2"], ["Large", "1", "2"]]
+    table = page.table("Binary cross-entropy")
+    assert [row[:4] for row in (table[0], *table[2:4])] == [
+        ["Tiny", "481", "2", "2"],
+        ["Medium", "10241", "2", "2"],
+        ["Large", "803329", "1", "2"],
+    ]
 
 
 def test_save_and_restore(tmp_path, study):
@@ -36,3 +42,8 @@ def test_save_and_restore(tmp_path, study):
     assert (out / "models" / "seed=1" / name).is_file()
     assert f"seed=1: {name}" in text
     assert "Dense_1/bias: (10,) in the source, (1,) here" in text
+    assert "epoch 1, step 0: saved 01-" in text
+    each, by_accuracy, often, all_ = page.table("Checkpoints while training")
+    assert each[1].startswith("3: 01-")
+    assert each[2] == by_accuracy[2] == often[2] == "1"  # a run directory's own, at the end
+    assert all_[1:] == [f"1: {each[1].split()[-1]} to {each[1].split()[-1]}", "1"]  # 3 epochs: the end only

@@ -34,10 +34,15 @@ SHORT = {"epochs": 20, "splits": 3, "seeds": 2, "widths": (24,), "shares": (0.4,
 
 
 def check_sonar(page):
-    assert page.verdict("F1: trained on all rows") == "held"
+    assert page.verdict("F1: trained for 400 epochs") == "held"
+    assert page.verdict("F1: trained for 20 epochs") == "did not hold"
     assert len(page.table("F2")) == 6
     assert len(page.table("F3")) == 2
-    assert [row[0] for row in page.table("F4: test accuracy")] == ["30% held out", "2 folds, 1 times", "2 folds, 2 times"]
+    assert [row[0] for row in page.table("F4: test accuracy")] == [
+        "30% held out, means of 2 runs",
+        "2 folds, 1 times, means of 2 runs",
+        "2 folds, 2 times, a run each",
+    ]
     folds = page.table("F4: each fold's")
     assert folds[0][1] == folds[0][2]  # the first fold has nothing to carry on
     assert folds[1][1] != folds[1][2]
@@ -72,7 +77,7 @@ def test_sonar_says_the_same_when_it_is_resumed(tmp_path, inside, data):
     check_sonar(first)
     check_numbers_of_sonar(first, tmp_path)
     written = checkpoints(tmp_path)
-    assert len(written) == 2 + 2 * 3 * 2 + 3 * 3 + 2 * 2 + 4 + 2 * 2 + 2 * 3
+    assert len(written) == 2 + 2 + 2 * 3 * 2 + 3 * 3 + 2 * 2 + 4 + 2 * 2 + 2 * 3
     again = inside("sonar", tmp_path, **SHORT)
     assert (again.tables, again.claims) == (first.tables, first.claims)
     assert checkpoints(tmp_path) == written  # nothing was trained again

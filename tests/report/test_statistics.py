@@ -172,3 +172,11 @@ def test_a_comparison_says_whether_its_claim_held():
     assert compare([3.0, 4.0, 5.0], [1.0, 2.1, 3.0]).held is True
     assert compare([3.0, 4.0, 5.0], [1.0, 2.1, 3.0], larger_is_better=True).held is False
     assert compare([3.0, 4.0], [3.1, 3.8]).held is None
+
+
+def test_a_prediction_interval_holds_one_further_run():
+    rng = np.random.default_rng(5)
+    draws = rng.normal(7, 3, (2000, 6))
+    share = np.mean([interval(run[:5], method="prediction").holds(run[5]) for run in draws])
+    assert abs(share - 0.95) < 0.02
+    assert interval([1.0], method="prediction").holds(1.0) is None
