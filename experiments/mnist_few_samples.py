@@ -2,7 +2,7 @@
 
 Trains 784-(100 x 6)-10 with plain SGD for 201 epochs of 3 steps: plain, with weight decay, with dropout, and with L1, L-infinity,
 max-norm and shifted images, which the source only names. Then averages plain nets five by five, and shows dropout to be an ensemble of a
-kind. Expect 100% of the training rows and 76% of the test rows for the plain net from about epoch 100 on, and about 4 minutes for
+kind. Expect 100% of the training rows and 76% of the test rows for the plain net from about epoch 100 on, and about 5 minutes for
 everything on 2 cores.
 """
 

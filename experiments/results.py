@@ -39,7 +39,7 @@ HEAD = """# Results
 `python experiments/results.py` made this page of what the studies recorded. Scores are means with 95% intervals, in brackets the number of
 runs. A claim held or did not hold where its statistic decides, else it is undecided. Claims are the sources', made exact: bounds in
 brackets are ours, and so are the claims about programs that agree, about single runs (percentiles, ranges) and about remedies that a source
-only names.
+only names. Times are of all starts of a study, some of which had to share the two cores with others.
 
 Of comparisons: *difference* is the second setting less the first, over common seeds or splits where there are any; *effect* is Cohen's d,
 the difference over its standard deviation; *better in* counts the pairs; *p* is of the paired t-test, *by ranks* of Wilcoxon's signed-rank
