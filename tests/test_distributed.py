@@ -83,7 +83,8 @@ class Pair:
     def ended(self):
         """Exit codes, lines on standard output and standard errors; a limit only so that a hang ends."""
         said = [process.communicate(timeout=600) for process in self.both]
-        out = [[line for line in out.splitlines() if not line.startswith("[Gloo]")] for out, _ in said]
+        # Gloo's threads write beside ours, lines and line ends apart.
+        out = [[line for line in out.splitlines() if line and not line.startswith("[Gloo]")] for out, _ in said]
         return [process.returncode for process in self.both], out, [errors for _, errors in said]
 
 
