@@ -28,7 +28,9 @@ def keras(values, patience, min_delta, mode, baseline, start_from_epoch):
     return None, best_epoch
 
 
-numbers = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.floats(-2, 2, width=32), st.just(math.nan))
+# Without subnormal numbers, which XLA takes for zero and NumPy does not.
+floats = st.floats(-2, 2, width=32, allow_subnormal=False)
+numbers = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), floats, st.just(math.nan))
 
 
 @settings(max_examples=150, deadline=None)
