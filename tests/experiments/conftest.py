@@ -23,7 +23,7 @@ def images(rng, wrong):
 
     def part(rows):
         y = rng.integers(0, 10, rows).astype(np.uint8)
-        x = (0.1 * patterns[y] + 0.9 * rng.integers(0, 256, (rows, 28, 28), np.uint8)).astype(np.uint8)
+        x = (0.16 * patterns[y] + 0.84 * rng.integers(0, 256, (rows, 28, 28), np.uint8)).astype(np.uint8)
         return {"x": x[..., None], "y": np.where(rng.random(rows) < wrong, rng.integers(0, 10, rows), y).astype(np.uint8)}
 
     return {"train": part(60_000), "test": part(10_000)}
