@@ -164,13 +164,13 @@ def script(main: Callable[[Any], object], config: type, description: str | None)
       description: what `--help` tells first, such as the script's docstring.
 
     Example:
-      >>> import sys
       >>> from dataclasses import dataclass
+      >>> from unittest import mock
       >>> @dataclass
       ... class Config:
       ...     seeds: int = 5
-      >>> sys.argv = ["study.py", "--seeds", "3"]
-      >>> script(lambda config: print(config.seeds), Config, "A study.")
+      >>> with mock.patch("sys.argv", ["study.py", "--seeds", "3"]):
+      ...     script(lambda config: print(config.seeds), Config, "A study.")
       3
     """
     try:
