@@ -103,10 +103,10 @@ def main(config: Config) -> None:
         print(f"{net}\n{ff.summary(tasks[net], train.x[:1])}")
 
     def fit(part: str, chosen: list[str], seeds: int) -> ff.Study:
-        def hooks(member: ff.Member) -> list[ff.hooks.Hook]:
+        def hooks(member: ff.Member) -> list[ff.callbacks.Callback]:
             net = member.setting["net"]
             group = next(name for name, members in STUDIES.items() if net in members)
-            return [ff.hooks.TensorBoard(config.run_dir / "logs" / group / net / f"seed={member.seed}")]
+            return [ff.callbacks.TensorBoard(config.run_dir / "logs" / group / net / f"seed={member.seed}")]
 
         return ff.fit_many(
             lambda hp: tasks[hp["net"]],
@@ -117,7 +117,7 @@ def main(config: Config) -> None:
             batch_size=BATCH,
             early_stopping=ff.EarlyStopping(LOSS, patience=config.patience),
             seeds=seeds,
-            hooks=hooks,
+            callbacks=hooks,
             progress=f"{part} nets, seeds 0 to {seeds - 1}",
             run_dir=config.run_dir / part,
         )

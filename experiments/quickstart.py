@@ -52,7 +52,7 @@ def main(config: Config) -> None:
         table.add_column(column)
     histories = {}
     for name, each in tasks.items():
-        options = {"validation": validation, "epochs": config.epochs, "batch_size": 50, "hooks": [ff.hooks.Progress(name)]}
+        options = {"validation": validation, "epochs": config.epochs, "batch_size": 50, "callbacks": [ff.callbacks.ProgressBar(name)]}
         results = [ff.fit(each, train, seed=seed, **options) for seed in range(config.seeds)]
         best, last = (
             [ff.evaluate(each, state, test) for state in states] for states in zip(*((r.best, r.last) for r in results), strict=True)

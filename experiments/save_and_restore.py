@@ -95,7 +95,7 @@ def main(config: Config) -> None:
     checkpoint: dict[str, Any] = {"every_epochs": 1, "weights": NAMES, "weights_only": True}
     with ff.Page("Saving and restoring", config.run_dir, f"{config.data}: {ABOUT}") as page:
         runs = config.run_dir / "runs"
-        hooks = {"hooks": lambda member: [ff.hooks.Checkpoint(**checkpoint)]}
+        hooks = {"callbacks": lambda member: [ff.callbacks.Checkpoint(**checkpoint)]}
         study = ff.fit_many(task, None, train, epochs=config.epochs, seeds=config.seeds, run_dir=runs, progress="seeds", **hooks, **options)
         np.savez(config.run_dir / "validation.npz", x=validation.x, y=validation.y)
         for old in ("models", "stopped"):
@@ -137,8 +137,8 @@ def main(config: Config) -> None:
 
         rows = []
         for index, (way, how) in enumerate(WAYS.items()):
-            hook, where = ff.hooks.Checkpoint(weights=NAMES, verbose=True, **how), config.run_dir / "stopped" / f"way {index}"
-            ff.fit(task, train, epochs=config.epochs, run_dir=where, hooks=[hook], **options)
+            hook, where = ff.callbacks.Checkpoint(weights=NAMES, verbose=True, **how), config.run_dir / "stopped" / f"way {index}"
+            ff.fit(task, train, epochs=config.epochs, run_dir=where, callbacks=[hook], **options)
             files, saved = sorted(path.stem for path in (where / "weights").iterdir()), len([*(where / "checkpoints").glob("[0-9]*")])
             rows.append((way, f"{len(files)}: {files[0]} to {files[-1]}", saved))
         page.table("Checkpoints while training, seed 0", ("saved", "files of weights: epoch-val_loss", "checkpoints that are left"), rows)

@@ -29,9 +29,9 @@ from jax.core import Tracer
 
 from flaxfit.arguments import unknown
 from flaxfit.data.dataset import arrays
+from flaxfit.rng import random_bits
 from flaxfit.shapes import Batch, Hidden, Logits
-from flaxfit.streams import random_bits
-from flaxfit.task import Task
+from flaxfit.train.task import Task
 
 # fmt: off
 _ACTIVATIONS = (

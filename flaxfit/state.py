@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from flaxfit.stopping import StopperState
-from flaxfit.streams import stream
-from flaxfit.task import Task
+from flaxfit.rng import stream
+from flaxfit.train.stopping import StopperState
+from flaxfit.train.task import Task
 
 
 @jax.tree_util.register_dataclass

@@ -48,7 +48,7 @@ def table():
     return ff.Dataset(x[:250], y[:250]), ff.Dataset(x[250:], y[250:])
 
 
-class EachLoss(ff.hooks.Hook):
+class EachLoss(ff.callbacks.Callback):
     """Notes the objective after every step, from an optimiser chain that starts with the fixture's transformation."""
 
     every_steps = 1
@@ -56,8 +56,8 @@ class EachLoss(ff.hooks.Hook):
     def __init__(self):
         self.losses = []
 
-    def look(self, look):
-        self.losses.append(float(look.state.train.opt_state[0]))
+    def on_chunk_end(self, progress):
+        self.losses.append(float(progress.state.train.opt_state[0]))
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ class Host:
         )
         self._monkeypatch.setitem(sources.SOURCES, name, replace(source, originals=changed))
 
-    def close(self):
+    def on_train_end(self):
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

@@ -13,9 +13,9 @@ import optax
 import pytest
 
 import flaxfit as ff
-from flaxfit import run
 from flaxfit.cli import main, script
 from flaxfit.storage.checkpoints import Checkpoints
+from flaxfit.train import program
 
 VERSION_1 = Path(__file__).parent / "storage" / "run_v1"
 
@@ -123,8 +123,8 @@ def test_a_run_directory_of_version_1(tmp_path, capsys):
     np.testing.assert_allclose(model.predict(np.eye(3, dtype=np.float32)), expected["logits"], rtol=1e-5)
     assert ff.transfer(model, {"Dense_0": {"kernel": np.zeros((3, 2), np.float32)}})[0]["Dense_0"]["kernel"].any()
     task = ff.Task(model=ff.nn.MLP((2,), 1), loss=ff.losses.mse, optimizer=optax.sgd(0.1))
-    plan = run.Plan(3, ff.EarlyStopping("loss", mode="min"), False)
-    shapes = jax.eval_shape(lambda key: run.start(task, plan, key, np.eye(3, dtype=np.float32)[:1]), jax.random.key(0))
+    plan = program.Plan(3, ff.EarlyStopping("loss", mode="min"), False)
+    shapes = jax.eval_shape(lambda key: program.start(task, plan, key, np.eye(3, dtype=np.float32)[:1]), jax.random.key(0))
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
         state, history, position = checkpoints.restore(shapes)
     assert (int(state.epoch), len(history), position) == (2, 2, 2)

@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss
 
 from flaxfit import losses
 from flaxfit.nn import MLP
-from flaxfit.task import Task
+from flaxfit.train.task import Task
 
 RNG = np.random.default_rng(0)
 BINARY: Any = RNG.normal(size=50).astype(np.float32), RNG.integers(0, 2, 50)

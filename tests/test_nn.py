@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from flaxfit import losses, nn
-from flaxfit.streams import stream
-from flaxfit.task import Task
+from flaxfit.rng import stream
+from flaxfit.train.task import Task
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (12, 6))

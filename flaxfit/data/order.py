@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from flaxfit.rng import mix32, stream
 from flaxfit.shapes import Key, Positions, RoundKeys, Step
-from flaxfit.streams import mix32, stream
 
 
 def _rounds(rows: int) -> int:

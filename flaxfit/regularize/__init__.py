@@ -1,1 +1,5 @@
-"""Penalties, constraints, masks, proximal steps and averages of weights."""
+"""Regularization: penalties, constraints, averages of weights, augmentation."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -19,8 +19,8 @@ from jax.scipy.ndimage import map_coordinates
 from flaxfit.arguments import unknown
 from flaxfit.nn import check_rate
 from flaxfit.regularize.penalties import non_negative
+from flaxfit.rng import random_bits
 from flaxfit.shapes import Key
-from flaxfit.streams import random_bits
 
 Augment = Callable[[Key, Any, Any], tuple[Any, Any]]
 """(key, x, y) -> (x, y)."""

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from flaxfit.arguments import unknown
-from flaxfit.report.history import History
+from flaxfit.history import History
 
 _ALPHA = 0.01  # the chance of a false alarm
 _FLOOR = 0.01  # a change below this share of the level is none
@@ -221,7 +221,7 @@ def smaller_is_better(history: History, metric: str) -> bool:
     Raises:
       ValueError: the name does not tell.
     """
-    from flaxfit.stopping import EarlyStopping
+    from flaxfit.train.stopping import EarlyStopping
 
     if metric == "loss" or ("loss" in history and metric == history.data_loss):
         return True

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from scipy.ndimage import gaussian_filter1d
 
 from flaxfit.arguments import unknown
-from flaxfit.report.history import History
+from flaxfit.history import History
 from flaxfit.report.statistics import interval
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

@@ -27,7 +27,7 @@ from typing import Any, Literal, Self
 import jax
 import numpy as np
 
-from flaxfit.sharding import host, place, raw
+from flaxfit.devices.sharding import host, place, raw
 from flaxfit.state import RunState
 
 FORMATS = (1, 2)
@@ -284,12 +284,12 @@ def _imported() -> Any:
     logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
     show = sys.unraisablehook
 
-    def hook(unraisable: Any) -> None:
+    def callback(unraisable: Any) -> None:
         # Where one array cannot be written or read, the others find Orbax's event loop closed.
         if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
             show(unraisable)
 
-    sys.unraisablehook = hook
+    sys.unraisablehook = callback
     return ocp
 
 

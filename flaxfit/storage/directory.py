@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flaxfit.report.history import History
+from flaxfit.history import History
 
 FORMAT = 1
 _PACKAGES = ("flaxfit", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")

@@ -19,13 +19,13 @@ import numpy as np
 from safetensors.numpy import save
 
 import flaxfit
-from flaxfit.checks import check_program, check_state, check_task
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.scaling import Scaling
-from flaxfit.programs import Family, kept
 from flaxfit.state import TrainState, for_evaluation
 from flaxfit.storage.predictor import FORMAT, PARTS, SUMS, TYPES, by_path, check_calls, read
-from flaxfit.task import Task
+from flaxfit.train.checks import check_program, check_state, check_task
+from flaxfit.train.programs import Family, kept
+from flaxfit.train.task import Task
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FIXED_ROWS = 128

@@ -101,7 +101,7 @@ class Predictor:
         """The same model with other weights.
 
         Args:
-          file: safetensors that `flaxfit.hooks.Checkpoint(weights=...)` wrote, or an export's `weights.safetensors`.
+          file: safetensors that `flaxfit.callbacks.Checkpoint(weights=...)` wrote, or an export's `weights.safetensors`.
 
         Raises:
           OSError: it cannot be read.

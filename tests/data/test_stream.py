@@ -17,9 +17,9 @@ import optax
 import pytest
 
 import flaxfit as ff
-from flaxfit import run
 from flaxfit.data import order, stream
 from flaxfit.data.stream import Feed, Stream
+from flaxfit.train import program
 
 
 def make_task(model, **changes):
@@ -46,7 +46,7 @@ def assert_same_bits(a, b):
         assert np.array_equal(x, y)
 
 
-class Look(ff.hooks.Hook):
+class Look(ff.callbacks.Callback):
     """Does something after every step."""
 
     every_steps = 1
@@ -96,7 +96,7 @@ def test_a_stream_trains_to_the_bits_of_arrays(rich, table, short, steps):
     short(steps)
     threads = threading.active_count()
     assert_same_run(ff.fit(task, Stream(data), **options), expected)
-    assert_same_run(ff.fit(task, Stream(data), hooks=[Look()], **options), expected)  # a hook inside chunks
+    assert_same_run(ff.fit(task, Stream(data), callbacks=[Look()], **options), expected)  # a hook inside chunks
     assert threading.active_count() == threads
 
 
@@ -174,7 +174,7 @@ def test_inputs_of_several_arrays_and_weights(short):
     assert_same_bits(jax.tree.map(lambda *parts: np.concatenate(parts), *pieces), data)
 
 
-PLAN = run.Plan(40, ff.EarlyStopping("loss", mode="min"), False, capacity=8)
+PLAN = program.Plan(40, ff.EarlyStopping("loss", mode="min"), False, capacity=8)
 
 
 def feed(data, key, **options):
@@ -209,16 +209,16 @@ def test_rows_are_a_function_of_the_position(table, short):
 
 @pytest.fixture(scope="module")
 def advance(task):
-    return jax.jit(functools.partial(run.advance, task, PLAN))
+    return jax.jit(functools.partial(program.advance, task, PLAN))
 
 
 def test_going_on_inside_an_epoch_is_the_run_to_the_bit(task, advance, table, arrays_run, short):
     """The state goes through NumPy, as through a checkpoint; the threads that read are others."""
     short(3)
     key = jax.random.key(OPTIONS["seed"])
-    state, position = run.start(task, PLAN, key, table[0][:1].x), 0
+    state, position = program.start(task, PLAN, key, table[0][:1].x), 0
     for stop in (5, 6, 11, 21):
-        state = run.replace(jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), run.replace(state, key=jnp.zeros(()))), key=key)
+        state = program.replace(jax.tree.map(lambda a: jnp.asarray(np.asarray(a)), program.replace(state, key=jnp.zeros(()))), key=key)
         with feed(table[0], key) as reader:
             while position < stop:
                 chunk, until = reader.at(position, stop)
@@ -231,7 +231,7 @@ def test_going_on_inside_an_epoch_is_the_run_to_the_bit(task, advance, table, ar
 def test_rows_that_fill_a_chunk_up_are_never_used(task, advance, table, short):
     short(3)
     key = jax.random.key(5)
-    state = poisoned = run.start(task, PLAN, key, table[0][:1].x)
+    state = poisoned = program.start(task, PLAN, key, table[0][:1].x)
     with feed(table[0], key) as reader:
         for position in (0, 3, 6):
             chunk, until = reader.at(position, 7)
@@ -240,10 +240,10 @@ def test_rows_that_fill_a_chunk_up_are_never_used(task, advance, table, short):
             x = jnp.where(jnp.arange(120)[:, None] < used, chunk.rows.x, jnp.nan)
             y = jnp.where(jnp.arange(120) < used, chunk.rows.y, 77)
             state, _ = advance(state, chunk, None, jnp.int32(until))
-            poisoned, _ = advance(poisoned, run.replace(chunk, rows=ff.Dataset(x, y)), None, jnp.int32(until))
+            poisoned, _ = advance(poisoned, program.replace(chunk, rows=ff.Dataset(x, y)), None, jnp.int32(until))
     assert used == 10
     assert int(state.epoch) == 1
-    assert_same_bits(run.replace(state, key=jnp.zeros(())), run.replace(poisoned, key=jnp.zeros(())))
+    assert_same_bits(program.replace(state, key=jnp.zeros(())), program.replace(poisoned, key=jnp.zeros(())))
 
 
 class Compilations:
@@ -309,7 +309,7 @@ def test_reading_is_ahead_but_by_two_chunks_at_most_and_once_an_epoch(task, tabl
         time.sleep(0.01)
         late.append(len(source.asked) - ahead)
 
-    ff.fit(task, train, epochs=2, batch_size=40, hooks=[Look(look)])
+    ff.fit(task, train, epochs=2, batch_size=40, callbacks=[Look(look)])
     assert late == [0] * 12
     assert sorted(source.asked[door:]) == sorted([*range(240)] * 2)
 
@@ -365,7 +365,7 @@ def fails_in_a_hook(task, source):
             raise error
 
         with pytest.raises(error):
-            ff.fit(task, Stream(source), hooks=[Look(fail)], **OPTIONS)
+            ff.fit(task, Stream(source), callbacks=[Look(fail)], **OPTIONS)
 
 
 def fails_in_evaluation(task, source):
@@ -400,7 +400,7 @@ def test_what_waits_to_be_read_is_dropped_at_the_end(task, table, short, monkeyp
     monkeypatch.setattr(stream, "THREADS", 1)
     go, source = threading.Event(), Slow(table[0])
     with pytest.raises(ZeroDivisionError):
-        ff.fit(task, Stream(source), hooks=[Look(fail)], **OPTIONS)
+        ff.fit(task, Stream(source), callbacks=[Look(fail)], **OPTIONS)
     assert 240 < len(source.asked) < 250
 
 

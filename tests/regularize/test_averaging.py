@@ -10,8 +10,8 @@ from flaxfit import losses
 from flaxfit.nn import MLP
 from flaxfit.regularize.averaging import averaged, weight_ema
 from flaxfit.state import for_evaluation, initialise
-from flaxfit.steps import train_step
-from flaxfit.task import Task
+from flaxfit.train.step import train_step
+from flaxfit.train.task import Task
 
 KEY = jax.random.key(0)
 X, Y = jax.random.normal(KEY, (20, 3)), jax.random.normal(jax.random.key(1), (20,))

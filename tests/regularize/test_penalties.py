@@ -10,11 +10,12 @@ import pytest
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import ElasticNet, Ridge
 
-from flaxfit import losses, run
+from flaxfit import losses
 from flaxfit.data.dataset import Dataset
 from flaxfit.regularize import penalties
-from flaxfit.stopping import EarlyStopping
-from flaxfit.task import Task
+from flaxfit.train import program
+from flaxfit.train.stopping import EarlyStopping
+from flaxfit.train.task import Task
 
 PARAMS = {"Dense_0": {"bias": jnp.array([5.0]), "kernel": jnp.array([[1.0], [-3.0]])}, "Dense_1": {"kernel": jnp.array([[2.0]])}}
 
@@ -35,10 +36,10 @@ def diabetes():
 
 def trained(x, y, penalty):
     task = Task(Linear(), losses.mse, optax.sgd(0.1), penalty=penalty)
-    plan = run.Plan(batch_size=len(x), stopping=EarlyStopping("loss"), stops=False, capacity=3000)
+    plan = program.Plan(batch_size=len(x), stopping=EarlyStopping("loss"), stops=False, capacity=3000)
     data = Dataset(x.astype(np.float32), y.astype(np.float32))
-    state = run.start(task, plan, jax.random.key(0), data.x[:1])
-    state, _ = jax.jit(functools.partial(run.advance, task, plan))(state, data, None, 3000)
+    state = program.start(task, plan, jax.random.key(0), data.x[:1])
+    state, _ = jax.jit(functools.partial(program.advance, task, plan))(state, data, None, 3000)
     return np.asarray(state.train.params["Dense_0"]["kernel"])[:, 0]
 
 

@@ -10,11 +10,12 @@ import pytest
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Lasso
 
-from flaxfit import losses, run
+from flaxfit import losses
 from flaxfit.data.dataset import Dataset
 from flaxfit.regularize import proximal
-from flaxfit.stopping import EarlyStopping
-from flaxfit.task import Task
+from flaxfit.train import program
+from flaxfit.train.stopping import EarlyStopping
+from flaxfit.train.task import Task
 
 
 class Linear(nn.Module):
@@ -36,10 +37,10 @@ def test_ista_finds_the_coefficients_and_the_zeros_of_the_lasso(alpha):
     expected = Lasso(alpha=alpha, tol=1e-10, max_iter=100_000).fit(x, y).coef_
     rate, weight = 0.1, 2 * alpha  # Lasso halves the mean square
     task = Task(Linear(), losses.mse, optax.chain(optax.sgd(rate), proximal.l1(weight, rate)))
-    plan = run.Plan(batch_size=len(x), stopping=EarlyStopping("loss"), stops=False, capacity=3000)
+    plan = program.Plan(batch_size=len(x), stopping=EarlyStopping("loss"), stops=False, capacity=3000)
     data = Dataset(x.astype(np.float32), y.astype(np.float32))
-    state = run.start(task, plan, jax.random.key(0), data.x[:1])
-    state, _ = jax.jit(functools.partial(run.advance, task, plan))(state, data, None, 3000)
+    state = program.start(task, plan, jax.random.key(0), data.x[:1])
+    state, _ = jax.jit(functools.partial(program.advance, task, plan))(state, data, None, 3000)
     result = np.asarray(state.train.params["Dense_0"]["kernel"])[:, 0]
     np.testing.assert_allclose(result, expected, atol=1e-3)
     np.testing.assert_array_equal(result == 0, expected == 0)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 
+from flaxfit.history import History
 from flaxfit.report.diagnosis import Diagnosis, diagnose
-from flaxfit.report.history import History
 
 VERDICTS = {"over-fitted", "close to over-fitting", "still improving", "converged", "diverging", "too short to tell"}
 

@@ -10,8 +10,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter1d
 
+from flaxfit.history import History
 from flaxfit.report import plots
-from flaxfit.report.history import History
 
 
 def make(count=40, best=7, seed=0, validation=True, **extra):
@@ -207,7 +207,7 @@ def test_pyplot_is_never_imported(tmp_path):
     code = """
 import sys
 from flaxfit.report import plots
-from flaxfit.report.history import History
+from flaxfit.history import History
 history = History({"loss": [2.0, 1.0], "mse": [2.0, 1.0], "val_mse": [2.0, 1.0], "kernel_l1": [1.0, 2.0]})
 plots.learning_curves({"a": history}, smooth=1).savefig(sys.argv[1])
 plots.schedule(0.1, 2, 3)

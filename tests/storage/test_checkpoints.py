@@ -17,8 +17,8 @@ import optax
 import pytest
 
 import flaxfit as ff
-from flaxfit import run
 from flaxfit.storage.checkpoints import Checkpoints, _seal
+from flaxfit.train import program
 
 HISTORY = np.array([[0.5, math.nan], [-0.0, math.inf], [1 / 3, 5e-324]])
 
@@ -27,7 +27,7 @@ HISTORY = np.array([[0.5, math.nan], [-0.0, math.inf], [1 / 3, 5e-324]])
 def states(net):
     """Two states of a run, and leaves of the kinds that a run may also have."""
     task = ff.Task(model=net(batch_norm=True), loss=ff.losses.binary_crossentropy, optimizer=optax.adam(1e-3))
-    plan = run.Plan(batch_size=5, stopping=ff.EarlyStopping("loss"), stops=False)
+    plan = program.Plan(batch_size=5, stopping=ff.EarlyStopping("loss"), stops=False)
 
     def state(seed):
         key = jax.random.key(seed)
@@ -41,7 +41,7 @@ def states(net):
             "weights": jax.random.normal(key, (50_000,)),
             "a/b.c['d']": jnp.int32(seed),
         }
-        return {"run": run.start(task, plan, key, jnp.zeros((2, 6))), "extra": extra}
+        return {"run": program.start(task, plan, key, jnp.zeros((2, 6))), "extra": extra}
 
     return state(0), state(1)
 

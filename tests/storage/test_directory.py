@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import flaxfit as ff
-from flaxfit.report.history import History
+from flaxfit.history import History
 from flaxfit.storage.directory import RunDirectory, differences, environment
 
 HISTORY = History({"loss": [0.5, math.nan, 0.25], "val_loss": [math.inf, -0.0, 1 / 3]})

@@ -1,0 +1,10 @@
+"""What happens between chunks: progress, logs, checkpoints.
+
+The loop stops the compiled run where a callback asks to be called, and hands it what has been logged since its last call.
+"""
+
+from flaxfit.callbacks.base import Callback, Progress, Run
+from flaxfit.callbacks.checkpoints import Checkpoint
+from flaxfit.callbacks.loggers import Dots, Metrics, ProgressBar, TensorBoard
+
+__all__ = ["Callback", "Checkpoint", "Dots", "Metrics", "Progress", "ProgressBar", "Run", "TensorBoard"]

@@ -1,0 +1,17 @@
+from .audit import Leakage as Leakage
+from .audit import leakage as leakage
+from .dataset import Dataset as Dataset
+from .files import read_csv as read_csv
+from .files import read_npz as read_npz
+from .loading import load as load
+from .loading import names as names
+from .provenance import Provenance as Provenance
+from .scaling import Scaling as Scaling
+from .scaling import min_max as min_max
+from .scaling import rescale as rescale
+from .scaling import standardise as standardise
+from .splits import Splits as Splits
+from .splits import folds as folds
+from .splits import hold_outs as hold_outs
+from .splits import split as split
+from .stream import Stream as Stream

@@ -1,0 +1,171 @@
+"""What a run logged: one array a metric, one value an epoch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flaxfit.arguments import unknown
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class History(Mapping[str, np.ndarray]):
+    """Arrays by name and epoch, read like a mapping.
+
+    `loss` and `val_loss` are the objective, the data loss stands second under the loss function's name, then
+    the metrics, each also with `val_`. `best_epoch` is a column too: the best epoch as known at that epoch.
+
+    Args:
+      columns: name -> one number an epoch, all of one length, in the order they shall be written.
+      first_epoch: the epoch of the first entry.
+
+    Raises:
+      ValueError: columns of unequal length, or one called `epoch`, which is the index.
+      KeyError: an unknown name, with the nearest one.
+
+    Example:
+      >>> history = History({"loss": [0.7, 0.5], "mse": [0.6, 0.4], "val_loss": [0.8, 0.9], "val_mse": [0.7, 0.8]})
+      >>> history["val_loss"].tolist(), history.epochs.tolist(), history.data_loss
+      ([0.8, 0.9], [1, 2], 'mse')
+      >>> history["val_los"]
+      Traceback (most recent call last):
+      ...
+      KeyError: "no column 'val_los' in the history; did you mean 'val_loss'? There are: loss, mse, val_loss, val_mse"
+    """
+
+    def __init__(self, columns: Mapping[str, Sequence[float] | np.ndarray], first_epoch: int = 1):
+        self._columns = {name: np.asarray(values, float) for name, values in columns.items()}
+        if "epoch" in self._columns:
+            raise ValueError("a History numbers its epochs itself: leave out the column 'epoch' and give first_epoch")
+        lengths = {name: len(values) for name, values in self._columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the columns of a History must be of one length, got {lengths}")
+        self.epochs = first_epoch + np.arange(next(iter(lengths.values()), 0))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._columns:
+            raise KeyError(unknown("column", name, self._columns, "in the history"))
+        return self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def __eq__(self, other: object) -> bool:
+        """Same names in the same order, same epochs, same bits."""
+        return (
+            isinstance(other, History)
+            and list(self) == list(other)
+            and np.array_equal(self.epochs, other.epochs)
+            and all(np.array_equal(self[name], other[name], equal_nan=True) for name in self)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"History({len(self.epochs)} epochs of {', '.join(self)})"
+
+    @property
+    def data_loss(self) -> str:
+        """The data loss's name: the column after `loss`."""
+        names = [name for name in self if name != "loss" and not name.startswith("val_")]
+        if "loss" not in self or not names:
+            raise ValueError(f"a history of training starts with the columns loss and the data loss, this one has: {', '.join(self)}")
+        return names[0]
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The best epoch by the run's monitor, from 1; None where there was none or it was not logged."""
+        logged = self._columns.get("best_epoch")
+        return int(logged[-1]) or None if logged is not None and len(logged) else None
+
+    def row(self, index: int) -> dict[str, float]:
+        """The metrics of one epoch by position, as plain numbers; -1 is the last."""
+        return {name: float(values[index]) for name, values in self._columns.items()}
+
+    def extended(self, other: History) -> History:
+        """This history and the epochs after it.
+
+        Raises:
+          ValueError: `other` has other columns, or does not start where this one ends.
+        """
+        if not len(self.epochs):
+            return other
+        if list(self) != list(other) or (len(other.epochs) and other.epochs[0] != self.epochs[-1] + 1):
+            raise ValueError(f"{other!r} from epoch {other.epochs[:1]} does not continue {self!r}")
+        return History({name: np.concatenate([self[name], other[name]]) for name in self}, int(self.epochs[0]))
+
+    @classmethod
+    def mean(cls, histories: Iterable[History]) -> History:
+        """The mean of several runs, epoch by epoch as far as all of them go; without `best_epoch`, of which a mean says nothing.
+
+        Raises:
+          ValueError: no histories, or of unlike columns.
+
+        Example:
+          >>> History.mean([History({"loss": [0.4, 0.2]}), History({"loss": [0.6, 0.3, 0.1]})])["loss"].tolist()
+          [0.5, 0.25]
+        """
+        runs = list(histories)
+        if not runs or any((*run, *run.epochs[:1]) != (*runs[0], *runs[0].epochs[:1]) for run in runs):
+            raise ValueError(f"a mean needs histories of the same columns and first epoch, at least one, got {runs}.")
+        length = min(len(run.epochs) for run in runs)
+        columns = {name: np.mean([run[name][:length] for run in runs], axis=0) for name in runs[0] if name != "best_epoch"}
+        return cls(columns, int(runs[0].epochs[0]) if length else 1)
+
+    def lines(self) -> Iterator[str]:
+        """One line of JSON an epoch. NaN and infinities, which JSON lacks, are the strings "nan", "inf" and "-inf"."""
+        for index, epoch in enumerate(self.epochs):
+            values = {name: value if math.isfinite(value) else str(value) for name, value in self.row(index).items()}
+            yield json.dumps({"epoch": int(epoch), **values}, allow_nan=False)
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
+        """Writes `lines` to a file."""
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(line + "\n" for line in self.lines())
+
+    @classmethod
+    def from_jsonl(cls, path: str | os.PathLike[str]) -> History:
+        """Reads what `to_jsonl` or `flaxfit.callbacks.Metrics` wrote.
+
+        Raises:
+          ValueError: a line that is no such JSON, or out of order, with its number.
+        """
+        rows: list[dict[str, Any]] = []
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = {name: float(value) for name, value in json.loads(line).items()}
+                    if "epoch" not in row or (rows and (list(row) != list(rows[0]) or row["epoch"] != rows[-1]["epoch"] + 1)):
+                        raise ValueError("not the epoch after the line before, or other columns")
+                except (ValueError, TypeError, AttributeError) as error:
+                    raise ValueError(f"{os.fspath(path)}, line {number}: not a line of metrics ({error})") from error
+                rows.append(row)
+        columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else {}) if name != "epoch"}
+        return cls(columns, int(rows[0]["epoch"]) if rows else 1)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with one row an epoch, indexed by `epoch`. Needs pandas."""
+        import pandas
+
+        return pandas.DataFrame(dict(self), index=pandas.Index(self.epochs, name="epoch"))
+
+    @classmethod
+    def from_pandas(cls, frame: pandas.DataFrame) -> History:
+        """The inverse of `to_pandas`.
+
+        Raises:
+          ValueError: the index is not one epoch after the other.
+        """
+        if np.any(np.diff(frame.index) != 1):
+            raise ValueError("a History needs consecutive epochs: sort the frame by its index, and leave out none")
+        return cls({str(name): frame[name].to_numpy() for name in frame}, int(frame.index[0]) if len(frame) else 1)

@@ -1,0 +1,1 @@
+"""Many runs: grids, populations, cross-validation, ensembles, searches."""

@@ -1,0 +1,219 @@
+"""Cross-validation as a population: each fold is a member with fresh weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from flaxfit.arguments import check_count
+from flaxfit.data.dataset import Dataset
+from flaxfit.data.splits import folds as rows_of_folds
+from flaxfit.data.splits import hold_outs, split
+from flaxfit.report.statistics import interval
+from flaxfit.sweep.fit_many import MakeTask, Strategy, Trial, Where, check_seeds, train_all
+from flaxfit.sweep.grid import Grid, expand
+from flaxfit.sweep.study import Row, Study, Table
+from flaxfit.train.checks import check_data
+from flaxfit.train.evaluate import predict_member
+from flaxfit.train.session import Resume
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    """What cross-validation gave. Members are in the order of the grid, then of folds (repeat by repeat), then of seeds.
+
+    Attributes:
+      study: the population; `study.members[i].fold` says which fold a member was.
+      scores: name -> each member's score on the rows that its fold held out, shape (members,).
+      folds: rows to train on and rows held out, of each fold.
+      chosen: of a nested one, the setting that each fold's inner folds chose; else None.
+      at: where in a run its weights were taken: "last", or with early stopping "best".
+    """
+
+    study: Study
+    scores: Mapping[str, np.ndarray]
+    folds: Sequence[tuple[np.ndarray, np.ndarray]]
+    at: Literal["best", "last"]
+    data: Dataset
+    chosen: Sequence[Mapping[str, Any]] | None = None
+
+    def per_fold(self, metric: str) -> np.ndarray:
+        """A metric by setting and fold, averaged over seeds: shape (settings, folds)."""
+        settings = 1 if self.chosen else len(self.study.settings)
+        return self.scores[metric].reshape(settings, len(self.folds), -1).mean(2)
+
+    def table(self, metric: str, *, level: float = 0.95) -> Table:
+        """Mean, standard deviation and interval of each setting over folds, corrected for what the folds' training rows share."""
+        train, test = self.folds[0]
+        settings = [{"nested": "chosen by inner folds"}] if self.chosen else self.study.settings
+        rows = [
+            Row(setting, scores, interval(scores, level, "corrected", test_ratio=len(test) / len(train)))
+            for setting, scores in zip(settings, self.per_fold(metric), strict=True)
+        ]
+        return Table(f"{metric}, held out", rows)
+
+    def out_of_fold(self, *, batch_size: int = 1024) -> Any:
+        """Each row's outputs by the members that have not seen it, averaged over seeds: shape (settings, repeats, rows, outputs).
+
+        Raises:
+          ValueError: of hold-out, where some rows are never held out.
+        """
+        if len(set(np.bincount(np.concatenate([test for _, test in self.folds]), minlength=len(self.data)))) > 1:
+            raise ValueError("out_of_fold needs folds, of which each row is in one: cross_validate(test=...) drew rows at random.")
+        groups = 1 if self.chosen else len(self.study.settings)
+        repeats = sum(len(test) for _, test in self.folds) // len(self.data)
+        outputs = None
+        for index, (m, r) in enumerate(zip(self.study.members, self.study.results, strict=True)):
+            rows = self.folds[m.fold or 0][1]
+            part = predict_member(m.family, m.task, m.numbers, getattr(r, self.at), self.data[rows].x, batch_size)
+            if outputs is None:
+                outputs = jax.tree.map(lambda a: np.zeros((groups, repeats, len(self.data), *a.shape[1:]), np.float64), part)
+            each, seeds = len(self.study) // groups, len(self.study) // groups // len(self.folds)
+            for whole, some in zip(jax.tree.leaves(outputs), jax.tree.leaves(part), strict=True):
+                whole[index // each, (m.fold or 0) * repeats // len(self.folds), rows] += some / seeds
+        return outputs
+
+    def __str__(self) -> str:
+        return "\n".join(str(self.table(metric)) for metric in self.scores)
+
+
+def cross_validate(
+    make_task: MakeTask,
+    data: Dataset,
+    grid: Grid | None = None,
+    *,
+    folds: int | None = None,
+    test: float | None = None,
+    stratified: bool = False,
+    repeats: int = 1,
+    shuffle_seed: int | None = 0,
+    seeds: int | Sequence[int] = 1,
+    fitted: Callable[[Dataset], Mapping[str, Any]] | None = None,
+    stopping_rows: float | None = None,
+    inner: int | None = None,
+    select: str | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    resume: Resume = "auto",
+    progress: str | None = None,
+    strategy: Strategy = "auto",
+    workers: int | None = None,
+    **options: Any,
+) -> CrossValidation:
+    """Trains each setting on all folds but one, with fresh weights each time, and scores it on the one held out; or repeats hold-out.
+
+    Folds are scikit-learn's, all in one population, of at most two programs a setting that is compiled in: where the rows cannot be
+    shared out evenly, folds are of two sizes. The rows held out are also each epoch's validation, for the curves.
+
+    Args:
+      make_task: a mapping of hyperparameters -> Task; or a Task.
+      data: all rows.
+      grid: as for `flaxfit.fit_many`.
+      folds: how many; by default 5.
+      test: instead of folds, hold-out: so many rows, or this share of them, are drawn to be held out, `repeats` times
+        (`flaxfit.data.hold_outs`).
+      stratified: each class has about the same share in each fold.
+      repeats: so many times, shuffled anew.
+      shuffle_seed: decides which row is in which fold; None: rows as they stand.
+      seeds: of the training, as for `fit_many`.
+      fitted: a fold's training rows -> what is fitted to them alone, such as `{"scaling": ff.data.standardise(train.x)}`; `make_task` gets
+        it besides the hyperparameters.
+      stopping_rows: with `early_stopping`, the share of each fold's training rows that it looks at instead of the rows held out, whose
+        score would else be chosen by themselves.
+      inner: nested cross-validation (Stone 1974; Varma and Simon 2006, "Bias in error estimation when using cross-validation for model
+        selection"): in each fold the setting is chosen by so many inner folds, trained on all of the fold's training rows, and scored.
+      select: the metric that chooses, by default the data loss.
+      run_dir, resume, progress, strategy, workers: as for `fit_many`.
+      options: `epochs`, `batch_size`, `early_stopping`, `class_weight`, `replacement`, `terminate_on_nan`, as for `fit`.
+
+    Raises:
+      ValueError, TypeError: as `fit_many`, `flaxfit.data.folds` and `hold_outs`; both `folds` and `test`, or `test` without a seed; early
+        stopping without `stopping_rows`, `inner` without a grid.
+
+    Example:
+      >>> import flaxfit as ff, optax
+      >>> data = ff.data.load("wine").train
+      >>> def make_task(hp):
+      ...     return ff.Task(
+      ...         ff.nn.MLP((8,), 3),
+      ...         ff.losses.categorical_crossentropy,
+      ...         optax.adam(1e-2),
+      ...         metrics={"accuracy": ff.metrics.categorical_accuracy},
+      ...         preprocess=hp["scaling"],
+      ...     )
+      >>> def fitted(train):
+      ...     return {"scaling": ff.data.standardise(train.x)}
+      >>> scores = ff.cross_validate(make_task, data, stratified=True, fitted=fitted, epochs=20)
+      >>> scores.per_fold("accuracy").shape, bool(scores.scores["accuracy"].mean() > 0.8)
+      ((1, 5), True)
+    """
+    check_data("data", data)
+    settings, traced = expand(grid)
+    how = {"epochs": 1, "batch_size": 32, "early_stopping": None, "class_weight": None, "replacement": False, "terminate_on_nan": True}
+    if unknown_options := options.keys() - how.keys():
+        raise TypeError(f"cross_validate() has no argument {min(unknown_options)!r}.")
+    how |= options
+    if (how["early_stopping"] is None) != (stopping_rows is None):
+        raise ValueError("cross_validate takes early_stopping=... and stopping_rows=0.2 (a share of each fold's training rows) together.")
+    at = "last" if stopping_rows is None else "best"
+    listed = check_seeds(seeds)
+    if test is None:
+        outer = rows_of_folds(data, 5 if folds is None else folds, stratified=stratified, repeats=repeats, seed=shuffle_seed)
+    elif folds is not None or shuffle_seed is None:
+        raise ValueError(
+            "cross_validate(test=...) draws rows at random instead of making folds: leave out folds=, and give a shuffle_seed."
+        )
+    else:
+        outer = hold_outs(data, test, stratified=stratified, repeats=repeats, seed=shuffle_seed)
+
+    def prepared(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
+        """What trials on each fold have in common: training rows, validation rows, what is fitted."""
+        parts = []
+        for train, test in pairs:
+            rows, validation = data[train], data[test]
+            if stopping_rows is not None:
+                seed = 0 if shuffle_seed is None else shuffle_seed
+                kept = split(rows, validation=float(stopping_rows), stratified=stratified, seed=seed, one_row=1.0)
+                rows, validation = kept.train, kept.validation
+            parts.append({"train": rows, "validation": validation, "fitted": None if fitted is None else fitted(rows)})
+        return parts
+
+    def trained(trials: Sequence[Trial], name: str) -> Study:
+        place = None if run_dir is None else os.path.join(run_dir, name)
+        title = None if progress is None else f"{progress}, {name}"
+        return train_all(make_task, trials, traced, how, Where(None, title, place, resume, strategy, workers))
+
+    def scored(study: Study, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+        return study.evaluate([data[test] for _, test in pairs], at)
+
+    def every(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Trial]:
+        parts = prepared(pairs)
+        return [Trial(s, seed, fold=i, **part) for s in settings for i, part in enumerate(parts) for seed in listed]
+
+    if inner is None:
+        study = trained(every(outer), "folds")
+        return CrossValidation(study, scored(study, outer), outer, at, data)
+
+    if len(settings) < 2:
+        raise ValueError("cross_validate(inner=...) chooses among the settings of a grid: give one of two settings or more.")
+    check_count("inner", inner, 2, "folds in each fold")
+    pairs = []
+    for train, _ in outer:
+        rows = data[train]
+        within = rows_of_folds(rows, inner, stratified=stratified, seed=shuffle_seed)
+        pairs += [(train[a], train[b]) for a, b in within]
+    search = trained(every(pairs), "inner")
+    metric = select or search.members[0].task.loss_name
+    scores = scored(search, pairs)
+    if metric not in scores:
+        raise ValueError(f"cross_validate(select={metric!r}): scored are {', '.join(scores)}.")
+    means = scores[metric].reshape(len(settings), len(outer), -1).mean(2)
+    sign = 1 if search.smaller_is_better(metric) else -1
+    chosen = [settings[index] for index in np.argmin(sign * means, axis=0)]
+    trials = [Trial(chosen[i], seed, fold=i, **part) for i, part in enumerate(prepared(outer)) for seed in listed]
+    study = trained(trials, "outer")
+    return CrossValidation(study, scored(study, outer), outer, at, data, chosen)

@@ -1,0 +1,220 @@
+"""Several trained models as one: for prediction, evaluation and export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from flaxfit.arguments import unknown
+from flaxfit.data.dataset import Dataset
+from flaxfit.data.stream import Stream
+from flaxfit.state import TrainState, for_evaluation
+from flaxfit.train.checks import check_task, kind_of_loss
+from flaxfit.train.evaluate import evaluate, evaluate_member
+from flaxfit.train.programs import Family
+from flaxfit.train.task import Task
+
+Average = Literal["probabilities", "logits"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ensemble:
+    """Trained models as one. From `ensemble`.
+
+    Attributes:
+      task: for `flaxfit.evaluate`, `predict` and `export`, with `state`. It has no penalty, so its objective is its data loss, and no
+        optimiser: it is not for training.
+      state: the members' evaluation states side by side, under `member_0`, `member_1`, ...
+      members: (task, evaluation state) of each.
+      average: "probabilities" or "logits".
+      families: for each member, whose programs it shares, and by which numbers.
+    """
+
+    task: Task
+    state: TrainState
+    members: tuple[tuple[Task, TrainState], ...]
+    average: Average
+    families: tuple[tuple[Family, Mapping[str, Any]], ...]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __repr__(self) -> str:
+        return f"Ensemble({len(self)} members, mean of {self.average}, scores {', '.join([self.task.loss_name, *self.task.metrics])})"
+
+    def diversity(self, data: Dataset | Stream, *, batch_size: int = 1024) -> dict[str, float]:
+        """What averaging gains, and how much the members differ, which is where the gain comes from.
+
+        Args:
+          data: the rows to score.
+          batch_size: rows a step, for memory.
+
+        Returns:
+          `members`: the mean of the members' data losses, and `ensemble`: the ensemble's. `ambiguity`: the first less the second, in the
+          loss's unit. By Jensen's inequality it is not negative where the loss is convex in what is averaged, as cross-entropy (in
+          probabilities and in logits) and squared error are; of squared error it is the members' mean squared distance from their mean
+          (Krogh and Vedelsby 1995, "Neural network ensembles, cross validation, and active learning"). `members_NAME` and
+          `ensemble_NAME`: the same of each metric. Of classifiers `disagreement`: the share, from 0 to 1, of (row, pair of members) whose
+          predicted classes differ (Kuncheva and Whitaker 2003, "Measures of diversity in classifier ensembles"); NaN of a single member.
+          Sample weights count in losses only.
+
+        Raises:
+          ValueError, TypeError: as `flaxfit.evaluate`.
+        """
+        kind, predicted = kind_of_loss(self.task), "predicted classes"
+        metrics = None if kind is None else {predicted: lambda logits, y: logits > 0 if kind == "binary" else logits.argmax(-1)}
+        members = [
+            evaluate_member(family, task, numbers, state, data, batch_size, metrics)
+            for (family, numbers), (task, state) in zip(self.families, self.members, strict=True)
+        ]
+        own = evaluate(self.task, self.state, data, batch_size=batch_size)
+        means = {name: float(np.mean([scores[name] for scores in members])) for name in (self.task.loss_name, *self.task.metrics)}
+        loss, score = means.pop(self.task.loss_name), own[self.task.loss_name]
+        found = {"members": loss, "ensemble": score, "ambiguity": loss - score}
+        for name, mean in means.items():
+            found |= {f"members_{name}": mean, f"ensemble_{name}": own[name]}
+        if kind is not None:
+            found["disagreement"] = _disagreement(np.stack([scores[predicted] for scores in members]))
+        return found
+
+
+def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
+    """The average of trained models, as a task and a state like any other.
+
+    The mean of probabilities is given as logits, log(p / (1 - p)) of a binary loss and log(p) of classes, so that losses and metrics
+    mean what they meant. Its cross-entropy is never more than the members' mean. The mean of logits is the normalised geometric mean
+    of the probabilities, which is surer of itself where members agree.
+
+    Args:
+      members: (task, state) of each, such as `(task, result.best)`; or a `Study`, of which the best states are taken. Models and their
+        `preprocess` may differ. Loss and metrics are the first one's.
+      average: "probabilities", for this package's and optax's cross-entropies only, because of no other loss is it known what its
+        outputs mean; or "logits", the mean of the outputs as they are. By default the first where it can be, so that of squared
+        errors it is the second.
+
+    Returns:
+      An Ensemble.
+
+    Raises:
+      TypeError: members that are not pairs of Task and TrainState.
+      ValueError: no members, members of other losses or metrics, an average that cannot be. Outputs of unequal shapes are found when rows
+        are seen, by `flaxfit.evaluate`, `predict` and `export`.
+
+    Example:
+      >>> import flaxfit as ff
+      >>> x = np.linspace(-1, 1, 64)[:, None]
+      >>> data = ff.Dataset(x, x[:, 0] ** 2)
+      >>> task = ff.Task(model=ff.nn.MLP((8,), 1), loss=ff.losses.mse, optimizer=optax.adam(1e-2))
+      >>> both = ensemble([(task, ff.fit(task, data, epochs=5, seed=seed).best) for seed in (0, 1)])
+      >>> both
+      Ensemble(2 members, mean of logits, scores mse)
+      >>> both.diversity(data)["ambiguity"] > 0
+      True
+      >>> ff.predict(both.task, both.state, x).shape
+      (64, 1)
+    """
+    families = None
+    if hasattr(members, "members") and hasattr(members, "results"):
+        families = [(member.family, member.numbers) for member in members.members]
+        members = [(member.task, result.best) for member, result in zip(members.members, members.results, strict=True)]
+    if not hasattr(members, "__iter__"):
+        raise TypeError(f"members must be pairs (task, state), such as [(task, result.best)], got {type(members).__name__}.")
+    pairs = [_member(index, member) for index, member in enumerate(members)]
+    if not pairs:
+        raise ValueError("an ensemble needs a member or more: pairs (task, state), such as (task, result.best).")
+    tasks, states = [task for task, _ in pairs], [state for _, state in pairs]
+    first = tasks[0]
+    for index, task in enumerate(tasks):
+        for what, got, expected in (
+            ("the loss", task.loss_name, first.loss_name),
+            ("metrics", sorted(task.metrics), sorted(first.metrics)),
+        ):
+            if got != expected:
+                raise ValueError(f"members must share {what}: member 0 has {expected}, member {index} {got}.")
+    kind = kind_of_loss(first)
+    average = average or ("logits" if kind is None else "probabilities")
+    if average not in ("probabilities", "logits"):
+        raise ValueError(unknown("average", average, ("probabilities", "logits")))
+    if average == "probabilities" and kind is None:
+        raise ValueError(
+            f'average="probabilities" needs a cross-entropy of flaxfit or optax, which tells what logits mean; the loss is '
+            f'{first.loss_name}: use average="logits", the mean of the outputs as they are.'
+        )
+    shared = first.preprocess if all(task.preprocess is first.preprocess for task in tasks) else None  # an export then knows it
+    parts = tuple(tasks if shared is None else (replace(task, preprocess=None) for task in tasks))
+    task = Task(
+        Mean(parts, kind if average == "probabilities" else None),
+        first.loss,
+        optax.identity(),
+        first.metrics,
+        preprocess=shared,
+        rngs=tuple(dict.fromkeys(name for task in tasks for name in task.rngs)),
+    )
+    names = dict.fromkeys(name for state in states for name in state.collections)
+    collections = {
+        name: {f"member_{index}": state.collections[name] for index, state in enumerate(states) if name in state.collections}
+        for name in names
+    }
+    params = {f"member_{index}": state.params for index, state in enumerate(states)}
+    families = tuple(families or ((Family(task), {}) for task in tasks))
+    step = jnp.asarray(max(int(state.step) for state in states), jnp.int32)
+    return Ensemble(task, TrainState(step, params, collections, None), tuple(pairs), average, families)
+
+
+class Mean(nn.Module):
+    """The model of an ensemble.
+
+    Attributes:
+      tasks: the members', whose models become the parts `member_0`, `member_1`, ...
+      kind: what logits mean, where probabilities are averaged; else None.
+    """
+
+    tasks: Sequence[Task]
+    kind: Literal["binary", "classes"] | None
+
+    @nn.compact
+    def __call__(self, x: Any, *, train: bool) -> Any:
+        """The mean of what the members give for `x`, each after its own preprocessing."""
+        outputs = [task.model.copy(name=f"member_{i}")(task.prepared(x), train=train) for i, task in enumerate(self.tasks)]
+        shapes = [jax.tree.map(lambda a: ("rows", *a.shape[1:]), output) for output in outputs]
+        for index, shape in enumerate(shapes):
+            if shape != shapes[0]:
+                raise ValueError(f"members must share the shape of their outputs: member 0 gives {shapes[0]}, member {index} {shape}.")
+        return jax.tree.map(self._mean, *outputs)
+
+    def _mean(self, *outputs: Array) -> Array:
+        logits = jnp.stack([a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in outputs])
+        if self.kind is None:
+            return logits.mean(0)
+        if self.kind == "binary":
+            return jax.nn.logsumexp(jax.nn.log_sigmoid(logits), 0) - jax.nn.logsumexp(jax.nn.log_sigmoid(-logits), 0)
+        return jax.nn.logsumexp(jax.nn.log_softmax(logits), 0) - jnp.log(len(outputs))
+
+
+def _member(index: int, member: Any) -> tuple[Task, TrainState]:
+    if not isinstance(member, tuple | list) or len(member) != 2 or not isinstance(member[1], TrainState):
+        kinds = ", ".join(type(part).__name__ for part in member) if isinstance(member, tuple | list) else type(member).__name__
+        raise TypeError(f"members must be pairs (task, state), such as [(task, result.best)]; member {index} is {kinds}.")
+    task, state = member
+    check_task(task)
+    return task, for_evaluation(task, state)
+
+
+def _disagreement(predicted: np.ndarray) -> float:
+    """Of predicted classes, shape (members, rows, ...): the share of pairs that differ, counted by class, not by pair."""
+    count = len(predicted)
+    if count < 2:
+        return float("nan")
+    alike = 0.0
+    for label in np.unique(predicted):
+        chosen = (predicted == label).sum(0)
+        alike += float((chosen * (chosen - 1)).mean())
+    return 1 - alike / (count * (count - 1))

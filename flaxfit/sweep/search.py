@@ -1,0 +1,179 @@
+"""Search of hyperparameters by rounds of populations."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxfit.arguments import check_count
+from flaxfit.data.dataset import Dataset
+from flaxfit.sweep.fit_many import MakeTask, fit_many
+from flaxfit.sweep.grid import Grid, name_of
+from flaxfit.sweep.study import At, Study
+
+
+@dataclass(frozen=True, eq=False)
+class Narrowing:
+    """What `narrow` found.
+
+    Attributes:
+      name: the hyperparameter.
+      rounds: the populations, in order.
+      interval: where the best value lies, after the last round.
+      best: the value with the best mean score in the last round.
+    """
+
+    name: str
+    rounds: Sequence[Study]
+    interval: tuple[float, float]
+    best: float
+
+    def scores(self, metric: str | None = None, at: At = "best") -> list[tuple[int, float, np.ndarray]]:
+        """Round (from 1), value and its seeds' scores, for each value that was tried."""
+        return [
+            (number, row.setting[self.name], row.scores)
+            for number, study in enumerate(self.rounds, start=1)
+            for row in study.table(metric, at).rows
+        ]
+
+
+def narrow(
+    make_task: MakeTask,
+    name: str,
+    interval: tuple[float, float],
+    train: Dataset,
+    *,
+    rounds: int = 3,
+    points: int = 5,
+    metric: str | None = None,
+    at: At = "best",
+    run_dir: str | os.PathLike[str] | None = None,
+    progress: str | None = None,
+    **options: Any,
+) -> Narrowing:
+    """Narrows the interval of a number: tries values evenly over it, goes on between the neighbours of the best, round by round.
+
+    The value is traced, so that all rounds are one program. Scores of a few seeds are noisy: where the values of a round do not differ
+    by more than their intervals (`Narrowing.rounds[i].table()`), narrowing further follows chance.
+
+    Args:
+      make_task: a mapping with `name` -> Task.
+      name: the hyperparameter.
+      interval: its lowest and highest value.
+      train: the training rows.
+      rounds: how often.
+      points: values a round, 3 or more.
+      metric: what is best, by mean over seeds; by default what is monitored.
+      at: where in a run.
+      run_dir: a directory for the rounds; the same call goes on where it stopped.
+      progress: as for `fit_many`.
+      options: `seeds`, `validation`, `epochs` and all else that `flaxfit.fit_many` takes.
+
+    Raises:
+      ValueError, TypeError: an interval that is none; and what `fit_many` raises.
+
+    Example:
+      >>> import flaxfit as ff, numpy as np, optax
+      >>> x = np.linspace(-1, 1, 64)[:, None]
+      >>> def make_task(hp):
+      ...     return ff.Task(ff.nn.MLP((8,), 1), ff.losses.mse, optax.adam(hp["rate"]))
+      >>> found = ff.narrow(make_task, "rate", (1e-4, 1e-1), ff.Dataset(x, x[:, 0] ** 2), rounds=2, points=3, epochs=20)
+      >>> len(found.rounds), 1e-4 <= found.interval[0] < found.best <= found.interval[1] <= 1e-1
+      (2, True)
+    """
+    low, high = (float(end) for end in interval)
+    if not -np.inf < low < high < np.inf:
+        raise ValueError(f"narrow(interval=...) is (lowest, highest) of finite numbers, got {interval!r}.")
+    check_count("rounds", rounds, 1, "rounds of populations")
+    check_count("points", points, 3, "values a round")
+    studies, best = [], low
+    for number in range(1, rounds + 1):
+        values = [float(f"{value:.6g}") for value in np.linspace(low, high, points)]  # names of files are short
+        grid: Grid = {name: values}
+        place = None if run_dir is None else Path(run_dir) / f"round-{number}"
+        title = None if progress is None else f"{progress}, round {number}"
+        study = fit_many(make_task, grid, train, run_dir=place, progress=title, **options)
+        studies.append(study)
+        best = study.rank(metric, at)[0][name]
+        index = values.index(best)
+        low, high = values[max(0, index - 1)], values[min(points - 1, index + 1)]
+    return Narrowing(name, studies, (low, high), best)
+
+
+def optimise(
+    study: Any,
+    make_task: MakeTask,
+    space: Callable[[Any], Mapping[str, Any]],
+    train: Dataset,
+    *,
+    trials: int,
+    batch: int = 8,
+    epochs: int | Sequence[int] = 1,
+    metric: str | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    progress: str | None = None,
+    **options: Any,
+) -> None:
+    """Lets an Optuna study choose hyperparameters, a population at a time: asks for a batch, trains it as one program, tells the scores.
+
+    Needs Optuna (`pip install flaxfit[optuna]`). Its storage, samplers and pruners work as anywhere: with a storage and a `run_dir`, the
+    same call goes on where a process was killed, with the trials that it left running.
+
+    Args:
+      study: from `optuna.create_study(direction=..., storage=..., sampler=..., pruner=..., load_if_exists=True)`.
+      make_task: a mapping -> Task.
+      space: an Optuna trial -> the setting, as in `lambda trial: {"l2": trial.suggest_float("l2", 1e-6, 1e-2, log=True)}`. Floats are
+        traced; other values are compiled in.
+      train: the training rows.
+      trials: how many the study shall hold at the end, pruned ones too.
+      batch: trials a population.
+      epochs: how many; or several numbers, rising: after each but the last the pruner decides who goes on, from the weights it had.
+      metric: what is told, by mean over seeds, at the best epoch so far; by default what is monitored.
+      run_dir: a directory for the runs.
+      progress: as for `fit_many`.
+      options: `seeds`, `validation`, `batch_size` and all else that `flaxfit.fit_many` takes.
+
+    Raises:
+      ValueError, TypeError: epochs that do not rise; a direction against the metric's; and what `fit_many` raises.
+    """
+    from optuna.trial import Trial, TrialState
+
+    check_count("trials", trials, 1, "trials of the study")
+    check_count("batch", batch, 1, "trials a population")
+    rungs = [check_count("epochs", rung, 1, "epochs") for rung in (epochs if isinstance(epochs, Sequence) else [epochs])]
+    if sorted(set(rungs)) != rungs:
+        raise ValueError(f"optimise(epochs=...) must rise from one to the next, got {rungs}.")
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch if run_dir is None else run_dir)
+        # Left by a process that was killed; public, but for the trial's number in the storage.
+        asked = [Trial(study, trial._trial_id) for trial in study.get_trials(states=[TrialState.RUNNING])]
+        over = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+        while asked or len(study.get_trials(states=over)) < trials:
+            ended = len(study.get_trials(states=over))
+            asked += [study.ask() for _ in range(min(batch - len(asked), trials - ended - len(asked)))]
+            going = {trial.number: (trial, dict(space(trial))) for trial in asked}
+            for rung in rungs:
+                settings = list({name_of(setting): setting for _, setting in going.values()}.values())
+                title = None if progress is None else f"{progress}, trials {min(going)} to {max(going)}, {rung} epochs"
+                population = fit_many(make_task, settings, train, epochs=rung, run_dir=home, progress=title, **options)
+                smaller = population.smaller_is_better(metric)
+                if (study.direction.name == "MINIMIZE") != smaller:
+                    raise ValueError(f"the Optuna study would {study.direction.name.lower()} {metric or population.monitor}.")
+                means = {name_of(row.setting): float(row.scores.mean()) for row in population.table(metric).rows}
+                for number, (trial, setting) in list(going.items()):
+                    score = means[name_of(setting)]
+                    trial.report(score, rung)
+                    if rung == rungs[-1]:
+                        study.tell(trial, score)
+                    elif trial.should_prune():
+                        study.tell(trial, state=TrialState.PRUNED)
+                        del going[number]
+                if not going:
+                    break
+            asked = []

@@ -1,0 +1,1 @@
+"""One run, from its task to its result."""

@@ -1,0 +1,272 @@
+"""The door: every input is checked before anything compiles, and each message says what was wrong, what was expected and what to do."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import errors as flax_errors
+
+from flaxfit import losses
+from flaxfit.arguments import check_count, unknown
+from flaxfit.callbacks import Callback
+from flaxfit.data.dataset import Dataset
+from flaxfit.data.stream import Stream
+from flaxfit.state import TrainState, for_evaluation, initialise
+from flaxfit.train.step import eval_step, train_step
+from flaxfit.train.task import Task
+
+_BINARY = (losses.binary_crossentropy, optax.sigmoid_binary_cross_entropy)
+_CLASSES = (losses.categorical_crossentropy, optax.softmax_cross_entropy_with_integer_labels, optax.softmax_cross_entropy)
+_NUMPY_ERRORS = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
+_ROWS = 1009  # traced, never computed: as many rows as no other axis has, so that a mean over the wrong axis shows
+
+
+def check_callbacks(callbacks: Any) -> list[Callback]:
+    """`callbacks` as a list of Hooks that want to look at times that come."""
+    if isinstance(callbacks, Callback) or not hasattr(callbacks, "__iter__"):
+        raise TypeError(f"callbacks must be a list of flaxfit.callbacks.Callback objects, got {callbacks!r}: put it in brackets.")
+    callbacks = list(callbacks)
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            cure = "call it" if isinstance(callback, type) else "derive its class from Callback"
+            raise TypeError(f"callbacks must be flaxfit.callbacks.Callback objects, got {callback!r}: {cure}.")
+        for name in ("every_epochs", "every_steps"):
+            if getattr(callback, name) is not None:
+                check_count(f"{type(callback).__name__}.{name}", getattr(callback, name), 1, "or None")
+        if callback.every_seconds is not None and not callback.every_seconds > 0:
+            raise ValueError(f"{type(callback).__name__}.every_seconds must be more than 0, or None, got {callback.every_seconds!r}.")
+    return callbacks
+
+
+def check_seed(seed: Any) -> int:
+    """`seed` as an integer that JAX takes as it is."""
+    if check_count("seed", seed, 0, "below 2**32") >= 2**32:
+        raise ValueError(f"seed must be below 2**32, got {seed}: JAX would take it modulo that.")
+    return int(seed)
+
+
+def check_data(name: str, data: Any) -> None:
+    """That `data` is a Dataset with rows whose numbers are all finite."""
+    if isinstance(data, Stream):
+        raise TypeError(f"{name} must be in memory, got a Stream: take a Dataset from it, stream[:10_000].")
+    if not isinstance(data, Dataset):
+        how = f"give one of them, {name}=splits.train" if hasattr(data, "train") else "wrap the arrays as ff.Dataset(x, y)"
+        raise TypeError(f"{name} must be a flaxfit.Dataset, got {type(data).__name__}: {how}.")
+    if len(data) == 0:
+        raise ValueError(f"{name} has no rows: its arrays are {', '.join(f'{path} {leaf.shape}' for path, leaf in data.leaves())}.")
+    for path, leaf in data.leaves():
+        check_finite(f"{name}.{path}", leaf)
+
+
+def check_finite(name: str, array: Any) -> None:
+    """That an array of rows holds neither NaN nor infinity; on the device where the array is."""
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return
+    finite = (jnp if isinstance(array, jax.Array) else np).isfinite(array)
+    if not finite.all():
+        rows = np.unique(np.nonzero(~np.asarray(finite))[0])
+        raise ValueError(
+            f"{name} has NaN or infinity in {len(rows)} of {len(array)} rows, first in row {rows[0]}: remove these rows or fill the values."
+        )
+
+
+def check_alike(data: Dataset, validation: Dataset) -> None:
+    """That validation rows look like training rows."""
+    kinds = {"b": "boolean", "i": "integer", "u": "integer"}
+
+    def described(part: Dataset) -> Any:
+        x = jax.tree.map(lambda a: f"{kinds.get(a.dtype.kind, 'float')}{list(a.shape[1:])}", part.x)
+        return {"x": x, "y": jax.tree.map(lambda a: list(a.shape[1:]), part.y)}
+
+    if described(data) != described(validation):
+        raise ValueError(f"validation rows differ from training rows: train has {described(data)}, validation {described(validation)}.")
+
+
+def check_task(task: Any) -> None:
+    """That `task` is a Task whose model can be told whether it trains."""
+    if not isinstance(task, Task):
+        raise TypeError(f"task must be a flaxfit.Task, got {type(task).__name__}.")
+    accepted = inspect.signature(type(task.model).__call__).parameters.values()
+    if not any(p.name == "train" or p.kind is p.VAR_KEYWORD for p in accepted):
+        raise TypeError(
+            f"{type(task.model).__name__}.__call__ must take a keyword argument `train`, as in `def __call__(self, x, *, train)`: "
+            "dropout and batch norm need to know."
+        )
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((_ROWS, *a.shape[1:]), a.dtype), tree)
+
+
+def _shapes(tree: Any) -> str:
+    return str(jax.tree.map(lambda a: ("rows", *a.shape[1:]), tree)).replace("'", "")
+
+
+def _traced(blame: str, function: Callable[..., Any], *args: Any) -> Any:
+    """The shapes that `function` gives, or a ValueError that says who is to blame."""
+    try:
+        return jax.eval_shape(function, *args)
+    except flax_errors.InvalidRngError as error:
+        why = "draws from a random stream that it is not given; Task(rngs=...) names those of training"
+        raise ValueError(f"the model {why}: {error}") from error
+    except Exception as error:
+        hint = " (NumPy functions of a whole set go into evaluate(metrics=...))" if isinstance(error, _NUMPY_ERRORS) else ""
+        raise ValueError(f"{blame}: {type(error).__name__}: {error}".replace(str(_ROWS), "rows") + hint) from error
+
+
+def check_model(task: Task, x: Any) -> TrainState:
+    """Shapes of the fresh state, found by tracing.
+
+    Raises:
+      ValueError: preprocessing, the model or the optimiser refuses what it is given; there is nothing to train.
+    """
+    x, key, model = _abstract(x), jax.eval_shape(lambda: jax.random.key(0)), type(task.model).__name__
+    prepared = _traced(f"Task(preprocess=...) refuses x of shape {_shapes(x)}", task.prepared, x)
+    bare = Task(task.model, task.loss, optax.identity(), preprocess=task.preprocess, rngs=task.rngs)
+    state = _traced(f"{model} refuses x of shape {_shapes(prepared)}", lambda k, x: initialise(bare, k, x), key, x)
+    if not jax.tree.leaves(state.params):
+        raise ValueError(f"{model} has no parameters to train.")
+    opt_state = _traced("the optimizer refuses the parameters", task.optimizer.init, state.params)
+    return TrainState(state.step, state.params, state.collections, opt_state)
+
+
+def check_program(task: Task, data: Dataset) -> tuple[TrainState, Any]:
+    """Traces one step of training and one of evaluation without compiling them.
+
+    Returns:
+      Shapes of the fresh state, and of the logits.
+
+    Raises:
+      ValueError, TypeError: something refuses the rows; the loss or a metric is not one number a row; the penalty is no scalar; a
+        collection changes its shape from step to step.
+    """
+    state, model = check_model(task, data.x), type(task.model).__name__
+    x, y, weight = _abstract((data.x, data.y, data.sample_weight))
+    key, rows, refused = jax.eval_shape(lambda: jax.random.key(0)), _ROWS, f"{model} refuses x of shape {_shapes(x)}"
+    if task.augment is not None:
+        prepared = jax.eval_shape(task.prepared, x)
+        augmented = _traced("Task(augment=...) must be (key, x, y) -> (x, y)", task.augment, key, prepared, y)
+        if any(leaf.shape[:1] != (rows,) for leaf in jax.tree.leaves(augmented)):
+            raise ValueError(f"Task(augment=...) must keep the number of rows, got {_shapes((prepared, y))} -> {augmented}.")
+    logits = None
+    for rngs in (dict.fromkeys(task.rngs, key), None):
+        logits, _ = _traced(refused, lambda s, x, r: task.apply(s.params, s.collections, task.prepared(x), r), state, x, rngs)
+        for what, function in ((f"the loss {task.loss_name}", task.loss), *((f"the metric {n!r}", m) for n, m in task.metrics.items())):
+            _check_rows(what, _traced(f"{what} fails on (logits {_shapes(logits)}, y {_shapes(y)})", function, logits, y))
+    penalty = _traced("the penalty refuses the parameters", task.penalised, state.params)
+    if getattr(penalty, "shape", None) != ():
+        raise ValueError(f"the penalty must be one number for all parameters, got {penalty}.")
+    after, _ = _traced("a training step fails", lambda s, k, x, y, w: train_step(task, s, k, x, y, w), state, key, x, y, weight)
+    check_same("a training step", after, "the fresh state", state)
+    evaluated = _traced("Task(eval_params=...) fails", lambda s: for_evaluation(task, s), state)
+    _traced("an evaluation step fails", lambda s, x, y: eval_step(task, s, x, y), evaluated, x, y)
+    return state, logits
+
+
+def _check_rows(what: str, result: Any) -> None:
+    shape = getattr(result, "shape", None)
+    if shape == ():
+        raise ValueError(
+            f"{what} returns one number for the whole batch; it must return one number a row, shape (rows,): leave out the mean."
+        )
+    if shape != (_ROWS,):
+        got = f"shape {shape}".replace(str(_ROWS), "rows") if shape is not None else type(result).__name__
+        raise ValueError(f"{what} must return one number a row, shape (rows,), got {got}.")
+
+
+def check_same(what: str, new: Any, than: str, old: Any) -> None:
+    """That two states have the same paths, shapes and types."""
+
+    def described(tree: Any) -> dict[str, str]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for path, leaf in leaves}
+
+    before, after = described(old), described(new)
+    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    if changed:
+        path = changed[0]
+        raise ValueError(
+            f"{what} does not fit {than}: {path} is {after.get(path, 'missing')}, expected {before.get(path, 'nothing')}"
+            + (f" (and {len(changed) - 1} more)." if len(changed) > 1 else ".")
+        )
+
+
+def check_state(name: str, state: Any, shapes: TrainState, model: str = "the model") -> TrainState:
+    """`state` as arrays in the containers of `shapes`, if it has their paths, shapes and types; `opt_state` may be None."""
+    if not isinstance(state, TrainState):
+        raise TypeError(f"{name} must be a flaxfit.TrainState, such as result.best or result.last, got {type(state).__name__}.")
+    parts = {"params": state.params, "collections": state.collections}
+    check_same(name, parts, model, {"params": shapes.params, "collections": shapes.collections})
+    if state.opt_state is not None:
+        check_same(name, {"opt_state": state.opt_state}, "the optimizer", {"opt_state": shapes.opt_state})
+
+    def like(tree: Any, shaped: Any) -> Any:
+        return jax.tree.unflatten(jax.tree.structure(shaped), [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)])
+
+    opt_state = None if state.opt_state is None else like(state.opt_state, shapes.opt_state)
+    step = jnp.asarray(state.step, jnp.int32)
+    return TrainState(step, like(state.params, shapes.params), like(state.collections, shapes.collections), opt_state)
+
+
+def kind_of_loss(task: Task) -> Literal["binary", "classes"] | None:
+    """What the logits of a loss mean, where it is one that is known: log-odds of label 1, or log-probabilities of classes."""
+    function = task.loss
+    while isinstance(function, functools.partial):
+        function = function.func
+    if any(function is known for known in _BINARY):
+        return "binary"
+    return "classes" if any(function is known for known in _CLASSES) else None
+
+
+def check_labels(task: Task, name: str, data: Dataset, logits: Any) -> None:
+    """That class labels fit the logits, for the losses that are known to take class labels."""
+    if isinstance(data.y, dict | tuple):
+        return
+    kind = kind_of_loss(task)
+    if kind == "binary":
+        classes = 2
+    elif kind == "classes" and np.issubdtype(data.y.dtype, np.integer) and data.y.shape[1:] == logits.shape[1:-1]:
+        classes = logits.shape[-1]
+    else:
+        return
+    least, most = data.y.min(), data.y.max()
+    if least < 0 or most > classes - 1:
+        raise ValueError(
+            f"{name}.y has labels from {float(least):g} to {float(most):g}, but {task.loss_name} with logits {_shapes(logits)} needs "
+            f"labels from 0 to {classes - 1}: renumber the classes or widen the last layer."
+        )
+
+
+def check_monitor(monitor: str, logged: Sequence[str]) -> None:
+    """That the monitored metric will be logged."""
+    if monitor not in logged:
+        unvalidated = monitor.startswith("val_") and not any(name.startswith("val_") for name in logged)
+        needs = " (a val_ metric needs fit(validation=...))" if unvalidated else ""
+        raise ValueError(unknown("metric", monitor, logged, "to monitor" + needs))
+
+
+def class_weighted(data: Dataset, class_weight: Any, whole: bool = True) -> Dataset:
+    """`data`, the whole set or a part, with each row's weight multiplied by its class's (1 where that is not named, as in Keras)."""
+    if not isinstance(class_weight, Mapping):
+        raise TypeError(f"class_weight maps integer classes to factors, as in {{0: 1.0, 1: 5.0}}, got {class_weight!r}.")
+    y = np.zeros(()) if isinstance(data.y, dict | tuple) else np.asarray(data.y)
+    if y.ndim != 1 or y.dtype.kind not in "iub":
+        raise TypeError("class_weight needs integer class labels y of shape (rows,): y.astype(int)?")
+    present = np.unique(y).tolist()
+    absent = sorted(set(class_weight) - set(present))
+    if absent and whole:
+        raise ValueError(f"class_weight names classes that train.y does not have: {absent}; it has {present}.")
+    weight = np.ones(len(data), np.float32) if data.sample_weight is None else np.array(data.sample_weight)
+    for label, factor in class_weight.items():
+        if not 0 <= factor < np.inf:
+            raise ValueError(f"class_weight must be finite and not negative, got {factor!r} for class {label!r}.")
+        weight[y == label] *= factor
+    return replace(data, sample_weight=weight)

@@ -1,0 +1,146 @@
+"""Scores and outputs of a trained state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxfit.data.dataset import Dataset, arrays
+from flaxfit.data.stream import Feed, Stream
+from flaxfit.state import TrainState, for_evaluation
+from flaxfit.train import program
+from flaxfit.train.checks import check_count, check_data, check_labels, check_model, check_program, check_state, check_task
+from flaxfit.train.programs import Family, compiled, kept
+from flaxfit.train.task import Task
+
+
+def evaluate(
+    task: Task,
+    state: TrainState,
+    data: Dataset | Stream,
+    *,
+    batch_size: int = 1024,
+    metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], Any]] | None = None,
+) -> dict[str, Any]:
+    """Scores a state, exactly over all rows.
+
+    Args:
+      task: what was trained.
+      state: `result.best`, `result.last`, or any state of this task.
+      data: the rows to score; those of a stream piece by piece.
+      batch_size: rows a step, for memory; the result does not depend on it.
+      metrics: more metrics, of the whole set at once: name -> (logits, y) -> number or array, such as `flaxfit.metrics.auc`. Logits and
+        targets are in memory for them, of a stream too.
+
+    Returns:
+      `loss` (the objective), the data loss under its name, `penalty` where there is one, the task's metrics, and `metrics`.
+
+    Raises:
+      ValueError, TypeError: as `fit`, or a state of another model.
+    """
+    check_task(task)
+    return evaluate_member(Family(task), task, {}, state, data, batch_size, metrics)
+
+
+def evaluate_member(
+    family: Family,
+    task: Task,
+    numbers: Mapping[str, Any],
+    state: TrainState,
+    data: Dataset | Stream,
+    batch_size: int = 1024,
+    metrics: Mapping[str, Callable[..., Any]] | None = None,
+) -> dict[str, Any]:
+    """`evaluate` for `task`, which is the family's for these numbers, by a program that all of the family share."""
+    first = data[:1] if isinstance(data, Stream) else data
+    check_data("data", first)
+    batch_size = check_count("batch_size", batch_size, 1, "rows a step")
+    if not isinstance(metrics or {}, Mapping):
+        raise TypeError('evaluate(metrics=...) maps names to functions of the whole set, as in {"auc": ff.metrics.auc}.')
+    for name in metrics or ():
+        if name in program.logged(task):
+            raise ValueError(f"evaluate(metrics=...) may not hold {name!r}: that name is scored already; call the metric something else.")
+    shapes, logits = kept(family, "shapes", (first[:1],), lambda: check_program(task, first))
+
+    def checked(rows: Dataset) -> Dataset:
+        check_labels(task, "data", rows, logits)
+        return rows
+
+    def scores_of(numbers: Mapping[str, Any], state: TrainState, rows: Dataset) -> dict[str, Any]:
+        return program.evaluate(family.task(numbers), state, rows, batch_size)
+
+    numbers, state = jax.device_put((numbers, _evaluated(task, state, shapes, checked(first).x)))
+    scores, outputs = dict.fromkeys(program.logged(task), 0.0), []
+    with ExitStack() as stack:
+        streamed = isinstance(data, Stream)
+        pieces = stack.enter_context(Feed(data, min(batch_size, len(data)), 1, checked, "data")).pieces() if streamed else [data]
+        for piece in pieces:
+            rows = jax.device_put(piece)
+            score = compiled(family, ("evaluate", batch_size), scores_of, numbers, state, rows)
+            values = jax.device_get(score(numbers, state, rows))
+            scores = {name: total + float(values[name]) * len(piece) / len(data) for name, total in scores.items()}
+            if metrics:
+                outputs.append((predict_member(family, task, numbers, state, piece.x, batch_size), jax.tree.map(np.asarray, piece.y)))
+    if metrics:
+        logits, y = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
+        for name, metric in metrics.items():
+            try:
+                scores[name] = metric(logits, y)
+            except Exception as error:
+                error.add_note(f"in evaluate(metrics=...), the metric {name!r}")
+                raise
+    return scores
+
+
+def predict(task: Task, state: TrainState, x: Any, *, batch_size: int = 1024) -> Any:
+    """The model's outputs (logits) for rows, with the model in evaluation mode.
+
+    Args:
+      task: what was trained.
+      state: `result.best`, `result.last`, or any state of this task.
+      x: inputs as in training: arrays with leading axis (rows,).
+      batch_size: rows a step, for memory.
+
+    Returns:
+      NumPy arrays with leading axis (rows,).
+
+    Raises:
+      ValueError, TypeError: rows that the model refuses, or that are not finite; a state of another model.
+    """
+    check_task(task)
+    return predict_member(Family(task), task, {}, state, x, batch_size)
+
+
+def predict_member(family: Family, task: Task, numbers: Mapping[str, Any], state: TrainState, x: Any, batch_size: int = 1024) -> Any:
+    """`predict` for `task`, which is the family's for these numbers, by a program that all of the family share."""
+    x = arrays(x, "x")
+    rows = Dataset(x, np.zeros(len((*jax.tree.leaves(x), ())[0]), np.int8))
+    check_data("predict", rows)
+    batch_size = check_count("batch_size", batch_size, 1, "rows a step")
+    shapes = kept(family, "model", (rows[:1].x,), lambda: check_model(task, rows.x))
+    numbers, state = jax.device_put((numbers, _evaluated(task, state, shapes, x)))
+
+    def outputs(numbers: Mapping[str, Any], state: TrainState, x: Any) -> Any:
+        task = family.task(numbers)
+        return task.apply(state.params, state.collections, task.prepared(x))[0]
+
+    parts = []
+    size = min(batch_size, 1 << (len(rows) - 1).bit_length())  # few sizes, few programs
+    for first in range(0, len(rows), size):
+        index = np.minimum(np.arange(first, first + size), len(rows) - 1)  # the last row again, where there are too few
+        part = jax.device_put(rows[index].x)
+        parts.append(jax.device_get(compiled(family, "predict", outputs, numbers, state, part)(numbers, state, part)))
+    return jax.tree.map(lambda *outputs: np.concatenate(outputs)[: len(rows)], *parts)
+
+
+def _evaluated(task: Task, state: Any, shapes: TrainState, x: Any) -> TrainState:
+    """The checked state as evaluation sees it; an optimiser state matters only where averaged weights are in it."""
+    if isinstance(state, TrainState) and task.eval_params is None:
+        state = replace(state, opt_state=None)
+    rows = str(jax.tree.map(lambda a: ("rows", *a.shape[1:]), x)).replace("'", "")
+    return for_evaluation(task, check_state("state", state, shapes, f"the model on x of shape {rows}"))

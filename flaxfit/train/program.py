@@ -1,0 +1,247 @@
+"""A whole run, or its next epochs and steps, as one pure function."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from flaxfit.data import order
+from flaxfit.data.dataset import Dataset
+from flaxfit.data.stream import Chunk
+from flaxfit.devices.sharding import ONE_DEVICE, Placement
+from flaxfit.regularize.masks import kernels
+from flaxfit.shapes import RoundKeys
+from flaxfit.state import RunState, TrainState, for_evaluation, initialise
+from flaxfit.train.step import eval_step, train_step
+from flaxfit.train.stopping import EarlyStopping
+from flaxfit.train.task import Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a run is compiled in. How long it trains is not: that is an argument.
+
+    Attributes:
+      batch_size: rows a step; the last step of an epoch takes what is left.
+      stopping: when to stop, and which metric is monitored for the best weights.
+      stops: whether the stopper's word counts, or only its best epoch.
+      eval_batch_size: rows a step of validation, for memory; the result does not depend on it.
+      replacement: batches are drawn with replacement.
+      terminate_on_nan: end the run at a loss or weight that is not finite.
+      capacity: the most epochs whose metrics one call can hand back.
+      lockstep: the name of the axis over which `advance` is mapped, where many runs go on together, step by step. A run that has ended
+        stays as it is until the others have.
+      placement: how a step's rows and the state lie on devices.
+    """
+
+    batch_size: int
+    stopping: EarlyStopping
+    stops: bool
+    eval_batch_size: int = 1024
+    replacement: bool = False
+    terminate_on_nan: bool = True
+    capacity: int = 1024
+    lockstep: str | None = None
+    placement: Placement = ONE_DEVICE
+
+
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Steps an epoch, the last of which may be short."""
+    return -(-rows // batch_size)
+
+
+def logged(task: Task) -> list[str]:
+    """The names of what training and validation both log, in order. The data loss is the second of them."""
+    return ["loss", task.loss_name, *(["penalty"] if task.penalty else []), *task.metrics]
+
+
+def columns(task: Task, validates: bool, state: TrainState) -> tuple[str, ...]:
+    """The names of what each epoch logs, in order."""
+    names = logged(task)
+    names += [f"val_{name}" for name in names] if validates else []
+    return (*names, *sorted(jax.eval_shape(lambda state: _measures(task, state), state)), "gradient_norm", "best_epoch")
+
+
+def start(task: Task, plan: Plan, key: Array, x: Any, initial: TrainState | None = None) -> RunState:
+    """The run at its beginning, with fresh weights or those of `initial`."""
+    # A copy of `initial`, since the run gives its buffers away.
+    train = initialise(task, key, x) if initial is None else jax.tree.map(jnp.copy, initial)
+    zero = jnp.zeros((), jnp.int32)
+    if train.opt_state is None:
+        train = TrainState(zero, train.params, train.collections, task.optimizer.init(train.params))
+    sums = jnp.zeros(len(_summed(task)), jnp.float32)
+    return RunState(train, train, for_evaluation(task, train), plan.stopping.init(), sums, zero, zero, jnp.zeros((), bool), key)
+
+
+def advance(
+    task: Task, plan: Plan, state: RunState, data: Dataset | Chunk, validation: Dataset | None, until: Array
+) -> tuple[RunState, Array]:
+    """Trains until the run has done `until` steps, or stops by itself.
+
+    Args:
+      task: what is trained.
+      plan: how; static.
+      state: where the run stands.
+      data: the training rows, or those of the steps up to `until`.
+      validation: the validation rows, or None.
+      until: how many steps the run shall have done in all, int32 scalar; it may end inside an epoch. At most `plan.capacity` epochs
+        may end on the way.
+
+    Returns:
+      The run's state then, and the metrics of the epochs that ended on the way: float32, shape (capacity, columns), of which the
+      first `new epoch - old epoch` rows are filled, in the order of `columns`.
+    """
+    steps = steps_per_epoch(len(data), plan.batch_size)
+    whole, rest = divmod(len(data), plan.batch_size)
+
+    def rows_of(state: RunState, step: Array, size: int, keys: RoundKeys) -> Any:
+        """The rows of one step of the epoch under way; of a chunk, which has them in order, the first."""
+        if isinstance(data, Chunk):
+            return (step - data.first) * plan.batch_size
+        if plan.replacement:
+            return order.drawn(state.key, state.epoch * steps + step, size, len(data))
+        return order.shuffled(step * plan.batch_size + jnp.arange(size), keys, len(data))
+
+    def agreed(value: Array) -> Array:
+        """Of runs in lockstep the largest: one value for all, so that loops and branches stay such when mapped."""
+        return lax.pmax(value, plan.lockstep) if plan.lockstep else value
+
+    def one_step(state: RunState, rows: Array, size: int) -> RunState:
+        batch = _slice(data.rows, rows, size) if isinstance(data, Chunk) else data[rows]
+        train, sums = train_step(task, state.train, state.key, *_fields(plan.placement.batch(batch)))
+        train = plan.placement.kept(train, train.params)
+        sums = state.sums + jnp.stack([sums[name] for name in _summed(task)]).astype(jnp.float32)
+        return unless_ended(state, train=train, sums=sums, step=state.step + 1)
+
+    def unless_ended(state: RunState, **changes: Any) -> RunState:
+        if plan.lockstep:
+            changes = {name: _choose(ended(state), getattr(state, name), new) for name, new in changes.items()}
+        return replace(state, **changes)
+
+    def ended(state: RunState) -> Array:
+        return state.diverged | (state.stopper.stopped if plan.stops else False)
+
+    def some_epoch(carry: tuple[RunState, Array]) -> tuple[RunState, Array]:
+        state, table = carry
+        epoch, step = agreed(state.epoch), agreed(state.step)
+        keys = order.round_keys(state.key, epoch, len(data))
+        end = jnp.minimum(until - epoch * steps, steps)
+        if whole:
+            # Each step finds the rows of the next: carried, they are an array; else XLA computes them anew for every element it gathers.
+            def rows_at(step: Array) -> Any:
+                return rows_of(state, jnp.minimum(step, whole - 1), plan.batch_size, keys)
+
+            def step_ahead(carry: tuple[RunState, Array, Array]) -> tuple[RunState, Array, Array]:
+                state, step, rows = carry
+                return one_step(state, rows, plan.batch_size), step + 1, rows_at(step + 1)
+
+            ahead = (state, step, rows_at(step))
+            state, step, _ = lax.while_loop(lambda carry: carry[1] < jnp.minimum(end, whole), step_ahead, ahead)
+        if rest:  # a step of its own shape: padding would disturb batch norm in any model
+            last = functools.partial(rows_of, step=jnp.asarray(whole, jnp.int32), size=rest, keys=keys)
+            short = (step == whole) & (end > whole)
+            state = lax.cond(short, lambda s: one_step(s, last(s), rest), lambda s: s, state)
+            step = step + short
+
+        def end_epoch(state: RunState, table: Array) -> tuple[RunState, Array]:
+            changes, row = _end_epoch(task, plan, len(data), validation, state)
+            return unless_ended(state, **changes), lax.dynamic_update_slice_in_dim(table, row[None], epoch - first, 0)
+
+        return lax.cond(step == steps, end_epoch, lambda *carry: carry, state, table)
+
+    def goes_on(carry: tuple[RunState, Array]) -> Array:
+        state, _ = carry
+        return (agreed(state.epoch) * steps + agreed(state.step) < until) & agreed(~ended(state))
+
+    first = agreed(state.epoch)
+    table = jnp.zeros((plan.capacity, len(columns(task, validation is not None, state.train))), jnp.float32)
+    return lax.while_loop(goes_on, some_epoch, (state, table))
+
+
+def _slice(data: Dataset, first: Array | int, size: int) -> Dataset:
+    return jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, first, size), data)
+
+
+def _fields(data: Dataset) -> tuple[Any, Any, Any]:
+    return data.x, data.y, data.sample_weight
+
+
+def _end_epoch(task: Task, plan: Plan, rows: int, validation: Dataset | None, state: RunState) -> tuple[dict[str, Any], Array]:
+    """Validates, asks the stopper, keeps best and last finite weights: what changes in the state, and what is logged."""
+    epoch, train = state.epoch + 1, state.train
+    evaluated = for_evaluation(task, train)
+    means = dict(zip(_summed(task), state.sums / rows, strict=True)) | _measures(task, train)
+    if validation is not None:
+        scores = evaluate(task, evaluated, validation, plan.eval_batch_size, plan.placement)
+        means |= {f"val_{name}": value for name, value in scores.items()}
+    finite = jnp.isfinite(means["loss"]) & jnp.isfinite(means.get("val_loss", 0.0)) & _all_finite((train.params, train.collections))
+    # An epoch that broke down is never best, whatever its monitor says.
+    stopper = plan.stopping.update(state.stopper, jnp.where(finite, means[plan.stopping.monitor], jnp.nan), epoch)
+    means["best_epoch"] = stopper.best_epoch
+    changes = {
+        "finite": _choose(finite, train, state.finite),
+        "best": _choose(stopper.improved, evaluated, state.best),
+        "stopper": stopper,
+        "sums": jnp.zeros_like(state.sums),
+        "epoch": epoch,
+        "step": jnp.zeros_like(state.step),
+        "diverged": ~finite if plan.terminate_on_nan else state.diverged,
+    }
+    return changes, jnp.stack([jnp.asarray(means[name], jnp.float32) for name in columns(task, validation is not None, train)])
+
+
+def evaluate(task: Task, state: TrainState, data: Dataset, batch_size: int, placement: Placement = ONE_DEVICE) -> dict[str, Array]:
+    """Exact means over all rows: `loss` (the objective), the data loss, `penalty` where there is one, the metrics."""
+    whole, rest = divmod(len(data), batch_size)
+
+    def part(first: Array | int, size: int) -> tuple[Any, Any, Any]:
+        return _fields(placement.batch(_slice(data, first, size)))
+
+    sums = eval_step(task, state, *part(whole * batch_size, rest)) if rest else None
+
+    def step(index: Array, sums: dict[str, Array]) -> dict[str, Array]:
+        more = eval_step(task, state, *part(index * batch_size, batch_size))
+        return jax.tree.map(jnp.add, sums, more)
+
+    if whole:
+        shapes = jax.eval_shape(lambda: eval_step(task, state, *part(0, batch_size)))
+        sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes) if sums is None else sums
+        sums = lax.fori_loop(0, whole, step, sums)
+    means = {name: value / len(data) for name, value in (sums or {}).items()}
+    penalty = task.penalised(state.params)
+    return {"loss": means[task.loss_name] + penalty, **means} | ({"penalty": penalty} if task.penalty else {})
+
+
+def _summed(task: Task) -> tuple[str, ...]:
+    return (*logged(task), "gradient_norm")
+
+
+def _choose(condition: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def _all_finite(tree: Any) -> Array:
+    floating = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floating])) if floating else jnp.ones((), bool)
+
+
+def _measures(task: Task, state: TrainState) -> dict[str, Array]:
+    """What an epoch logs of the weights: L1, L2 and largest absolute value of all kernels together, and the last update's rate.
+
+    The rate is what the task tells, or what `optax.inject_hyperparams` keeps; optax's other states keep a count, not the rate.
+    """
+    chosen = [p for p, m in zip(jax.tree.leaves(state.params), jax.tree.leaves(kernels(state.params)), strict=True) if m]
+    measures = {f"kernel_{name}": optax.tree.norm(chosen, ord) for name, ord in (("l1", 1), ("l2", 2), ("max", jnp.inf)) if chosen}
+    rate = task.learning_rate
+    if rate is None:
+        injected = [h["learning_rate"] for _, h in optax.tree.get_all_with_path(state.opt_state, "hyperparams") if "learning_rate" in h]
+        rate = injected[0] if injected else None
+    elif callable(rate):
+        rate = rate(jnp.maximum(state.step - 1, 0))
+    return measures if rate is None else measures | {"learning_rate": jnp.asarray(rate, jnp.float32)}

@@ -1,0 +1,75 @@
+"""One step of training and of evaluation, as pure functions of a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flaxfit.rng import stream
+from flaxfit.shapes import Key, Rows, Scalar
+from flaxfit.state import TrainState
+from flaxfit.train.task import Task
+
+Sums = dict[str, Scalar]
+"""Metric name -> sum over the batch's rows; divide by the rows for the mean."""
+
+
+def _row_sums(task: Task, logits: Any, y: Any, weight: Rows | None) -> Sums:
+    """Sums over rows of the data loss (weighted, where rows have weights) and of the metrics (never weighted, as in Keras)."""
+    losses = task.loss(logits, y)
+    sums = {name: metric(logits, y).astype(jnp.float32).sum() for name, metric in task.metrics.items()}
+    return sums | {task.loss_name: (losses if weight is None else losses * weight).sum()}
+
+
+def train_step(task: Task, state: TrainState, key: Key, x: Any, y: Any, weight: Rows | None = None) -> tuple[TrainState, Sums]:
+    """One update of the weights.
+
+    The objective is the batch's data loss, `sum(weight * loss) / rows` as in Keras, plus the penalty.
+
+    Args:
+      task: what is trained.
+      state: where training stands; `state.step` picks this step's random keys.
+      key: the run's root key.
+      x: inputs, a pytree of arrays with leading axis (rows,).
+      y: targets, likewise.
+      weight: of each row, shape (rows,), or None.
+
+    Returns:
+      The state after the update, and sums over the rows of `loss` (the objective), the data loss, `penalty` where there is one,
+      the metrics and `gradient_norm` (the L2 norm of the whole gradient).
+    """
+    x = task.prepared(x)
+    rngs = {name: jax.random.fold_in(stream(key, name), state.step) for name in task.rngs}
+    if task.augment is not None:
+        x, y = task.augment(jax.random.fold_in(stream(key, "augment"), state.step), x, y)
+    rows = jax.tree.leaves(x)[0].shape[0]
+
+    def objective(params: Any) -> tuple[Scalar, tuple[Sums, Scalar, Any]]:
+        logits, collections = task.apply(params, state.collections, x, rngs)
+        sums = _row_sums(task, logits, y, weight)
+        penalty = task.penalised(params)
+        return sums[task.loss_name] / rows + penalty, (sums, penalty, collections)
+
+    (value, (sums, penalty, collections)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+    optimizer = optax.with_extra_args_support(task.optimizer)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, value=value)
+    params = optax.apply_updates(state.params, updates)
+    if task.constraint is not None:
+        params = task.constraint(params)
+    sums["loss"] = value * rows
+    sums["gradient_norm"] = optax.tree.norm(gradients) * rows
+    if task.penalty is not None:
+        sums["penalty"] = penalty * rows
+    return TrainState(state.step + 1, params, collections, opt_state), sums
+
+
+def eval_step(task: Task, state: TrainState, x: Any, y: Any, weight: Rows | None = None) -> Sums:
+    """Sums over the rows of the data loss and the metrics, with the model in evaluation mode. Arguments as `train_step`.
+
+    `state` is used as it is: pass it through `flaxfit.state.for_evaluation` first where `Task.eval_params` matters.
+    """
+    logits, _ = task.apply(state.params, state.collections, task.prepared(x))
+    return _row_sums(task, logits, y, weight)

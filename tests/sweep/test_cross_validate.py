@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import numpy as np
+import optax
+import pytest
+from sklearn.model_selection import RepeatedStratifiedKFold
+
+import flaxfit as ff
+from flaxfit.train import program
+
+
+def make_task(hp):
+    return ff.Task(
+        ff.nn.MLP((8,), 1),
+        ff.losses.binary_crossentropy,
+        optax.adam(hp.get("rate", 1e-2)),
+        metrics={"accuracy": ff.metrics.binary_accuracy},
+        preprocess=hp.get("scaling"),
+    )
+
+
+def scaled(train):
+    return {"scaling": ff.data.standardise(train.x)}
+
+
+@pytest.fixture(scope="module")
+def data(table):
+    train, _ = table
+    return ff.Dataset(np.asarray(train.x)[:103] * 3 + 1, np.asarray(train.y)[:103])
+
+
+def test_folds_are_scikit_learns_and_each_is_the_run_that_fit_makes(data):
+    scores = ff.cross_validate(make_task, data, folds=4, stratified=True, repeats=2, fitted=scaled, epochs=5, batch_size=20, seeds=2)
+    expected = list(RepeatedStratifiedKFold(n_splits=4, n_repeats=2, random_state=np.random.RandomState(0)).split(data.y, data.y))
+    assert len(scores.folds) == 8
+    for (a, b), (c, d) in zip(scores.folds, expected, strict=True):
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, d)
+    assert [(m.fold, m.seed) for m in scores.study.members][:3] == [(0, 0), (0, 1), (1, 0)]
+    for index in (0, 5, 15):
+        member = scores.study.members[index]
+        train, test = scores.folds[member.fold]
+        task = make_task(scaled(data[train]))
+        alone = ff.fit(task, data[train], validation=data[test], epochs=5, batch_size=20, seed=member.seed)
+        np.testing.assert_allclose(alone.history["val_loss"], scores.study.results[index].history["val_loss"], rtol=1e-4)
+        held_out = ff.evaluate(task, alone.last, data[test])
+        assert scores.scores["accuracy"][index] == pytest.approx(held_out["accuracy"])
+
+
+def test_folds_of_unequal_sizes_are_two_programs(data, monkeypatch):
+    programs = []
+    real = program.advance
+    monkeypatch.setattr("flaxfit.train.job.run.advance", lambda *args: (programs.append(len(args[3])), real(*args))[1])
+    scores = ff.cross_validate(lambda hp: make_task(hp), data, folds=10, epochs=2)
+    assert sorted({len(train) for train, _ in scores.folds}) == [92, 93]
+    assert sorted(programs) == [92, 93]
+
+
+def test_out_of_fold_predictions_and_table(data):
+    scores = ff.cross_validate(make_task, data, {"rate": [1e-4, 3e-2]}, folds=5, repeats=2, fitted=scaled, epochs=10)
+    outputs = scores.out_of_fold()
+    assert outputs.shape == (2, 2, 103, 1)
+    accuracy = ((outputs[..., 0] > 0) == data.y).mean((1, 2))
+    weights = np.array([len(test) for _, test in scores.folds]) / 206
+    np.testing.assert_allclose(accuracy, (scores.per_fold("accuracy") * weights).sum(1), rtol=1e-6)
+    table = scores.table("accuracy")
+    assert [row.interval.method for row in table.rows] == ["corrected"] * 2
+    assert table.rows[1].interval.mean > table.rows[0].interval.mean
+    assert "accuracy, held out" in str(scores)
+
+
+def test_early_stopping_does_not_look_at_the_rows_held_out(data):
+    stopping = ff.EarlyStopping("val_loss", patience=2)
+    options = {"folds": 3, "epochs": 40, "early_stopping": stopping}
+    with pytest.raises(ValueError, match="stopping_rows"):
+        ff.cross_validate(make_task, data, **options)
+    scores = ff.cross_validate(make_task, data, stopping_rows=0.25, **options)
+    assert scores.at == "best"
+    rows = [r.data for r in scores.study.results]
+    assert all(r["validation"]["count"] + r["train"]["count"] == len(train) for r, (train, _) in zip(rows, scores.folds, strict=True))
+
+
+def test_nested_choice_is_made_by_inner_folds_alone(table):
+    data, _ = table
+    scores = ff.cross_validate(make_task, data, {"rate": [1e-6, 1e-2]}, folds=3, inner=2, fitted=scaled, epochs=10)
+    assert [setting["rate"] for setting in scores.chosen] == [1e-2] * 3  # 1e-6 learns nothing
+    assert len(scores.study) == 3
+    train, test = scores.folds[1]
+    task = make_task({"rate": 1e-2, **scaled(data[train])})
+    alone = ff.fit(task, data[train], epochs=10)
+    assert scores.scores["loss"][1] == pytest.approx(ff.evaluate(task, alone.last, data[test])["loss"], rel=1e-4)
+    assert scores.per_fold("loss").shape == (1, 3)
+
+
+def test_repeated_hold_out(data):
+    scores = ff.cross_validate(make_task, data, {"rate": [1e-4, 3e-2]}, test=0.3, repeats=4, shuffle_seed=5, seeds=2, epochs=5)
+    assert scores.per_fold("accuracy").shape == (2, 4)
+    parts = [ff.data.split(data, test=0.3, seed=5 + index, one_row=1.0) for index in range(4)]
+    apart = ff.fit_many(make_task, {"rate": [1e-4, 3e-2]}, splits=parts, seeds=2, epochs=5)
+    np.testing.assert_allclose(scores.scores["loss"], apart.evaluate([part.test for part in parts], "last")["loss"], rtol=1e-5)
+    row = scores.table("loss").rows[1]
+    corrected = ff.statistics.interval(scores.per_fold("loss")[1], method="corrected", test_ratio=31 / 72)
+    assert (row.interval.low, row.interval.high) == (corrected.low, corrected.high)
+    with pytest.raises(ValueError, match="rows at random"):
+        scores.out_of_fold()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 60, "stratified": True}, "use fewer folds"),
+        ({"folds": 5, "test": 0.3}, "leave out folds"),
+        ({"test": 0.3, "shuffle_seed": None}, "give a shuffle_seed"),
+        ({"inner": 3}, "two settings or more"),
+        ({"epoch": 3}, "no argument 'epoch'"),
+        ({"stopping_rows": 0.2}, "together"),
+        ({"grid": {"rate": [1e-2, 1e-3]}, "inner": 2, "select": "acuracy"}, "scored are"),
+    ],
+)
+def test_what_is_refused(data, options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        ff.cross_validate(make_task, data, **options)
+
+
+def test_a_cross_validation_resumes(data, tmp_path):
+    first = ff.cross_validate(make_task, data, folds=3, epochs=4, run_dir=tmp_path)
+    again = ff.cross_validate(make_task, data, folds=3, epochs=4, run_dir=tmp_path)
+    assert sum(r.timing.chunks for r in again.study.results) == 0
+    for name in first.scores:
+        np.testing.assert_array_equal(first.scores[name], again.scores[name])
+
+
+def test_narrowing_goes_on_between_the_neighbours_of_the_best(table, tmp_path):
+    train, validation = table
+
+    def rated(hp):
+        return make_task({"rate": hp["rate"]})
+
+    options = {"validation": validation, "rounds": 2, "points": 5, "seeds": 2, "epochs": 6, "run_dir": tmp_path}
+    found = ff.narrow(rated, "rate", (1e-5, 4e-2), train, **options)
+    first, second = (study.table().rows for study in found.rounds)
+    values = [row.setting["rate"] for row in first]
+    best = int(np.argmin([row.scores.mean() for row in first]))
+    assert values == pytest.approx(np.linspace(1e-5, 4e-2, 5), rel=1e-4)
+    expected = values[max(0, best - 1)], values[min(4, best + 1)]
+    assert (second[0].setting["rate"], second[-1].setting["rate"]) == pytest.approx(expected)
+    assert found.best == second[int(np.argmin([row.scores.mean() for row in second]))].setting["rate"]
+    assert len(found.scores()) == 10
+    again = ff.narrow(rated, "rate", (1e-5, 4e-2), train, **options)
+    assert again.best == found.best
+    assert sum(r.timing.chunks for study in again.rounds for r in study.results) == 0
+    with pytest.raises(ValueError, match="lowest, highest"):
+        ff.narrow(rated, "rate", (1.0, 0.5), train)

@@ -1,0 +1,98 @@
+"""Against Keras on JAX, from the same weights and the same batches. Runs where Keras is installed."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import flaxfit as ff
+from flaxfit.data.order import round_keys, shuffled
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+keras = pytest.importorskip("keras")
+
+STEPS, BATCH = 100, 25  # 250 rows: 10 epochs of 10 steps
+
+
+@pytest.mark.parametrize("variant", ["plain", "l2", "batch norm", "batch norm after, l2", "classes"])
+def test_a_hundred_losses_equal_kerass(variant, table, each_loss):
+    train, validation = table
+    layers, penalty = keras.layers, 1e-2 if "l2" in variant else 0.0
+    norm, classes = "batch norm" in variant, 3 if variant == "classes" else 1
+    regularizer = keras.regularizers.L2(penalty) if penalty else None
+    stack = [keras.Input((6,))]
+    for _ in range(2):
+        stack.append(layers.Dense(12, kernel_regularizer=regularizer))
+        parts = [layers.Activation("relu"), *([layers.BatchNormalization()] if norm else [])]
+        stack += parts if "after" in variant else parts[::-1]
+    model = keras.Sequential([*stack, layers.Dense(classes, kernel_regularizer=regularizer)])
+    loss = keras.losses.SparseCategoricalCrossentropy if classes > 1 else keras.losses.BinaryCrossentropy
+    # A bias before batch norm has no gradient but rounding, which Adam would blow up to full steps: SGD there.
+    adam = variant != "batch norm"
+    model.compile(keras.optimizers.Adam(1e-2, epsilon=1e-10) if adam else keras.optimizers.SGD(5e-2, momentum=0.9), loss(from_logits=True))
+
+    if classes > 1:
+        train, validation = (ff.Dataset(part.x, part.y + (part.x[:, 0] > 1)) for part in table)
+    hook, remember = each_loss
+    task = ff.Task(
+        ff.nn.MLP((12, 12), classes, batch_norm=("after" if "after" in variant else "before") if norm else False),
+        ff.losses.categorical_crossentropy if classes > 1 else ff.losses.binary_crossentropy,
+        optax.chain(remember, optax.adam(1e-2, eps=1e-10) if adam else optax.sgd(5e-2, momentum=0.9)),
+        penalty=ff.penalties.l2(penalty) if penalty else None,
+    )
+    still = ff.Task(task.model, task.loss, optax.sgd(0.0))
+    start = ff.fit(still, train, epochs=1, batch_size=250, seed=2).last
+    dense = [layer for layer in model.layers if isinstance(layer, layers.Dense)]
+    for number, layer in enumerate(dense):
+        layer.set_weights([np.asarray(start.params[f"Dense_{number}"][name]) for name in ("kernel", "bias")])
+
+    result = ff.fit(task, train, validation=validation, epochs=STEPS * BATCH // 250, batch_size=BATCH, seed=2, callbacks=[hook])
+    losses = []
+    for epoch in range(STEPS * BATCH // 250):
+        order = shuffled(np.arange(250), np.asarray(round_keys(jax.random.key(2), epoch, 250)), 250)
+        for rows in order.reshape(-1, BATCH):
+            model.reset_metrics()
+            losses.append(float(model.train_on_batch(train.x[rows], train.y[rows])))
+    assert len(losses) == len(hook.losses) == STEPS
+    np.testing.assert_allclose(hook.losses, losses, rtol=1e-4)
+    scored = model.evaluate(validation.x, validation.y, verbose=0)
+    assert result.history["val_loss"][-1] == pytest.approx(scored, rel=1e-3)
+
+
+def test_sample_and_class_weights_mean_what_they_do_in_keras(table):
+    train, _ = table
+    weight = np.random.default_rng(0).uniform(0, 2, 250).astype(np.float32)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.0), keras.losses.BinaryCrossentropy(from_logits=True), metrics=["accuracy"])
+    task = ff.Task(ff.nn.MLP((), 1), ff.losses.binary_crossentropy, optax.sgd(0.0))
+    state = ff.fit(task, train, epochs=1).last
+    model.layers[0].set_weights([np.asarray(state.params["Dense_0"][name]) for name in ("kernel", "bias")])
+    for ours, theirs in (
+        (ff.fit(task, ff.Dataset(train.x, train.y, weight), epochs=1), {"sample_weight": weight}),
+        (ff.fit(task, train, epochs=1, class_weight={0: 0.5, 1: 3.0}), {"class_weight": {0: 0.5, 1: 3.0}}),
+    ):
+        history = model.fit(train.x, train.y, batch_size=32, shuffle=False, verbose=0, **theirs).history
+        assert ours.history["loss"][0] == pytest.approx(history["loss"][0], rel=1e-4)
+
+
+def test_inverse_time_decay_is_kerass():
+    for staircase in (False, True):
+        ours = ff.schedules.inverse_time_decay(1e-3, 20, 0.7, staircase=staircase)
+        theirs = keras.optimizers.schedules.InverseTimeDecay(1e-3, 20, 0.7, staircase=staircase)
+        np.testing.assert_allclose([ours(s) for s in range(0, 100, 7)], [float(theirs(s)) for s in range(0, 100, 7)], rtol=1e-5)
+
+
+def test_losses_are_kerass():
+    rng = np.random.default_rng(1)
+    z, y = rng.normal(size=(20, 4)).astype(np.float32), rng.integers(0, 4, 20)
+    for smoothing in (0.0, 0.2):
+        theirs = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing, reduction=None)
+        ours = ff.losses.categorical_crossentropy(z, y, label_smoothing=smoothing)
+        np.testing.assert_allclose(ours, theirs(np.eye(4, dtype=np.float32)[y], z), rtol=1e-4)
+        theirs = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=smoothing, reduction=None)
+        ours = ff.losses.binary_crossentropy(z[:, 0], y % 2, label_smoothing=smoothing)
+        np.testing.assert_allclose(ours, theirs((y[:, None] % 2).astype(np.float32), z[:, :1]), rtol=1e-4)

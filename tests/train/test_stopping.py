@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flaxfit.train.stopping import EarlyStopping
+
+
+def keras(values, patience, min_delta, mode, baseline, start_from_epoch):
+    """Keras's rule, written from its documentation as plain Python: (epoch it stops after or None, best epoch)."""
+    sign = 1 if mode == "min" else -1
+    best, best_epoch, wait = None, 0, 0
+    for epoch, value in enumerate(values, start=1):
+        if epoch <= start_from_epoch:
+            continue
+        wait += 1
+        if not math.isnan(value) and (best is None or sign * value + np.float32(min_delta) < sign * best):
+            best, best_epoch = value, epoch
+            if baseline is None or sign * value + np.float32(min_delta) < sign * np.float32(baseline):
+                wait = 0
+        elif wait >= patience and epoch > 1:
+            return epoch, best_epoch
+    return None, best_epoch
+
+
+# Without subnormal numbers, which XLA takes for zero and NumPy does not.
+floats = st.floats(-2, 2, width=32, allow_subnormal=False)
+numbers = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), floats, st.just(math.nan))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    values=st.lists(numbers, min_size=1, max_size=25),
+    patience=st.integers(0, 5),
+    min_delta=st.sampled_from([0.0, 0.1]),
+    mode=st.sampled_from(["min", "max"]),
+    baseline=st.sampled_from([None, 0.4]),
+    start=st.integers(0, 4),
+)
+def test_it_stops_where_keras_does_and_never_on_nan(values, patience, min_delta, mode, baseline, start):
+    values = [np.float32(value) for value in values]
+    rule = EarlyStopping("value", patience, min_delta, mode, baseline, start)
+    state, stopped = rule.init(), None
+    for epoch, value in enumerate(values, start=1):
+        state = rule.update(state, value, epoch)
+        if state.stopped:
+            stopped = epoch
+            break
+    assert (stopped, int(state.best_epoch)) == keras(values, patience, min_delta, mode, baseline, start)
+
+
+def test_the_pair_runs_inside_a_compiled_loop():
+    rule = EarlyStopping("loss", patience=2)
+
+    @jax.jit
+    def run(values):
+        def step(state, item):
+            state = rule.update(state, *item)
+            return state, state.stopped
+
+        return jax.lax.scan(step, rule.init(), (values, 1 + np.arange(len(values))))
+
+    state, stopped = run(np.array([3.0, 2.0, 2.5, 2.4, 1.0]))
+    assert stopped.tolist() == [False, False, False, True, True]
+    assert float(state.best) == 1.0  # it goes on watching; the driver stops
+
+
+@pytest.mark.parametrize(
+    ("monitor", "direction"),
+    [
+        ("val_loss", "min"),
+        ("accuracy", "max"),
+        ("val_top_5_accuracy", "max"),
+        ("val_mae", "min"),
+        ("auc", "max"),
+        ("kernel_l2", None),
+        ("val_normalized_accuracy", None),
+    ],
+)
+def test_auto_mode_goes_by_the_name(monitor, direction):
+    if direction is None:
+        with pytest.raises(ValueError, match='does not tell whether larger is better: give mode="min"'):
+            EarlyStopping(monitor).direction  # noqa: B018
+    else:
+        assert EarlyStopping(monitor).direction == direction
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"patience": True}, "an integer of 0 or more, got True"),
+        ({"patience": -1}, r"patience=\.\.\.\) counts epochs: an integer of 0 or more, got -1"),
+        ({"patience": 2.5}, "an integer of 0 or more, got 2.5"),
+        ({"min_delta": -0.1}, "must be 0 or more, got -0.1"),
+        ({"min_delta": math.nan}, "must be 0 or more, got nan"),
+        ({"mode": "minimum"}, 'is "auto", "min" or "max", got \'minimum\''),
+        ({"baseline": math.inf}, "must be finite, got inf"),
+        ({"start_from_epoch": -3}, "got -3"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        EarlyStopping(**arguments)
+
+
+def test_numpy_numbers_are_numbers():
+    assert EarlyStopping("loss", np.int64(3), np.float32(0.5)) == EarlyStopping("loss", 3, 0.5)
