@@ -77,8 +77,7 @@ def main(config: Config) -> None:
     import jax
     import optax
 
-    from flaxfit.state import initialise
-
+    
     if config.data == "mnist":
         splits = ff.data.load("mnist", originals=config.originals)
     else:
@@ -102,7 +101,7 @@ def main(config: Config) -> None:
             shutil.rmtree(config.run_dir / old, ignore_errors=True)
         for member, result in zip(study.members, study.results, strict=True):
             models = config.run_dir / "models" / member.name
-            ff.export(models / "fresh", task, initialise(task, jax.random.key(member.seed), train.x[:1]), train)
+            ff.export(models / "fresh", task, task.init(jax.random.key(member.seed), train.x[:1]), train)
             ff.export(models / "trained", task, result.best, train, about={"epoch": result.best_epoch})
             ff.pack(models / "trained", models / "trained.flaxfit")
             weights = runs / "members" / member.name / "weights"
@@ -153,7 +152,7 @@ def main(config: Config) -> None:
         few, scored = (ff.Dataset(**rows) for rows in odd)
         other = make(ff.losses.binary_crossentropy, ff.metrics.binary_accuracy, 1)
         for member in study.members:
-            state = initialise(other, jax.random.key(member.seed), few.x[:1])
+            state = other.init(jax.random.key(member.seed), few.x[:1])
             params, left = ff.transfer(config.run_dir / "models" / member.name / "trained", state.params)
             starts = state, replace(state, params=params)
             pairs.append([ff.fit(other, few, initial=start, seed=member.seed, epochs=config.epochs).last for start in starts])

@@ -45,6 +45,9 @@ from .train.fit import resume as resume
 from .train.result import Result as Result
 from .train.step import eval_step as eval_step
 from .train.step import train_step as train_step
+from .train.config import TrainConfig as TrainConfig
+from .train.job import Member as Member
+from .train.plateau import Plateau as Plateau
 from .train.stopping import EarlyStopping as EarlyStopping
 from .train.task import Task as Task
 

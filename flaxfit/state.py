@@ -6,12 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
-
-from flaxfit.rng import stream
-from flaxfit.train.stopping import StopperState
-from flaxfit.train.task import Task
 
 
 @jax.tree_util.register_dataclass
@@ -20,7 +15,7 @@ class TrainState:
     """A model under training.
 
     Attributes:
-      step: optimiser steps taken, int32 scalar.
+      step: optimizer steps taken, int32 scalar.
       params: the model's "params" collection.
       collections: every other Linen collection, by name ("batch_stats", ...).
       opt_state: what the optax chain keeps; None in a state that is for evaluation only, whose `params` are what
@@ -35,14 +30,52 @@ class TrainState:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class StopperState:
+    """What early stopping remembers.
+
+    Attributes:
+      best: the best value of the monitor, float32 scalar.
+      best_epoch: its epoch, from 1; 0 while there is none.
+      wait: checks since then without improvement, int32 scalar.
+      improved: whether the last check was the best so far.
+      stopped: whether training should stop.
+    """
+
+    best: Array
+    best_epoch: Array
+    wait: Array
+    improved: Array
+    stopped: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PlateauState:
+    """What a plateau schedule remembers.
+
+    Attributes:
+      scale: what updates are multiplied by, float32 scalar.
+      best: the best value of the monitor, float32 scalar.
+      wait: checks since then without improvement, int32 scalar.
+      cooldown: checks for which none is counted after a reduction, int32 scalar.
+    """
+
+    scale: Array
+    best: Array
+    wait: Array
+    cooldown: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class RunState:
-    """A run under way: all that going on from here needs, besides task and data.
+    """A run under way: everything that is needed to continue it, besides task and data.
 
     Attributes:
       train: the model as it is now, perhaps inside an epoch.
-      finite: the model at the end of the last epoch whose losses and weights were all finite.
       best: the evaluation state of the best epoch.
       stopper: best value and epoch, checks since, whether to stop.
+      plateau: how far the learning rate has been reduced; None without `fit(plateau=...)`.
       sums: of each training metric, over the rows seen in this epoch: float32, shape (metrics,).
       epoch: finished epochs, int32 scalar.
       step: steps done in the epoch under way, int32 scalar.
@@ -51,34 +84,11 @@ class RunState:
     """
 
     train: TrainState
-    finite: TrainState
     best: TrainState
     stopper: StopperState
+    plateau: PlateauState | None
     sums: Array
     epoch: Array
     step: Array
     diverged: Array
     key: Array
-
-
-def initialise(task: Task, key: Array, x: Any) -> TrainState:
-    """Fresh weights, collections and optimiser state.
-
-    Args:
-      task: what will be trained.
-      key: the run's root key; weights come from its streams, each named after a Linen stream.
-      x: a few rows; only shapes and types matter.
-    """
-    names = ("params", *task.rngs)
-    variables: Any = task.model.init({name: stream(key, f"init/{name}") for name in names}, task.prepared(x), train=False)
-    params = variables.get("params", {})
-    collections = {name: value for name, value in variables.items() if name != "params"}
-    return TrainState(jnp.zeros((), jnp.int32), params, collections, task.optimizer.init(params))
-
-
-def for_evaluation(task: Task, state: TrainState) -> TrainState:
-    """`state` as validation, best weights and prediction see it: `Task.eval_params` applied, no optimiser state."""
-    if state.opt_state is None:
-        return state
-    params = state.params if task.eval_params is None else task.eval_params(state)
-    return TrainState(state.step, params, state.collections, None)

@@ -4,7 +4,8 @@ The loop stops the compiled run where a callback asks to be called, and hands it
 """
 
 from flaxfit.callbacks.base import Callback, Progress, Run
-from flaxfit.callbacks.checkpoints import Checkpoint
-from flaxfit.callbacks.loggers import Dots, Metrics, ProgressBar, TensorBoard
+from flaxfit.callbacks.checkpoints import Checkpoint, SaveWeights
+from flaxfit.callbacks.loggers import TensorBoard
+from flaxfit.callbacks.progress import Dots, ProgressBar
 
-__all__ = ["Callback", "Checkpoint", "Dots", "Metrics", "Progress", "ProgressBar", "Run", "TensorBoard"]
+__all__ = ["Callback", "Checkpoint", "Dots", "Progress", "ProgressBar", "Run", "SaveWeights", "TensorBoard"]

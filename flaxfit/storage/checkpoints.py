@@ -78,7 +78,7 @@ class Checkpoints:
         self._importer = ThreadPoolExecutor(1)
         self._importer.submit(_orbax)  # a failure shows at the first save
 
-    def save(self, position: int, state: RunState, history: np.ndarray, value: float, *, wait: bool = False) -> bool:
+    def save(self, position: int, state: RunState, history: np.ndarray, value: float, notes: Any = None, *, wait: bool = False) -> bool:
         """Begins to save; what is on the device has been copied when this returns, and may be given away.
 
         A save that fails costs a RuntimeWarning, at this call, the next or `close`, and nothing else: older checkpoints stay.
@@ -94,11 +94,11 @@ class Checkpoints:
           Whether a save began (with `wait`: was done); False also where this position is saved already.
         """
         if threading.current_thread() is threading.main_thread():
-            return self._save(position, state, history, value, wait)
+            return self._save(position, state, history, value, notes, wait)
         with _one_at_a_time:
-            return self._save(position, state, history, value, wait=True)
+            return self._save(position, state, history, value, notes, wait=True)
 
-    def _save(self, position: int, state: RunState, history: np.ndarray, value: float, wait: bool) -> bool:
+    def _save(self, position: int, state: RunState, history: np.ndarray, value: float, notes: Any, wait: bool) -> bool:
         self._settle()
         if self._path(position).exists():
             return False
@@ -112,6 +112,7 @@ class Checkpoints:
             "value": float(value) if math.isfinite(value) else None,
             "leaves": {name: _described(leaf) for name, leaf in _named(state).items()},
             "crc32": _checksum(arrays),
+            "notes": dict(notes or {}),
         } | ({"same": same} if same else {})
         try:
             args = _orbax().args
@@ -161,7 +162,7 @@ class Checkpoints:
             if damaged:
                 moved = ", ".join(f"{self._path(bad)} ({why}; {self._moved_aside(bad)})" for bad, why in damaged.items())
                 warnings.warn(f"damaged: {moved}. The run goes on from the older {path}.", RuntimeWarning, stacklevel=3)
-            return arrays, arrays.pop("history"), position
+            return arrays, arrays.pop("history"), position, about.get("notes", {})
         if damaged:
             reasons = "".join(f"\n  {position}: {why}" for position, why in damaged.items())
             raise ValueError(f"every checkpoint in {self.directory} is damaged; to start anew, move that directory away.{reasons}")

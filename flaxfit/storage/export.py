@@ -21,10 +21,10 @@ from safetensors.numpy import save
 import flaxfit
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.scaling import Scaling
-from flaxfit.state import TrainState, for_evaluation
+from flaxfit.state import TrainState
 from flaxfit.storage.predictor import FORMAT, PARTS, SUMS, TYPES, by_path, check_calls, read
 from flaxfit.train.checks import check_program, check_state, check_task
-from flaxfit.train.programs import Family, kept
+from flaxfit.train.compiled import programs_of
 from flaxfit.train.task import Task
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -66,10 +66,10 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
     check_task(task)
     if not isinstance(data, Dataset):
         raise TypeError(f"data must be a flaxfit.Dataset, got {type(data).__name__}.")
-    shapes, _ = kept(Family(task), "shapes", (data[:1],), lambda: check_program(task, data))
+    shapes, _, _ = check_program(programs_of(task), task, {}, data)
     if isinstance(state, TrainState) and task.eval_params is None:
         state = replace(state, opt_state=None)  # of another optimiser it may be
-    state = for_evaluation(task, check_state("state", state, shapes))
+    state = task.evaluated(check_state("state", state, shapes))
     variables = {"params": state.params, "collections": state.collections}
     tensors = _weights(variables)
     rows, programs = _programs(task, variables, data)
@@ -146,7 +146,7 @@ def _programs(task: Task, variables: Any, data: Dataset) -> tuple[int | None, li
     def score(weights: Any, x: Any, y: Any) -> Any:
         logits, y = predict(weights, x), _like(data.y, y)
         metrics = {name: metric(logits, y).astype(jnp.float32) for name, metric in task.metrics.items()}
-        return task.loss(logits, y), metrics, task.penalised(_like(variables, weights)["params"])
+        return task.loss(logits, y), metrics, task.penalized(_like(variables, weights)["params"])
 
     def serialised(function: Callable[..., Any], rows: Any, *names: str) -> bytes:
         def abstract(array: Any) -> jax.ShapeDtypeStruct:

@@ -226,7 +226,7 @@ def transfer(source: Predictor | str | Path | Mapping[str, Any], params: Any) ->
 
       To train on from there, with a new optimiser state and step 0 (nothing is frozen; `optax.masked` does that):
 
-      state = flaxfit.state.initialise(task, jax.random.key(0), train.x[:1])
+      state = task.init(jax.random.key(0), train.x[:1])
       params, left = transfer("runs/large", state.params)
       ff.fit(task, train, initial=replace(state, params=params, opt_state=None))
     """

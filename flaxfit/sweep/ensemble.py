@@ -16,7 +16,7 @@ from jax import Array
 from flaxfit.arguments import unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
-from flaxfit.state import TrainState, for_evaluation
+from flaxfit.state import TrainState
 from flaxfit.train.checks import check_task, kind_of_loss
 from flaxfit.train.evaluate import evaluate, evaluate_member
 from flaxfit.train.programs import Family
@@ -205,7 +205,7 @@ def _member(index: int, member: Any) -> tuple[Task, TrainState]:
         raise TypeError(f"members must be pairs (task, state), such as [(task, result.best)]; member {index} is {kinds}.")
     task, state = member
     check_task(task)
-    return task, for_evaluation(task, state)
+    return task, task.evaluated(state)
 
 
 def _disagreement(predicted: np.ndarray) -> float:

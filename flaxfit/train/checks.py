@@ -15,42 +15,20 @@ import optax
 from flax import errors as flax_errors
 
 from flaxfit import losses
-from flaxfit.arguments import check_count, unknown
-from flaxfit.callbacks import Callback
+from flaxfit.arguments import unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
-from flaxfit.state import TrainState, for_evaluation, initialise
+from flaxfit.state import TrainState
+from flaxfit.train.compiled import Programs
+from flaxfit.train.program import measures
 from flaxfit.train.step import eval_step, train_step
 from flaxfit.train.task import Task
 
 _BINARY = (losses.binary_crossentropy, optax.sigmoid_binary_cross_entropy)
 _CLASSES = (losses.categorical_crossentropy, optax.softmax_cross_entropy_with_integer_labels, optax.softmax_cross_entropy)
+_TRACER_ERRORS = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError)
 _NUMPY_ERRORS = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
 _ROWS = 1009  # traced, never computed: as many rows as no other axis has, so that a mean over the wrong axis shows
-
-
-def check_callbacks(callbacks: Any) -> list[Callback]:
-    """`callbacks` as a list of Hooks that want to look at times that come."""
-    if isinstance(callbacks, Callback) or not hasattr(callbacks, "__iter__"):
-        raise TypeError(f"callbacks must be a list of flaxfit.callbacks.Callback objects, got {callbacks!r}: put it in brackets.")
-    callbacks = list(callbacks)
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            cure = "call it" if isinstance(callback, type) else "derive its class from Callback"
-            raise TypeError(f"callbacks must be flaxfit.callbacks.Callback objects, got {callback!r}: {cure}.")
-        for name in ("every_epochs", "every_steps"):
-            if getattr(callback, name) is not None:
-                check_count(f"{type(callback).__name__}.{name}", getattr(callback, name), 1, "or None")
-        if callback.every_seconds is not None and not callback.every_seconds > 0:
-            raise ValueError(f"{type(callback).__name__}.every_seconds must be more than 0, or None, got {callback.every_seconds!r}.")
-    return callbacks
-
-
-def check_seed(seed: Any) -> int:
-    """`seed` as an integer that JAX takes as it is."""
-    if check_count("seed", seed, 0, "below 2**32") >= 2**32:
-        raise ValueError(f"seed must be below 2**32, got {seed}: JAX would take it modulo that.")
-    return int(seed)
 
 
 def check_data(name: str, data: Any) -> None:
@@ -131,23 +109,48 @@ def check_model(task: Task, x: Any) -> TrainState:
     x, key, model = _abstract(x), jax.eval_shape(lambda: jax.random.key(0)), type(task.model).__name__
     prepared = _traced(f"Task(preprocess=...) refuses x of shape {_shapes(x)}", task.prepared, x)
     bare = Task(task.model, task.loss, optax.identity(), preprocess=task.preprocess, rngs=task.rngs)
-    state = _traced(f"{model} refuses x of shape {_shapes(prepared)}", lambda k, x: initialise(bare, k, x), key, x)
+    state = _traced(f"{model} refuses x of shape {_shapes(prepared)}", bare.init, key, x)
     if not jax.tree.leaves(state.params):
         raise ValueError(f"{model} has no parameters to train.")
     opt_state = _traced("the optimizer refuses the parameters", task.optimizer.init, state.params)
     return TrainState(state.step, state.params, state.collections, opt_state)
 
 
-def check_program(task: Task, data: Dataset) -> tuple[TrainState, Any]:
-    """Traces one step of training and one of evaluation without compiling them.
+def check_program(programs: Programs, task: Task, numbers: Mapping[str, Any], data: Dataset) -> tuple[TrainState, Any, tuple[str, ...]]:
+    """Traces one step of training and one of evaluation without compiling them; JAX keeps the traces for the next call.
+
+    Args:
+      programs: of the task.
+      task: the task for these numbers.
+      numbers: its traced hyperparameters.
+      data: the training rows.
 
     Returns:
-      Shapes of the fresh state, and of the logits.
+      Shapes of the fresh state and of the logits, and the names of `program.measures`.
 
     Raises:
       ValueError, TypeError: something refuses the rows; the loss or a metric is not one number a row; the penalty is no scalar; a
-        collection changes its shape from step to step.
+        collection changes its shape from step to step; the task needs the value of a traced number.
     """
+    try:
+        return programs.found("program", lambda numbers, rows: _check_program(programs.task(numbers), rows), numbers, data[:1])
+    except Exception as error:
+        if not numbers:
+            raise
+        _check_program(task, data[:1])  # raises where the numbers are not to blame
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, _TRACER_ERRORS):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise ValueError(
+            f"make_task, or what it builds, needs the value of a traced hyperparameter ({', '.join(numbers)}), as `if` and float() do: "
+            "compute with it instead (flaxfit.nn's dropout takes a traced rate), or compile it in, one program a value: "
+            f"ff.static([...]). {str(cause).splitlines()[0]}"
+        ) from error
+
+
+def _check_program(task: Task, data: Dataset) -> tuple[TrainState, Any, tuple[str, ...]]:
     state, model = check_model(task, data.x), type(task.model).__name__
     x, y, weight = _abstract((data.x, data.y, data.sample_weight))
     key, rows, refused = jax.eval_shape(lambda: jax.random.key(0)), _ROWS, f"{model} refuses x of shape {_shapes(x)}"
@@ -156,19 +159,19 @@ def check_program(task: Task, data: Dataset) -> tuple[TrainState, Any]:
         augmented = _traced("Task(augment=...) must be (key, x, y) -> (x, y)", task.augment, key, prepared, y)
         if any(leaf.shape[:1] != (rows,) for leaf in jax.tree.leaves(augmented)):
             raise ValueError(f"Task(augment=...) must keep the number of rows, got {_shapes((prepared, y))} -> {augmented}.")
-    logits = None
+    logits: Any = None
     for rngs in (dict.fromkeys(task.rngs, key), None):
         logits, _ = _traced(refused, lambda s, x, r: task.apply(s.params, s.collections, task.prepared(x), r), state, x, rngs)
         for what, function in ((f"the loss {task.loss_name}", task.loss), *((f"the metric {n!r}", m) for n, m in task.metrics.items())):
             _check_rows(what, _traced(f"{what} fails on (logits {_shapes(logits)}, y {_shapes(y)})", function, logits, y))
-    penalty = _traced("the penalty refuses the parameters", task.penalised, state.params)
+    penalty = _traced("the penalty refuses the parameters", task.penalized, state.params)
     if getattr(penalty, "shape", None) != ():
         raise ValueError(f"the penalty must be one number for all parameters, got {penalty}.")
     after, _ = _traced("a training step fails", lambda s, k, x, y, w: train_step(task, s, k, x, y, w), state, key, x, y, weight)
     check_same("a training step", after, "the fresh state", state)
-    evaluated = _traced("Task(eval_params=...) fails", lambda s: for_evaluation(task, s), state)
+    evaluated = _traced("Task(eval_params=...) fails", task.evaluated, state)
     _traced("an evaluation step fails", lambda s, x, y: eval_step(task, s, x, y), evaluated, x, y)
-    return state, logits
+    return state, logits, tuple(jax.eval_shape(lambda state: measures(task, state), state))
 
 
 def _check_rows(what: str, result: Any) -> None:

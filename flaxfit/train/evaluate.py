@@ -12,10 +12,10 @@ import numpy as np
 
 from flaxfit.data.dataset import Dataset, arrays
 from flaxfit.data.stream import Feed, Stream
-from flaxfit.state import TrainState, for_evaluation
+from flaxfit.state import TrainState
 from flaxfit.train import program
 from flaxfit.train.checks import check_count, check_data, check_labels, check_model, check_program, check_state, check_task
-from flaxfit.train.programs import Family, compiled, kept
+from flaxfit.train.compiled import Programs, programs_of
 from flaxfit.train.task import Task
 
 
@@ -44,11 +44,11 @@ def evaluate(
       ValueError, TypeError: as `fit`, or a state of another model.
     """
     check_task(task)
-    return evaluate_member(Family(task), task, {}, state, data, batch_size, metrics)
+    return evaluate_member(programs_of(task), task, {}, state, data, batch_size, metrics)
 
 
 def evaluate_member(
-    family: Family,
+    programs: Programs,
     task: Task,
     numbers: Mapping[str, Any],
     state: TrainState,
@@ -56,7 +56,7 @@ def evaluate_member(
     batch_size: int = 1024,
     metrics: Mapping[str, Callable[..., Any]] | None = None,
 ) -> dict[str, Any]:
-    """`evaluate` for `task`, which is the family's for these numbers, by a program that all of the family share."""
+    """`evaluate` for `task`, which is the one for these numbers, by a program that all tasks of `programs` share."""
     first = data[:1] if isinstance(data, Stream) else data
     check_data("data", first)
     batch_size = check_count("batch_size", batch_size, 1, "rows a step")
@@ -65,14 +65,16 @@ def evaluate_member(
     for name in metrics or ():
         if name in program.logged(task):
             raise ValueError(f"evaluate(metrics=...) may not hold {name!r}: that name is scored already; call the metric something else.")
-    shapes, logits = kept(family, "shapes", (first[:1],), lambda: check_program(task, first))
+    shapes, logits, _ = check_program(programs, task, numbers, first)
 
     def checked(rows: Dataset) -> Dataset:
         check_labels(task, "data", rows, logits)
         return rows
 
+    task_of = programs.task
+
     def scores_of(numbers: Mapping[str, Any], state: TrainState, rows: Dataset) -> dict[str, Any]:
-        return program.evaluate(family.task(numbers), state, rows, batch_size)
+        return program.evaluate(task_of(numbers), state, rows, batch_size)
 
     numbers, state = jax.device_put((numbers, _evaluated(task, state, shapes, checked(first).x)))
     scores, outputs = dict.fromkeys(program.logged(task), 0.0), []
@@ -81,11 +83,10 @@ def evaluate_member(
         pieces = stack.enter_context(Feed(data, min(batch_size, len(data)), 1, checked, "data")).pieces() if streamed else [data]
         for piece in pieces:
             rows = jax.device_put(piece)
-            score = compiled(family, ("evaluate", batch_size), scores_of, numbers, state, rows)
-            values = jax.device_get(score(numbers, state, rows))
+            values = jax.device_get(programs.jit(("evaluate", batch_size), scores_of)(numbers, state, rows))
             scores = {name: total + float(values[name]) * len(piece) / len(data) for name, total in scores.items()}
             if metrics:
-                outputs.append((predict_member(family, task, numbers, state, piece.x, batch_size), jax.tree.map(np.asarray, piece.y)))
+                outputs.append((predict_member(programs, task, numbers, state, piece.x, batch_size), jax.tree.map(np.asarray, piece.y)))
     if metrics:
         logits, y = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
         for name, metric in metrics.items():
@@ -113,20 +114,21 @@ def predict(task: Task, state: TrainState, x: Any, *, batch_size: int = 1024) ->
       ValueError, TypeError: rows that the model refuses, or that are not finite; a state of another model.
     """
     check_task(task)
-    return predict_member(Family(task), task, {}, state, x, batch_size)
+    return predict_member(programs_of(task), task, {}, state, x, batch_size)
 
 
-def predict_member(family: Family, task: Task, numbers: Mapping[str, Any], state: TrainState, x: Any, batch_size: int = 1024) -> Any:
-    """`predict` for `task`, which is the family's for these numbers, by a program that all of the family share."""
+def predict_member(programs: Programs, task: Task, numbers: Mapping[str, Any], state: TrainState, x: Any, batch_size: int = 1024) -> Any:
+    """`predict` for `task`, which is the one for these numbers, by a program that all tasks of `programs` share."""
     x = arrays(x, "x")
     rows = Dataset(x, np.zeros(len((*jax.tree.leaves(x), ())[0]), np.int8))
     check_data("predict", rows)
     batch_size = check_count("batch_size", batch_size, 1, "rows a step")
-    shapes = kept(family, "model", (rows[:1].x,), lambda: check_model(task, rows.x))
+    task_of = programs.task
+    shapes = programs.found("model", lambda numbers, x: check_model(task_of(numbers), x), numbers, rows[:1].x)
     numbers, state = jax.device_put((numbers, _evaluated(task, state, shapes, x)))
 
     def outputs(numbers: Mapping[str, Any], state: TrainState, x: Any) -> Any:
-        task = family.task(numbers)
+        task = task_of(numbers)
         return task.apply(state.params, state.collections, task.prepared(x))[0]
 
     parts = []
@@ -134,7 +136,7 @@ def predict_member(family: Family, task: Task, numbers: Mapping[str, Any], state
     for first in range(0, len(rows), size):
         index = np.minimum(np.arange(first, first + size), len(rows) - 1)  # the last row again, where there are too few
         part = jax.device_put(rows[index].x)
-        parts.append(jax.device_get(compiled(family, "predict", outputs, numbers, state, part)(numbers, state, part)))
+        parts.append(jax.device_get(programs.jit("predict", outputs)(numbers, state, part)))
     return jax.tree.map(lambda *outputs: np.concatenate(outputs)[: len(rows)], *parts)
 
 
@@ -143,4 +145,4 @@ def _evaluated(task: Task, state: Any, shapes: TrainState, x: Any) -> TrainState
     if isinstance(state, TrainState) and task.eval_params is None:
         state = replace(state, opt_state=None)
     rows = str(jax.tree.map(lambda a: ("rows", *a.shape[1:]), x)).replace("'", "")
-    return for_evaluation(task, check_state("state", state, shapes, f"the model on x of shape {rows}"))
+    return task.evaluated(check_state("state", state, shapes, f"the model on x of shape {rows}"))

@@ -1,4 +1,4 @@
-"""The driver: compiled chunks of a run, with a look at the host between them."""
+"""Training one run."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 from jax.sharding import Mesh
 
-from flaxfit.callbacks import Callback, Checkpoint, Metrics
+from flaxfit.callbacks import Callback, Checkpoint, Run
+from flaxfit.callbacks.base import check_callbacks
+from flaxfit.callbacks.loggers import MetricsFile
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
 from flaxfit.devices.sharding import Placement, Shard
 from flaxfit.state import TrainState
 from flaxfit.storage.directory import RunDirectory
-from flaxfit.train.checks import check_callbacks, check_seed, check_task
-from flaxfit.train.job import Job, what_was_not_finite
-from flaxfit.train.programs import Family
-from flaxfit.train.result import Result
-from flaxfit.train.session import Resume, Session, arguments_of, described
+from flaxfit.storage.export import export
+from flaxfit.train import loop
+from flaxfit.train.checks import check_task
+from flaxfit.train.compiled import programs_of
+from flaxfit.train.config import TrainConfig, check_seed
+from flaxfit.train.job import Member, Single, validate
+from flaxfit.train.plateau import Plateau
+from flaxfit.train.record import Resume, described, program_record
+from flaxfit.train.result import Result, result_of, what_was_not_finite
+from flaxfit.train.session import Session
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
 
@@ -36,6 +42,7 @@ def fit(
     batch_size: int = 32,
     seed: int = 0,
     early_stopping: EarlyStopping | None = None,
+    plateau: Plateau | None = None,
     callbacks: Sequence[Callback] = (),
     initial: TrainState | None = None,
     class_weight: Mapping[int, float] | None = None,
@@ -49,39 +56,35 @@ def fit(
     """Trains a task.
 
     Args:
-      task: what to train. Programs are kept with it: fit the same object again and nothing compiles.
-      train: the training rows; moved to the device once. Or a `flaxfit.data.Stream` of more than fit there: the same losses.
+      task: what to train. It holds its compiled programs: fit the same object again and nothing compiles.
+      train: the training rows, which are moved to the device once; or a `flaxfit.data.Stream` of more than fit there.
       validation: rows that each epoch is validated on, or None.
-      epochs: how many, at most.
-      batch_size: rows a step; the last step of an epoch takes what is left. Above the rows: one short batch.
+      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan: how to train, as `flaxfit.TrainConfig` says.
       seed: decides the initial weights, the order of rows and all other randomness; below 2**32.
-      early_stopping: when to stop sooner.
-      callbacks: who looks on, how often (see `flaxfit.callbacks`).
-      initial: start from these weights instead of fresh ones, and from this optimiser state where there is one.
-      class_weight: integer class -> factor on its rows' training loss, as in Keras.
-      replacement: draw each batch with replacement.
-      terminate_on_nan: end at the first epoch with a loss or a weight that is not finite. False: go on.
-      mesh: devices to share the work, to the same losses but for rounding: each step's rows are spread along its first axis. Of several
-        processes (`flaxfit.distributed`) each passes its part of the training rows, equally many, and all validation rows; the first one
-        has the callbacks and the directory.
-      shard: how parameters, and with them the optimiser's state, are spread over the mesh: `flaxfit.sharding.fsdp()`, or regular
-        expressions on the path -> `PartitionSpec`. By default they lie whole on each device.
+      callbacks: what is called between chunks (see `flaxfit.callbacks`).
+      initial: start from these weights instead of fresh ones, and from this optimizer state where there is one.
+      mesh: devices to share the work, with the same losses but for rounding: the rows of each step are spread along its first axis. Each
+        of several processes (`flaxfit.distributed`) passes its part of the training rows, equally many, and all validation rows; the
+        first process has the callbacks and the directory.
+      shard: how parameters, and with them the optimizer's state, are spread over the mesh: `flaxfit.sharding.fsdp()`, or regular
+        expressions on the path -> `PartitionSpec`. By default each device has all of them.
       run_dir: a directory for this run: configuration, metrics, checkpoints and, in the end, the model for `flaxfit.load`. On SIGINT and
         SIGTERM the run then saves and exits with 130 or 143.
-      resume: where `run_dir` holds this run, "auto" goes on from its last checkpoint, to the same bits as if it had never stopped, or
-        returns what is finished; "never" refuses to; "must" refuses to start anew. `epochs` may be larger than before.
+      resume: where `run_dir` holds this run, "auto" continues it from its last checkpoint, with the same bits as if it had never stopped,
+        or returns it if it is finished. "never" refuses to; "must" refuses to start anew; "force" also continues a run whose
+        configuration was another. `epochs` may be larger than before.
 
     Returns:
-      A `Result`; of a run that went on its timing is of this process.
+      A `Result`; the timing of a resumed run is of this process.
 
     Raises:
-      ValueError, TypeError: an input that cannot work, before anything compiles; of a stream's rows, once they are read. A run in
-        `run_dir` that was another: lists the differences.
+      ValueError, TypeError: an input that cannot work, before anything compiles; a stream's rows are checked when they are read. A run in
+        `run_dir` that was another: the message lists the differences.
       RuntimeError: another process runs in `run_dir`; one of this run's processes failed or was lost.
       FileExistsError, FileNotFoundError: what `resume` refuses.
 
     Warns:
-      UserWarning: the steps' rows do not divide over the mesh.
+      UserWarning: the rows of a step do not divide over the mesh; a resumed run was made by other versions.
       RuntimeWarning: the run ended on a value that is not finite; says which and when.
 
     Example:
@@ -92,42 +95,53 @@ def fit(
       >>> len(result.history["loss"]), result.stop_reason
       (5, 'epochs')
     """
-    check_task(task)
-    check_seed(seed)
-    options = {"epochs": epochs, "batch_size": batch_size, "early_stopping": early_stopping, "class_weight": class_weight}
-    options |= {"replacement": replacement, "terminate_on_nan": terminate_on_nan}
     began = time.perf_counter()
+    check_task(task)
+    config = TrainConfig(epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan)
+    member = Member({}, check_seed(seed), task, programs=programs_of(task))
     placement = Placement.over(mesh, shard)
+    team = placement.team
     with ExitStack() as stack:
-        stack.enter_context(placement.team.watch(run_dir))
-        with placement.team.together():
-            job = Job(Family(task), task, train, validation, initial, options, placement)
-            callbacks = run_callbacks(callbacks, job.columns, run_dir is not None)
-        job.check_team(task, seed)
+        stack.enter_context(team.watch(run_dir))
+        with team.together():
+            job = validate(member, train, validation, config, initial, placement)
+            chosen = run_callbacks(callbacks, job.run(task), durable=run_dir is not None)
+        if team.size > 1:
+            job.check_team(described(task, config, seed, {}, job.initial))
         session = None
         if run_dir is not None:
-            config = described(task, {**job.options, "seed": seed}, job.recorded)
-            session = Session(run_dir, resume, config, team=placement.team)
-            stack.enter_context(session)
-        checked = time.perf_counter() - began
-        result = job.run(task, {}, seed, callbacks, session, session and session.signals)
-        result = replace(result, timing=replace(result.timing, compile=result.timing.compile + checked))
+            session = stack.enter_context(Session(run_dir, resume, described(task, config, seed, job.recorded, job.initial), team))
+        batch = stack.enter_context(Single(job, member))
+        found = None
         if session is not None:
-            session.finish(task, job.data, result)
+            session.confirm(program_record(member.programs, {}, batch.like.train, job.data[:1], batch.lowered()))
+            found = session.restore(batch.like, job.columns)
+        state, history, notes = found or (None, None, {})
+        batch.start(state)
+        about = job.run(task, directory=session and session.directory, history=history)
+        trainee = loop.Trainee(about, chosen if team.leads else (), notes)
+        loop.train(batch, [trainee], job.plan, began, session and session.signals, team)
+        assert trainee.state is not None
+        assert trainee.stop_reason is not None
+        result = result_of(task, trainee.state, trainee.history, trainee.stop_reason, trainee.timing, about.data)
+        if session is not None:
+            session.finish(len(result.history.epochs))
+            facts = {"best_epoch": result.best_epoch, "epochs": len(result.history.epochs), "stop_reason": result.stop_reason}
+            session.export(
+                lambda place, arguments: export(place, task, result.best, job.data[:1], about=facts | {"arguments": arguments}),
+                result.timing.chunks,
+            )
     if result.stop_reason == "non_finite":
         warnings.warn(what_was_not_finite(result.history), RuntimeWarning, stacklevel=2)
     return result
 
 
-def run_callbacks(callbacks: Sequence[Callback], columns: Sequence[str], durable: bool) -> list[Callback]:
+def run_callbacks(callbacks: Any, run: Run, durable: bool) -> list[Callback]:
     """The callbacks of a run, checked; of one with a directory, with those that fill it."""
-    callbacks = check_callbacks(callbacks)
-    if durable and not any(isinstance(callback, Checkpoint) and not callback.weights_only for callback in callbacks):
-        callbacks = [*callbacks, Checkpoint(every_seconds=60)]
-    for callback in callbacks:
-        if isinstance(callback, Checkpoint):
-            callback.check(columns)
-    return [*callbacks, Metrics()] if durable else callbacks
+    callbacks = check_callbacks(callbacks, run)
+    if durable and not any(isinstance(callback, Checkpoint) for callback in callbacks):
+        callbacks.append(Checkpoint(every_seconds=60))
+    return [*callbacks, MetricsFile()] if durable else callbacks
 
 
 def resume(
@@ -142,7 +156,7 @@ def resume(
     mesh: Mesh | None = None,
     shard: Shard | None = None,
 ) -> Result:
-    """Goes on with a run; all arguments of `fit` that are not given here come from its directory.
+    """Continues a run; all arguments of `fit` that are not given here come from its directory.
 
     Args:
       run_dir: the run's directory.
@@ -150,9 +164,9 @@ def resume(
       train: the training rows, as they were.
       validation: the validation rows, as they were.
       callbacks: as for `fit`.
-      initial: as it was; its shapes matter, its numbers do not.
-      epochs: how many in all, if more than before.
-      mesh, shard: as for `fit`; they may be others than before, and the bits are the same only where they are not.
+      initial: as it was.
+      epochs: how many epochs in all, if more than before.
+      mesh, shard: as for `fit`. They may differ from before; the bits are the same only where they do not.
 
     Returns:
       What `fit` returns.
@@ -161,9 +175,10 @@ def resume(
       FileNotFoundError: there is no run; and what `fit` raises.
     """
     directory = RunDirectory(run_dir)
-    config = directory.read_config()
-    if config is None:
+    record = directory.read_config()
+    if record is None:
         raise FileNotFoundError(f"{directory.path} holds no run to resume.")
-    how: dict[str, Any] = arguments_of(config) | ({} if epochs is None else {"epochs": epochs})
-    how |= {"mesh": mesh, "shard": shard, "callbacks": callbacks, "initial": initial}
-    return fit(task, train, validation=validation, run_dir=run_dir, resume="must", **how)
+    arguments = record["arguments"] | ({} if epochs is None else {"epochs": epochs})
+    options: dict[str, Any] = {**vars(TrainConfig.from_record(arguments)), "seed": arguments["seed"]}
+    options |= {"mesh": mesh, "shard": shard, "callbacks": callbacks, "initial": initial}
+    return fit(task, train, validation=validation, run_dir=run_dir, resume="must", **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,8 @@ from flaxfit.data.stream import Chunk
 from flaxfit.devices.sharding import ONE_DEVICE, Placement
 from flaxfit.regularize.masks import kernels
 from flaxfit.shapes import RoundKeys
-from flaxfit.state import RunState, TrainState, for_evaluation, initialise
+from flaxfit.state import RunState, TrainState
+from flaxfit.train.plateau import Plateau
 from flaxfit.train.step import eval_step, train_step
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
@@ -34,8 +36,9 @@ class Plan:
       eval_batch_size: rows a step of validation, for memory; the result does not depend on it.
       replacement: batches are drawn with replacement.
       terminate_on_nan: end the run at a loss or weight that is not finite.
+      plateau: when to lower the learning rate.
       capacity: the most epochs whose metrics one call can hand back.
-      lockstep: the name of the axis over which `advance` is mapped, where many runs go on together, step by step. A run that has ended
+      axis: the name of the axis over which `advance` is mapped, where many runs train side by side, step by step. A run that has ended
         stays as it is until the others have.
       placement: how a step's rows and the state lie on devices.
     """
@@ -46,8 +49,9 @@ class Plan:
     eval_batch_size: int = 1024
     replacement: bool = False
     terminate_on_nan: bool = True
+    plateau: Plateau | None = None
     capacity: int = 1024
-    lockstep: str | None = None
+    axis: str | None = None
     placement: Placement = ONE_DEVICE
 
 
@@ -61,22 +65,24 @@ def logged(task: Task) -> list[str]:
     return ["loss", task.loss_name, *(["penalty"] if task.penalty else []), *task.metrics]
 
 
-def columns(task: Task, validates: bool, state: TrainState) -> tuple[str, ...]:
-    """The names of what each epoch logs, in order."""
+def columns(task: Task, validates: bool, plan: Plan, measures: Iterable[str]) -> tuple[str, ...]:
+    """The names of what each epoch logs, in order; `measures` are the names of `measures`."""
     names = logged(task)
     names += [f"val_{name}" for name in names] if validates else []
-    return (*names, *sorted(jax.eval_shape(lambda state: _measures(task, state), state)), "gradient_norm", "best_epoch")
+    scale = () if plan.plateau is None else ("learning_rate_scale",)
+    return (*names, *sorted(measures), *scale, "gradient_norm", "best_epoch")
 
 
 def start(task: Task, plan: Plan, key: Array, x: Any, initial: TrainState | None = None) -> RunState:
     """The run at its beginning, with fresh weights or those of `initial`."""
-    # A copy of `initial`, since the run gives its buffers away.
-    train = initialise(task, key, x) if initial is None else jax.tree.map(jnp.copy, initial)
+    # A copy of `initial`, since the run donates its buffers.
+    train = task.init(key, x) if initial is None else jax.tree.map(jnp.copy, initial)
     zero = jnp.zeros((), jnp.int32)
     if train.opt_state is None:
         train = TrainState(zero, train.params, train.collections, task.optimizer.init(train.params))
     sums = jnp.zeros(len(_summed(task)), jnp.float32)
-    return RunState(train, train, for_evaluation(task, train), plan.stopping.init(), sums, zero, zero, jnp.zeros((), bool), key)
+    plateau = None if plan.plateau is None else plan.plateau.init()
+    return RunState(train, task.evaluated(train), plan.stopping.init(), plateau, sums, zero, zero, jnp.zeros((), bool), key)
 
 
 def advance(
@@ -109,18 +115,19 @@ def advance(
         return order.shuffled(step * plan.batch_size + jnp.arange(size), keys, len(data))
 
     def agreed(value: Array) -> Array:
-        """Of runs in lockstep the largest: one value for all, so that loops and branches stay such when mapped."""
-        return lax.pmax(value, plan.lockstep) if plan.lockstep else value
+        """The largest value of the mapped runs: one for all, so that loops and branches stay such when mapped."""
+        return lax.pmax(value, plan.axis) if plan.axis else value
 
     def one_step(state: RunState, rows: Array, size: int) -> RunState:
         batch = _slice(data.rows, rows, size) if isinstance(data, Chunk) else data[rows]
-        train, sums = train_step(task, state.train, state.key, *_fields(plan.placement.batch(batch)))
+        scale = None if state.plateau is None else state.plateau.scale
+        train, sums = train_step(task, state.train, state.key, *_fields(plan.placement.batch(batch)), scale)
         train = plan.placement.kept(train, train.params)
         sums = state.sums + jnp.stack([sums[name] for name in _summed(task)]).astype(jnp.float32)
         return unless_ended(state, train=train, sums=sums, step=state.step + 1)
 
     def unless_ended(state: RunState, **changes: Any) -> RunState:
-        if plan.lockstep:
+        if plan.axis:
             changes = {name: _choose(ended(state), getattr(state, name), new) for name, new in changes.items()}
         return replace(state, **changes)
 
@@ -150,7 +157,8 @@ def advance(
             step = step + short
 
         def end_epoch(state: RunState, table: Array) -> tuple[RunState, Array]:
-            changes, row = _end_epoch(task, plan, len(data), validation, state)
+            changes, means = _end_epoch(task, plan, len(data), validation, state)
+            row = jnp.stack([jnp.asarray(means[name], jnp.float32) for name in names])
             return unless_ended(state, **changes), lax.dynamic_update_slice_in_dim(table, row[None], epoch - first, 0)
 
         return lax.cond(step == steps, end_epoch, lambda *carry: carry, state, table)
@@ -160,7 +168,8 @@ def advance(
         return (agreed(state.epoch) * steps + agreed(state.step) < until) & agreed(~ended(state))
 
     first = agreed(state.epoch)
-    table = jnp.zeros((plan.capacity, len(columns(task, validation is not None, state.train))), jnp.float32)
+    names = columns(task, validation is not None, plan, jax.eval_shape(lambda train: measures(task, train), state.train))
+    table = jnp.zeros((plan.capacity, len(names)), jnp.float32)
     return lax.while_loop(goes_on, some_epoch, (state, table))
 
 
@@ -172,11 +181,11 @@ def _fields(data: Dataset) -> tuple[Any, Any, Any]:
     return data.x, data.y, data.sample_weight
 
 
-def _end_epoch(task: Task, plan: Plan, rows: int, validation: Dataset | None, state: RunState) -> tuple[dict[str, Any], Array]:
-    """Validates, asks the stopper, keeps best and last finite weights: what changes in the state, and what is logged."""
+def _end_epoch(task: Task, plan: Plan, rows: int, validation: Dataset | None, state: RunState) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Validates, asks the stopper and the plateau, keeps the best weights: what changes in the state, and what is logged."""
     epoch, train = state.epoch + 1, state.train
-    evaluated = for_evaluation(task, train)
-    means = dict(zip(_summed(task), state.sums / rows, strict=True)) | _measures(task, train)
+    evaluated = task.evaluated(train)
+    means = dict(zip(_summed(task), state.sums / rows, strict=True)) | measures(task, train)
     if validation is not None:
         scores = evaluate(task, evaluated, validation, plan.eval_batch_size, plan.placement)
         means |= {f"val_{name}": value for name, value in scores.items()}
@@ -185,7 +194,6 @@ def _end_epoch(task: Task, plan: Plan, rows: int, validation: Dataset | None, st
     stopper = plan.stopping.update(state.stopper, jnp.where(finite, means[plan.stopping.monitor], jnp.nan), epoch)
     means["best_epoch"] = stopper.best_epoch
     changes = {
-        "finite": _choose(finite, train, state.finite),
         "best": _choose(stopper.improved, evaluated, state.best),
         "stopper": stopper,
         "sums": jnp.zeros_like(state.sums),
@@ -193,7 +201,12 @@ def _end_epoch(task: Task, plan: Plan, rows: int, validation: Dataset | None, st
         "step": jnp.zeros_like(state.step),
         "diverged": ~finite if plan.terminate_on_nan else state.diverged,
     }
-    return changes, jnp.stack([jnp.asarray(means[name], jnp.float32) for name in columns(task, validation is not None, train)])
+    if plan.plateau is not None and state.plateau is not None:
+        means["learning_rate_scale"] = state.plateau.scale  # the epoch's own: a reduction acts from the next epoch on
+        if "learning_rate" in means:
+            means["learning_rate"] *= state.plateau.scale
+        changes["plateau"] = plan.plateau.update(state.plateau, means[plan.plateau.monitor])
+    return changes, means
 
 
 def evaluate(task: Task, state: TrainState, data: Dataset, batch_size: int, placement: Placement = ONE_DEVICE) -> dict[str, Array]:
@@ -214,7 +227,7 @@ def evaluate(task: Task, state: TrainState, data: Dataset, batch_size: int, plac
         sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes) if sums is None else sums
         sums = lax.fori_loop(0, whole, step, sums)
     means = {name: value / len(data) for name, value in (sums or {}).items()}
-    penalty = task.penalised(state.params)
+    penalty = task.penalized(state.params)
     return {"loss": means[task.loss_name] + penalty, **means} | ({"penalty": penalty} if task.penalty else {})
 
 
@@ -231,8 +244,8 @@ def _all_finite(tree: Any) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floating])) if floating else jnp.ones((), bool)
 
 
-def _measures(task: Task, state: TrainState) -> dict[str, Array]:
-    """What an epoch logs of the weights: L1, L2 and largest absolute value of all kernels together, and the last update's rate.
+def measures(task: Task, state: TrainState) -> dict[str, Array]:
+    """What an epoch logs about the weights: L1, L2 and largest absolute value of all kernels together, and the last update's rate.
 
     The rate is what the task tells, or what `optax.inject_hyperparams` keeps; optax's other states keep a count, not the rate.
     """

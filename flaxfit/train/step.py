@@ -24,7 +24,9 @@ def _row_sums(task: Task, logits: Any, y: Any, weight: Rows | None) -> Sums:
     return sums | {task.loss_name: (losses if weight is None else losses * weight).sum()}
 
 
-def train_step(task: Task, state: TrainState, key: Key, x: Any, y: Any, weight: Rows | None = None) -> tuple[TrainState, Sums]:
+def train_step(
+    task: Task, state: TrainState, key: Key, x: Any, y: Any, weight: Rows | None = None, scale: Scalar | None = None
+) -> tuple[TrainState, Sums]:
     """One update of the weights.
 
     The objective is the batch's data loss, `sum(weight * loss) / rows` as in Keras, plus the penalty.
@@ -36,6 +38,7 @@ def train_step(task: Task, state: TrainState, key: Key, x: Any, y: Any, weight: 
       x: inputs, a pytree of arrays with leading axis (rows,).
       y: targets, likewise.
       weight: of each row, shape (rows,), or None.
+      scale: what the updates are multiplied by, as `flaxfit.Plateau` asks; None: nothing.
 
     Returns:
       The state after the update, and sums over the rows of `loss` (the objective), the data loss, `penalty` where there is one,
@@ -50,12 +53,14 @@ def train_step(task: Task, state: TrainState, key: Key, x: Any, y: Any, weight: 
     def objective(params: Any) -> tuple[Scalar, tuple[Sums, Scalar, Any]]:
         logits, collections = task.apply(params, state.collections, x, rngs)
         sums = _row_sums(task, logits, y, weight)
-        penalty = task.penalised(params)
+        penalty = task.penalized(params)
         return sums[task.loss_name] / rows + penalty, (sums, penalty, collections)
 
     (value, (sums, penalty, collections)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
     optimizer = optax.with_extra_args_support(task.optimizer)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, value=value)
+    if scale is not None:
+        updates = jax.tree.map(lambda update: (update * scale).astype(update.dtype), updates)
     params = optax.apply_updates(state.params, updates)
     if task.constraint is not None:
         params = task.constraint(params)
@@ -69,7 +74,7 @@ def train_step(task: Task, state: TrainState, key: Key, x: Any, y: Any, weight: 
 def eval_step(task: Task, state: TrainState, x: Any, y: Any, weight: Rows | None = None) -> Sums:
     """Sums over the rows of the data loss and the metrics, with the model in evaluation mode. Arguments as `train_step`.
 
-    `state` is used as it is: pass it through `flaxfit.state.for_evaluation` first where `Task.eval_params` matters.
+    `state` is used as it is: pass it through `Task.evaluated` first where `Task.eval_params` matters.
     """
     logits, _ = task.apply(state.params, state.collections, task.prepared(x))
     return _row_sums(task, logits, y, weight)

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from flaxfit.state import StopperState
 
 _LARGER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "top_", "r2", "iou")
 _SMALLER_IS_BETTER = (
@@ -27,26 +28,6 @@ _SMALLER_IS_BETTER = (
     "hinge",
     "divergence",
 )
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class StopperState:
-    """What the stopper remembers.
-
-    Attributes:
-      best: the best value of the monitor, float32 scalar.
-      best_epoch: its epoch, from 1; 0 while there is none.
-      wait: checks since then without improvement, int32 scalar.
-      improved: whether the last check was the best so far.
-      stopped: whether training should stop.
-    """
-
-    best: Array
-    best_epoch: Array
-    wait: Array
-    improved: Array
-    stopped: Array
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from flaxfit.rng import stream
+from flaxfit.state import TrainState
+
 _LOGGED = {"loss", "penalty", "gradient_norm", "learning_rate", "kernel_l1", "kernel_l2", "kernel_max", "epoch", "best_epoch"}
 
 RowFunction = Callable[[Any, Any], Any]
@@ -110,11 +113,31 @@ class Task:
         logits, collections = output if train else (output, collections)
         return jax.tree.map(_at_least_float32, logits), collections
 
+    def init(self, key: Array, x: Any) -> TrainState:
+        """Fresh weights, collections and optimizer state.
+
+        Args:
+          key: the run's root key; weights come from its streams, each named after a Linen stream.
+          x: a few rows; only shapes and types matter.
+        """
+        rngs = {name: stream(key, f"init/{name}") for name in ("params", *self.rngs)}
+        variables: Any = self.model.init(rngs, self.prepared(x), train=False)
+        params = variables.get("params", {})
+        collections = {name: value for name, value in variables.items() if name != "params"}
+        return TrainState(jnp.zeros((), jnp.int32), params, collections, self.optimizer.init(params))
+
+    def evaluated(self, state: TrainState) -> TrainState:
+        """`state` as validation, best weights and prediction use it: `eval_params` applied, no optimizer state."""
+        if state.opt_state is None:
+            return state
+        params = state.params if self.eval_params is None else self.eval_params(state)
+        return TrainState(state.step, params, state.collections, None)
+
     def prepared(self, x: Any) -> Any:
         """`x` as the model sees it."""
         return x if self.preprocess is None else self.preprocess(x)
 
-    def penalised(self, params: Any) -> Array:
+    def penalized(self, params: Any) -> Array:
         """The penalty, zero where there is none."""
         return jnp.zeros(()) if self.penalty is None else self.penalty(params)
 

@@ -10,7 +10,6 @@ import pytest
 
 import flaxfit as ff
 from flaxfit.data.scaling import Scaling, min_max, rescale, standardise
-from flaxfit.state import initialise
 
 RNG = np.random.default_rng(0)
 TABLE = (RNG.normal(size=(500, 6)) * [1, 1e-6, 1e4, 3, 1, 1] + [0, 1e-3, 5e4, -7, 0, 0]).astype(np.float32)
@@ -115,6 +114,6 @@ def test_as_a_tasks_preprocess(net, table):
     train = ff.Dataset(10 + 100 * table[0].x, table[0].y)
     scaling = standardise(train.x)
     scaled, plain = (ff.Task(net(), ff.losses.binary_crossentropy, optax.adam(1e-2), preprocess=p) for p in (scaling, None))
-    state = initialise(plain, jax.random.key(0), train.x)
+    state = plain.init(jax.random.key(0), train.x)
     by_hand = (train.x - train.x.mean(0)) / train.x.std(0)
     np.testing.assert_allclose(ff.predict(scaled, state, train.x), ff.predict(plain, state, by_hand), rtol=1e-4, atol=1e-5)

@@ -9,7 +9,6 @@ import pytest
 from flaxfit import losses
 from flaxfit.nn import MLP
 from flaxfit.regularize.averaging import averaged, weight_ema
-from flaxfit.state import for_evaluation, initialise
 from flaxfit.train.step import train_step
 from flaxfit.train.task import Task
 
@@ -27,7 +26,7 @@ def equal(a, b, **tolerance):
 
 def test_the_average_against_a_loop_by_hand():
     task, plain = task_with(0.9), Task(MLP((4,), 1), losses.mse, optax.adam(0.1))
-    state, bare = initialise(task, KEY, X), initialise(plain, KEY, X)
+    state, bare = task.init(KEY, X), plain.init(KEY, X)
     equal(averaged(state), bare.params)  # before any step: the initial weights
     average = None
     for _ in range(5):
@@ -37,7 +36,7 @@ def test_the_average_against_a_loop_by_hand():
         average = bare.params if average is None else jax.tree.map(lambda a, w: 0.9 * a + 0.1 * w, average, bare.params)
         equal(state.params, bare.params, rtol=1e-6, atol=1e-7)  # updates pass unchanged
         equal(averaged(state), average, rtol=1e-5, atol=1e-6)
-    equal(for_evaluation(task, state).params, averaged(state))
+    equal(task.evaluated(state).params, averaged(state))
 
 
 def test_a_constant_weight_averages_to_itself_and_decay_zero_to_the_last():
@@ -59,7 +58,7 @@ def test_decay_may_be_traced():
     def after_two(decay):
         traces.append(1)
         task = task_with(decay)
-        state = initialise(task, KEY, X)
+        state = task.init(KEY, X)
         for _ in range(2):
             state, _ = train_step(task, state, KEY, X, Y)
         return state.params, averaged(state)
@@ -81,6 +80,6 @@ def test_errors():
     for decay in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="from 0 to 1"):
             weight_ema(decay)
-    state = initialise(Task(MLP((4,), 1), losses.mse, optax.adam(0.1)), KEY, X)
+    state = Task(MLP((4,), 1), losses.mse, optax.adam(0.1)).init(KEY, X)
     with pytest.raises(ValueError, match="needs weight_ema in the optimizer"):
         averaged(state)

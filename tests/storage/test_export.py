@@ -23,7 +23,7 @@ import pytest
 import safetensors.numpy
 
 import flaxfit as ff
-from flaxfit.state import TrainState, for_evaluation, initialise
+from flaxfit.state import TrainState
 from flaxfit.storage.export import export, pack
 from flaxfit.storage.predictor import PARTS, SUMS, load, transfer
 from flaxfit.storage.weights import save_weights
@@ -84,7 +84,7 @@ def test_a_loaded_model_predicts_and_scores_as_the_task_does(saved, form):
 
 
 def test_other_weights_make_another_model_of_it(saved, tmp_path):
-    fresh = initialise(saved.task, jax.random.key(5), saved.train.x[:1])
+    fresh = saved.task.init(jax.random.key(5), saved.train.x[:1])
     untrained = load(export(tmp_path / "fresh", saved.task, fresh, saved.train))
     model = untrained.with_weights(saved.run / "export" / "weights.safetensors")
     assert_same_model(model, saved.task, saved.state, saved.validation)
@@ -198,14 +198,14 @@ labels = (x6[:, 0] > 0).astype(np.int32)
 def test_whatever_fits_a_task_is_exported(task, x, y, rows, tmp_path):
     data = ff.Dataset(x, y)
     # Fresh weights will do, and compile less, but an average equals them.
-    last = trained(task, data).last if task.eval_params else initialise(task, jax.random.key(0), data.x)
+    last = trained(task, data).last if task.eval_params else task.init(jax.random.key(0), data.x)
     model = load(export(tmp_path / "e", task, last, data))
     assert rows is ... or model.metadata["rows"] == rows
     scores, expected = model.evaluate(data, batch_size=50), ff.evaluate(task, last, data)
     assert scores == pytest.approx(expected, rel=1e-6)
     logits, expected = model.predict(x), ff.predict(task, last, x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), logits, expected)
-    assert jax.tree.all(jax.tree.map(np.array_equal, model.params, for_evaluation(task, last).params))
+    assert jax.tree.all(jax.tree.map(np.array_equal, model.params, task.evaluated(last).params))
     if isinstance(task.model, Odd):
         assert model.params["Dense_0"]["kernel"].dtype == jnp.bfloat16
         assert model.collections["counts"]["seen"] == 7
@@ -245,7 +245,7 @@ def test_writing_an_export_does_not_import_orbax():
 
 def test_a_head_of_another_size_is_left_fresh_and_training_goes_on(saved):
     task = task_of(type(saved.task.model)(outputs=3, batch_norm=True), loss=ff.losses.categorical_crossentropy, metrics={})
-    state = initialise(task, jax.random.key(5), saved.train.x[:1])
+    state = task.init(jax.random.key(5), saved.train.x[:1])
     params, left = transfer(str(saved.file), state.params)
     assert left == {"Dense_1/bias": "(1,) in the source, (3,) here", "Dense_1/kernel": "(16, 1) in the source, (16, 3) here"}
     np.testing.assert_array_equal(params["Dense_0"]["kernel"], saved.state.params["Dense_0"]["kernel"])
@@ -458,7 +458,7 @@ def test_bytes_keep_their_range(tmp_path):
     task = task_of(ff.nn.MLP((4,), 1), preprocess=ff.data.rescale())
     images = np.arange(60, dtype=np.uint8).reshape(10, 6)
     data = ff.Dataset(images, labels[:10])
-    model = load(export(tmp_path / "e", task, initialise(task, jax.random.key(0), images), data))
+    model = load(export(tmp_path / "e", task, task.init(jax.random.key(0), images), data))
     np.testing.assert_array_equal(model.predict(images.astype(np.int64)), model.predict(images))
     with pytest.raises(ValueError, match="x has values that uint8 cannot hold, first in row 9"):
         model.predict(images.astype(np.int64) + 197)
@@ -481,7 +481,7 @@ def test_what_cannot_be_exported_says_why_and_leaves_nothing(saved, tmp_path):
         export(tmp_path / "e", saved.task, saved.state, data.x)
     task = task_of(Printing())
     with pytest.raises(ValueError, match=r"Printing cannot be exported to cpu, cuda, tpu: "):
-        export(tmp_path / "e", task, initialise(task, jax.random.key(0), data.x[:1]), data)
+        export(tmp_path / "e", task, task.init(jax.random.key(0), data.x[:1]), data)
     assert not list(tmp_path.iterdir())
 
 

@@ -14,7 +14,6 @@ from flax import nnx
 from scipy.special import expit, log_softmax, logit, softmax
 
 import flaxfit as ff
-from flaxfit.state import initialise
 
 
 def fitted(task, data, **options):
@@ -41,11 +40,11 @@ def binary(table, net):
         eval_params=ff.averaging.averaged,
         **settings,
     )
-    ended = initialise(averaged, jax.random.key(1), train.x)
+    ended = averaged.init(jax.random.key(1), train.x)
     return [
         fitted(normed, train),
         fitted(normed, train, seed=1),
-        (wide, initialise(wide, jax.random.key(0), train.x)),
+        (wide, wide.init(jax.random.key(0), train.x)),
         (averaged, replace(ended, params=jax.tree.map(jnp.zeros_like, ended.params))),  # its average is not where it ended
     ]
 
@@ -222,7 +221,7 @@ def test_a_study_an_ensemble_and_an_nnx_module_can_be_members(regression):
     assert found["members"] == pytest.approx(study.evaluate(data)["mse"].mean())
     assert found["ensemble_mae"] == pytest.approx(np.abs(predicted[:, 0] - data.y).mean(), rel=1e-5)
     nnx_task = ff.Task(nnx.bridge.ToLinen(Line), ff.losses.mse, optax.adam(1e-2), {"mae": ff.metrics.mae})
-    mixed = ff.ensemble([(e.task, e.state), (nnx_task, initialise(nnx_task, jax.random.key(0), data.x))])
+    mixed = ff.ensemble([(e.task, e.state), (nnx_task, nnx_task.init(jax.random.key(0), data.x))])
     expected = outputs(mixed.members, data.x).mean(0)
     np.testing.assert_allclose(ff.predict(mixed.task, mixed.state, data.x), expected, rtol=1e-4, atol=1e-5)
 

@@ -76,8 +76,8 @@ def test_reduce_on_plateau_gets_the_objective(net, table):
 def test_coupled_decay_is_half_the_l2_penalty(net, table):
     """`add_decayed_weights(w)` before SGD is the gradient of w/2 * sum of squares, kernels only."""
     decayed = task_of(net(), optax.chain(optax.add_decayed_weights(0.2, mask=ff.masks.kernels), optax.sgd(0.1)))
-    penalised = task_of(net(), optax.sgd(0.1), penalty=ff.penalties.l2(0.1))
-    a, b = (ff.fit(task, table[0], epochs=5).last.params for task in (decayed, penalised))
+    penalized = task_of(net(), optax.sgd(0.1), penalty=ff.penalties.l2(0.1))
+    a, b = (ff.fit(task, table[0], epochs=5).last.params for task in (decayed, penalized))
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 

@@ -18,7 +18,6 @@ import optax
 import pytest
 
 import flaxfit as ff
-from flaxfit.state import initialise
 from flaxfit.storage.directory import RunDirectory
 
 # Everything that has a state: dropout, batch norm, shuffling, a short last batch, early stopping, averaged weights, a plateau schedule.
@@ -254,7 +253,7 @@ def test_a_fresh_model_scores_by_chance_and_the_restored_one_as_trained(tmp_path
         preprocess=ff.data.standardise(splits.train.x),
     )
     result = ff.fit(task, splits.train, validation=splits.validation, epochs=15, run_dir=tmp_path)
-    fresh = initialise(task, jax.random.key(1), splits.train.x[:1])
+    fresh = task.init(jax.random.key(1), splits.train.x[:1])
     assert ff.evaluate(task, fresh, splits.validation)["accuracy"] < 0.25
     trained = ff.evaluate(task, result.best, splits.validation)["accuracy"]
     assert trained > 0.85

@@ -1,0 +1,102 @@
+"""Progress on the screen."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, TextIO
+
+from flaxfit.callbacks.base import Callback, Progress, Run
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+
+class ProgressBar(Callback):
+    """A progress bar: epochs, rate, time left, current and best value of the monitor.
+
+    On a terminal one live line on standard error; elsewhere plain lines, one every ten seconds. At the end a plain line stays.
+
+    Args:
+      name: what to call the run.
+      file: where to write; standard error by default.
+    """
+
+    reads_state = False
+
+    def __init__(self, name: str = "training", file: TextIO | None = None):
+        self.name, self._file, self.every_seconds = name, file, 0.25
+        self._bar: Bar | None = None
+
+    def on_train_begin(self, run: Run) -> None:
+        from rich import progress
+        from rich.console import Console
+        from rich.table import Column
+
+        self._console = Console(file=self._file or sys.stderr)
+        self._best, self._printed = "", time.monotonic()
+        if self._console.is_terminal:
+            whole = Column(no_wrap=True, overflow="ignore")  # numbers are not cut; what is left over is for the values
+            texts = [progress.TextColumn(f"{{task.{field}}}", table_column=whole) for field in ("description", "fields[rate]")]
+            count, left = progress.MofNCompleteColumn(table_column=whole), progress.TimeRemainingColumn(table_column=whole)
+            values = progress.TextColumn("{task.fields[values]}", table_column=Column(no_wrap=True, ratio=1))
+            shape = (texts[0], progress.BarColumn(10), count, texts[1], left, values)
+            self._bar = progress.Progress(*shape, console=self._console, transient=True, expand=True)
+            self._bar.add_task(self.name, total=run.epochs, rate="", values="")
+            self._bar.start()
+
+    def on_chunk_end(self, progress: Progress) -> None:
+        rate = f"{progress.seconds / (progress.epoch + progress.step / progress.run.steps_per_epoch) * 1e3:.3g} ms/epoch"
+        values = self._values(progress)
+        if self._bar is not None and not progress.ended:
+            self._bar.update(self._bar.task_ids[0], completed=progress.epoch, rate=rate, values=values)
+        elif progress.ended or time.monotonic() - self._printed > 10:
+            self.on_train_end()
+            self._printed = time.monotonic()
+            early = " (stopped)" if progress.ended and progress.epoch < progress.run.epochs else ""
+            line = f"{self.name}: epoch {progress.epoch}/{progress.run.epochs}{early}, {rate}{values and ', ' + values}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _values(self, progress: Progress) -> str:
+        new, monitor = progress.new, progress.run.monitor
+        if not len(new.epochs):
+            new = progress.history
+        if not len(new.epochs):
+            return ""
+        best = new.best_epoch
+        if best is not None and best >= new.epochs[0]:
+            self._best = f", best {new[monitor][best - new.epochs[0]]:.4g} in epoch {best}"
+        return f"{monitor} {new[monitor][-1]:.4g}{self._best}"
+
+    def on_train_end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class Dots(Callback):
+    """A dot an epoch, and a full line of metrics every so many: the TensorFlow documentation's `EpochDots`.
+
+    Args:
+      report_every: epochs between full lines.
+      file: where to write; standard output by default.
+    """
+
+    reads_state = False
+
+    def __init__(self, report_every: int = 100, file: TextIO | None = None):
+        if report_every < 1:
+            raise ValueError(f"Dots(report_every=...) must be at least 1, got {report_every}.")
+        self.report_every, self._file, self.every_seconds = report_every, file, 0.2
+
+    def on_chunk_end(self, progress: Progress) -> None:
+        file, new = self._file or sys.stdout, progress.new
+        for index, epoch in enumerate(new.epochs):
+            if (epoch - 1) % self.report_every == 0:
+                values = {name: value for name, value in new.row(index).items() if name != "best_epoch"}
+                line = ", ".join(f"{name}: {value:.4f}" for name, value in values.items())
+                file.write(f"\nEpoch {epoch}: {line}\n")
+            file.write(".")
+        if progress.ended:
+            file.write("\n")
+        file.flush()

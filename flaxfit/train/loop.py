@@ -1,0 +1,285 @@
+"""The host loop: compiled chunks of a batch of members, with callbacks between them. There is no other.
+
+A batch is one run that is not mapped (`fit`, or a population's member in a thread), or members that are mapped over and train side by
+side. After each chunk the order is: fetch what was logged; call the callbacks that are due, those that save last; let members go that
+have ended. Where a chunk ends never changes a result.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from flaxfit.callbacks import Callback, Progress, Run
+from flaxfit.callbacks.base import StopReason
+from flaxfit.devices.distributed import ALONE, Team
+from flaxfit.history import History
+from flaxfit.state import RunState
+from flaxfit.train.program import Plan
+from flaxfit.train.result import Timing
+from flaxfit.train.session import Signals
+
+CHUNK_SECONDS = 2.0
+"""A chunk is made no longer than about this, so that Ctrl-C and signals are heard."""
+
+
+class Batch(Protocol):
+    """Members that train in one program. They are at the same step, but for those that have ended."""
+
+    state: RunState
+
+    def compile(self) -> None:
+        """Compiles what `advance` calls."""
+        ...
+
+    def advance(self, position: int, until: int) -> Any:
+        """Trains from step `position` to `until` or less far: what the epochs logged, shape (members, capacity, columns)."""
+        ...
+
+    def status(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Of each member: finished epochs, steps of the epoch under way, whether the stopper stopped, whether it diverged."""
+        ...
+
+    def on_host(self) -> Any:
+        """The state of all members, as callbacks may read it."""
+        ...
+
+    def member(self, state: Any, index: int) -> RunState:
+        """One member's part of `on_host`."""
+        ...
+
+    def keep(self, members: np.ndarray) -> None:
+        """Lets all other members go."""
+        ...
+
+
+@dataclass
+class Trainee:
+    """A member in the loop.
+
+    Attributes:
+      run: what its callbacks are told.
+      callbacks: its callbacks.
+      notes: what its checkpoint kept besides the state.
+      state: where it ended; None while it trains.
+      stop_reason: why it ended.
+      history: all its epochs.
+      timing: where the time of its batch went.
+    """
+
+    run: Run
+    callbacks: Sequence[Callback]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    state: RunState | None = None
+    stop_reason: StopReason | None = None
+    history: History = field(init=False)
+    timing: Timing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log, self.seen, self.closing = _Log(self.run), [], ExitStack()
+        self.callbacks = sorted(self.callbacks, key=lambda callback: callback.saves)
+        self.stopped = bool(self.notes.get("stopped"))
+        self.resumed = self.log.epochs
+
+    def begin(self, now: float, position: int) -> None:
+        """Calls `on_train_begin`, and sees to it that `on_train_end` will be called."""
+        states = self.notes.get("callbacks", {})
+        for name, callback in self._named().items():
+            self.closing.callback(callback.on_train_end)
+            callback.on_train_begin(self.run)
+            if name in states:
+                callback.load_state_dict(states[name])
+        self.seen = [(self.log.epochs, position, now) for _ in self.callbacks]
+
+    def _named(self) -> dict[str, Callback]:
+        return {f"{index} {type(callback).__name__}": callback for index, callback in enumerate(self.callbacks)}
+
+    def kept(self) -> dict[str, Any]:
+        """The notes for a checkpoint."""
+        states = {name: state for name, callback in self._named().items() if (state := callback.state_dict()) is not None}
+        return {"stopped": self.stopped, "callbacks": states}
+
+
+def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, signals: Signals | None = None, team: Team = ALONE) -> None:
+    """Trains a batch to its end, or until a signal is heard: fills in the trainees' results.
+
+    Args:
+      batch: what is trained; its state is there.
+      trainees: its members, in order.
+      plan: what of their job is compiled in.
+      began: when its start-up began, by `time.perf_counter`.
+      signals: what ends it sooner, or None.
+      team: the processes of the run, all of which call this; the first one has the callbacks.
+    """
+    run = trainees[0].run
+    length, total = run.steps_per_epoch, run.epochs * run.steps_per_epoch
+    live, spent, chunks, pace = list(range(len(trainees))), 0.0, 0, 1
+    callbacks = [callback for trainee in trainees for callback in trainee.callbacks]
+    seconds = min([CHUNK_SECONDS, *(callback.every_seconds for callback in callbacks if callback.every_seconds)])
+
+    def status() -> tuple[list[StopReason | None], np.ndarray, np.ndarray]:
+        """Why each live member has ended, None where it has not; its steps in all, and those of the epoch under way."""
+        epochs, steps, stopped, diverged = batch.status()
+        positions = epochs * length + steps
+        facts: list[tuple[StopReason, Any]] = [
+            ("non_finite", diverged),
+            ("early_stopping", stopped & plan.stops),
+            ("callback", np.array([trainees[member].stopped for member in live])),
+            ("epochs", positions >= total),
+        ]
+        return [next((reason for reason, true in facts if true[i]), None) for i in range(len(live))], positions, steps
+
+    def let_go(reasons: list[StopReason | None]) -> list[StopReason | None]:
+        """Takes the results of members that have ended; the others train on, without them once they are half or less."""
+        nonlocal live
+        on_host = None
+        for index, reason in enumerate(reasons):
+            trainee = trainees[live[index]]
+            if reason is not None and trainee.state is None:
+                on_host = batch.on_host() if on_host is None else on_host
+                trainee.state, trainee.stop_reason, trainee.history = batch.member(on_host, index), reason, trainee.log.history()
+                trainee.timing = Timing(compiling, spent, spent / max(1, trainee.log.epochs - trainee.resumed) / len(trainees), chunks)
+                trainee.closing.close()
+        going = np.array([index for index, reason in enumerate(reasons) if reason is None], int)
+        if 0 < 2 * len(going) <= len(live):
+            batch.keep(going)
+            live = [live[index] for index in going]
+            return [None] * len(live)
+        return reasons
+
+    with ExitStack() as stack:
+        reasons, positions, steps = status()
+        position, compiling = int(positions.max()), 0.0
+        if None in reasons:
+            batch.compile()
+            compiling, now = time.perf_counter() - began, time.perf_counter()
+            with team.together():
+                for index, reason in enumerate(reasons):
+                    if reason is None and team.leads:
+                        stack.enter_context(trainees[live[index]].closing)
+                        trainees[live[index]].begin(now, position)
+        else:
+            compiling = time.perf_counter() - began
+        start_of_run = time.perf_counter()
+        reasons = let_go(reasons)
+        while None in reasons:
+            active = [member for member in live if trainees[member].state is None]
+            asking = [callback for member in active for callback in trainees[member].callbacks]
+            start, before = time.perf_counter(), position
+            until = int(team.gather(_next_stop(position, pace, run, plan, asking))[0])  # one process's callbacks and clock decide
+            table = batch.advance(position, until)
+            reasons, positions, steps = status()
+            position, now = int(positions.max()), time.perf_counter()
+            chunks, spent = chunks + 1, spent + now - start
+            # Eight times longer at most: the first chunks tell how fast a step is.
+            pace = min(8 * pace, max(1, int((position - before) * seconds / max(now - start, 1e-9))))
+            rows = jax.device_get(table)
+            if signals is not None and (heard := int(team.gather(signals.heard or 0).max())):
+                signals.heard = signal.Signals(heard)
+                reasons = [reason or "interrupted" for reason in reasons]
+            waiting: list[tuple[int, Trainee]] = []
+            for index, member in enumerate(live):
+                trainee = trainees[member]
+                if trainee.state is None:
+                    trainee.log.add(rows[index, : positions[index] // length - trainee.log.epochs])
+                    waiting.append((index, trainee))
+            asked = team.gather(any(_due(t, reasons[i], positions[i], now, saves=None) for i, t in waiting)).any()
+            read = functools.cache(batch.on_host)
+            if asked and team.size > 1:
+                read()  # all processes gather it together
+            with team.together():
+                for index, trainee in waiting:
+                    state = functools.partial(lambda read, index: batch.member(read(), index), read, index)
+                    place = (int(positions[index]), int(steps[index]), now, now - start_of_run, state)
+                    reasons[index] = _call(trainee, reasons[index], *place)
+            if team.size > 1 and team.gather(trainees[0].stopped).any():  # the first process's callbacks decide for all
+                trainees[0].stopped, reasons[0] = True, reasons[0] or "callback"
+            reasons = let_go(reasons)
+
+
+def _due(trainee: Trainee, reason: StopReason | None, position: int, now: float, saves: bool | None) -> list[int]:
+    """Which callbacks are to be called, those that save or the others; or (None) all that may lead to reading the state."""
+    due = []
+    for index, callback in enumerate(trainee.callbacks):
+        epochs, steps, called = trainee.seen[index]
+        reads = callback.reads_state or callback.every_epochs or callback.every_steps  # may stop the run, which saves it
+        wanted = reads if saves is None else callback.saves == saves
+        if wanted and (reason is not None or callback.due(epochs, trainee.log.epochs, steps, position, now - called)):
+            due.append(index)
+    return due
+
+
+def _call(
+    trainee: Trainee, reason: StopReason | None, position: int, step: int, now: float, seconds: float, state: Any
+) -> StopReason | None:
+    """Calls a member's callbacks that are due, those that save last; why the member ends."""
+
+    def call(index: int) -> None:
+        callback, since = trainee.callbacks[index], trainee.seen[index][0]
+
+        def stop() -> None:
+            if callback.every_seconds is not None or not (callback.every_epochs or callback.every_steps):
+                name = type(callback).__name__
+                raise ValueError(f"{name} may stop a run only at epochs or steps fixed beforehand: set every_epochs, not every_seconds.")
+            trainee.stopped = True
+
+        trainee.seen[index] = trainee.log.epochs, position, now
+        callback.on_chunk_end(
+            Progress(
+                trainee.run, trainee.log.epochs, step, seconds, reason, new=functools.partial(trainee.log.history, since),
+                history=trainee.log.history, state=state, stop=stop, notes=trainee.kept,
+            )
+        )  # fmt: skip
+
+    for index in _due(trainee, reason, position, now, saves=False):
+        call(index)
+    if trainee.stopped and reason is None:
+        reason = "callback"
+        for index in _due(trainee, reason, position, now, saves=False):
+            call(index)
+    for index in _due(trainee, reason, position, now, saves=True):
+        call(index)
+    return reason
+
+
+def _next_stop(position: int, pace: int, run: Run, plan: Plan, callbacks: Sequence[Callback]) -> int:
+    """How many steps the run shall have done when the host looks next."""
+    length = run.steps_per_epoch
+    epoch = position // length
+    stop = position + pace
+    if stop // length > epoch:  # stops inside an epoch are for epochs longer than a chunk
+        stop -= stop % length
+    for callback in callbacks:
+        if callback.every_epochs:
+            stop = min(stop, (epoch // callback.every_epochs + 1) * callback.every_epochs * length)
+        if callback.every_steps:
+            stop = min(stop, (position // callback.every_steps + 1) * callback.every_steps)
+    return min(stop, (epoch + plan.capacity) * length, run.epochs * length)
+
+
+class _Log:
+    """The metrics of a run, in an array that grows."""
+
+    def __init__(self, run: Run):
+        self._names, self._rows, self.epochs = run.columns, np.empty((64, len(run.columns))), 0
+        if run.history is not None:
+            self.add(np.stack([run.history[name] for name in run.columns], axis=1))
+
+    def add(self, rows: np.ndarray) -> None:
+        needed = self.epochs + len(rows)
+        if needed > len(self._rows):
+            self._rows = np.concatenate([self._rows[: self.epochs], np.empty((max(needed, self.epochs), len(self._names)))])
+        self._rows[self.epochs : needed] = rows
+        self.epochs = needed
+
+    def history(self, first: int = 0) -> History:
+        rows = self._rows[first : self.epochs].copy()
+        return History({name: rows[:, column] for column, name in enumerate(self._names)}, first + 1)

@@ -1,0 +1,87 @@
+"""A learning rate that is lowered on a plateau, as an (init, update) pair of pure functions inside the compiled run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+from jax import Array
+
+from flaxfit.arguments import check_count
+from flaxfit.state import PlateauState
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Lower the learning rate when a metric no longer improves: Keras's `ReduceLROnPlateau`, its words and its meanings.
+
+    The optimizer's updates are multiplied by a scale that starts at 1. That is a lower learning rate for every optimizer whose updates
+    are proportional to it, which Adam, AdamW and SGD are; an optimizer's momentum is not changed. The scale is logged each epoch as
+    `learning_rate_scale`. It is part of the compiled run and of its checkpoints.
+
+    Attributes:
+      monitor: a column of the history, such as `val_loss`.
+      factor: what the scale is multiplied by, above 0 and below 1.
+      patience: lower it after this many epochs in a row without improvement.
+      min_delta: an improvement must be larger than this.
+      mode: "min", "max", or "auto": as the metric says.
+      cooldown: epochs after a reduction in which none is counted.
+      min_scale: the scale never falls below this.
+
+    Raises:
+      ValueError, TypeError: a number outside its range, or an unknown mode.
+
+    Example:
+      >>> plateau = Plateau("val_loss", factor=0.5, patience=2)
+      >>> state = plateau.init()
+      >>> for value in [0.5, 0.5, 0.5, 0.4]:
+      ...     state = plateau.update(state, value)
+      >>> float(state.scale)
+      0.5
+    """
+
+    monitor: str = "val_loss"
+    factor: float = 0.1
+    patience: int = 10
+    min_delta: float = 1e-4
+    mode: Literal["auto", "min", "max"] = "auto"
+    cooldown: int = 0
+    min_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_count("Plateau(patience=...)", self.patience, 0, "epochs")
+        check_count("Plateau(cooldown=...)", self.cooldown, 0, "epochs")
+        if not isinstance(self.monitor, str):
+            raise TypeError(f"Plateau(monitor=...) is the name of a metric, got {self.monitor!r}.")
+        if not 0 < self.factor < 1:
+            raise ValueError(f"Plateau(factor=...) must lie between 0 and 1, got {self.factor!r}.")
+        if not 0 <= self.min_scale <= 1:
+            raise ValueError(f"Plateau(min_scale=...) must lie from 0 to 1, got {self.min_scale!r}.")
+        if not 0 <= self.min_delta < math.inf:
+            raise ValueError(f"Plateau(min_delta=...) must be 0 or more, got {self.min_delta!r}.")
+        if self.mode not in ("auto", "min", "max"):
+            raise ValueError(f'Plateau(mode=...) is "auto", "min" or "max", got {self.mode!r}.')
+
+    def init(self) -> PlateauState:
+        """The state before the first epoch."""
+        zero, worst = jnp.zeros((), jnp.int32), -jnp.inf if self.mode == "max" else jnp.inf
+        return PlateauState(jnp.ones((), jnp.float32), jnp.asarray(worst, jnp.float32), zero, zero)
+
+    def update(self, state: PlateauState, value: Array | float) -> PlateauState:
+        """The state after an epoch whose monitor was `value`. Pure. A value that is not finite is no improvement."""
+        value, sign = jnp.asarray(value, jnp.float32), -1 if self.mode == "max" else 1
+        cooldown = jnp.maximum(state.cooldown - 1, 0)
+        cooling = cooldown > 0
+        improved = jnp.isfinite(value) & (sign * value < sign * state.best - self.min_delta)
+        wait = jnp.where(improved | (state.cooldown > 0), 0, state.wait)
+        wait = jnp.where(improved | cooling, wait, wait + 1)
+        reduces = ~improved & ~cooling & (wait >= self.patience)
+        lower = jnp.minimum(jnp.maximum(state.scale * self.factor, self.min_scale), state.scale)
+        return PlateauState(
+            scale=jnp.where(reduces, lower, state.scale),
+            best=jnp.where(improved, value, state.best),
+            wait=jnp.where(reduces, 0, wait),
+            cooldown=jnp.where(reduces, self.cooldown, cooldown),
+        )
