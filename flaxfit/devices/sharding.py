@@ -201,6 +201,11 @@ def host(leaf: Any) -> np.ndarray:
     return np.asarray(raw(leaf))
 
 
+def arrays_of(tree: Any) -> dict[str, np.ndarray]:
+    """The numbers of a tree by path, copied to memory."""
+    return {jax.tree_util.keystr(path): np.array(host(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def place(array: np.ndarray, like: Any) -> Any:
     """`array`, as `host` gave it, of the kind that `like` is and where it is."""
     if isinstance(like.sharding, NamedSharding):

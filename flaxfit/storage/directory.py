@@ -33,7 +33,8 @@ class RunDirectory:
       config_path: `config.json`: what was run, as plain values.
       metrics_path: `metrics.jsonl`: one line an epoch.
       checkpoints, export, plots, tensorboard, weights: directories in it.
-      members, together: of a population: its members' run directories; checkpoints of members that go on in lockstep.
+      store: of a population: the file that has its members.
+      members: of a population: directories of members that callbacks or exports write for.
 
     Example:
       >>> with tempfile.TemporaryDirectory() as home:
@@ -50,7 +51,7 @@ class RunDirectory:
         self.config_path, self.metrics_path = self.path / "config.json", self.path / "metrics.jsonl"
         self.checkpoints, self.export = self.path / "checkpoints", self.path / "export"
         self.plots, self.tensorboard, self.weights = self.path / "plots", self.path / "tensorboard", self.path / "weights"
-        self.members, self.together = self.path / "members", self.path / "together"
+        self.store, self.members = self.path / "members.sqlite", self.path / "members"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -70,7 +70,7 @@ class CrossValidation:
         outputs = None
         for index, (m, r) in enumerate(zip(self.study.members, self.study.results, strict=True)):
             rows = self.folds[m.fold or 0][1]
-            part = predict_member(m.family, m.task, m.numbers, getattr(r, self.at), self.data[rows].x, batch_size)
+            part = predict_member(m.programs, m.task, m.numbers, getattr(r, self.at), self.data[rows].x, batch_size)
             if outputs is None:
                 outputs = jax.tree.map(lambda a: np.zeros((groups, repeats, len(self.data), *a.shape[1:]), np.float64), part)
             each, seeds = len(self.study) // groups, len(self.study) // groups // len(self.folds)

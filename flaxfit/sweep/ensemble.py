@@ -19,7 +19,7 @@ from flaxfit.data.stream import Stream
 from flaxfit.state import TrainState
 from flaxfit.train.checks import check_task, kind_of_loss
 from flaxfit.train.evaluate import evaluate, evaluate_member
-from flaxfit.train.programs import Family
+from flaxfit.train.compiled import Programs, programs_of
 from flaxfit.train.task import Task
 
 Average = Literal["probabilities", "logits"]
@@ -35,14 +35,14 @@ class Ensemble:
       state: the members' evaluation states side by side, under `member_0`, `member_1`, ...
       members: (task, evaluation state) of each.
       average: "probabilities" or "logits".
-      families: for each member, whose programs it shares, and by which numbers.
+      programs: for each member, whose programs it shares, and by which numbers.
     """
 
     task: Task
     state: TrainState
     members: tuple[tuple[Task, TrainState], ...]
     average: Average
-    families: tuple[tuple[Family, Mapping[str, Any]], ...]
+    programs: tuple[tuple[Programs, Mapping[str, Any]], ...]
 
     def __len__(self) -> int:
         return len(self.members)
@@ -72,8 +72,8 @@ class Ensemble:
         kind, predicted = kind_of_loss(self.task), "predicted classes"
         metrics = None if kind is None else {predicted: lambda logits, y: logits > 0 if kind == "binary" else logits.argmax(-1)}
         members = [
-            evaluate_member(family, task, numbers, state, data, batch_size, metrics)
-            for (family, numbers), (task, state) in zip(self.families, self.members, strict=True)
+            evaluate_member(own, task, numbers, state, data, batch_size, metrics)
+            for (own, numbers), (task, state) in zip(self.programs, self.members, strict=True)
         ]
         own = evaluate(self.task, self.state, data, batch_size=batch_size)
         means = {name: float(np.mean([scores[name] for scores in members])) for name in (self.task.loss_name, *self.task.metrics)}
@@ -121,9 +121,9 @@ def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
       >>> ff.predict(both.task, both.state, x).shape
       (64, 1)
     """
-    families = None
+    programs = None
     if hasattr(members, "members") and hasattr(members, "results"):
-        families = [(member.family, member.numbers) for member in members.members]
+        programs = [(member.programs, member.numbers) for member in members.members]
         members = [(member.task, result.best) for member, result in zip(members.members, members.results, strict=True)]
     if not hasattr(members, "__iter__"):
         raise TypeError(f"members must be pairs (task, state), such as [(task, result.best)], got {type(members).__name__}.")
@@ -164,9 +164,9 @@ def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
         for name in names
     }
     params = {f"member_{index}": state.params for index, state in enumerate(states)}
-    families = tuple(families or ((Family(task), {}) for task in tasks))
+    programs = tuple(programs or ((programs_of(task), {}) for task in tasks))
     step = jnp.asarray(max(int(state.step) for state in states), jnp.int32)
-    return Ensemble(task, TrainState(step, params, collections, None), tuple(pairs), average, families)
+    return Ensemble(task, TrainState(step, params, collections, None), tuple(pairs), average, programs)
 
 
 class Mean(nn.Module):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,25 +20,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxfit.arguments import check_count, unknown
-from flaxfit.callbacks import Callback
+from flaxfit.callbacks import Callback, Checkpoint, Progress
+from flaxfit.callbacks.base import check_callbacks
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import Splits
+from flaxfit.history import History
+from flaxfit.state import RunState
+from flaxfit.devices.sharding import arrays_of
+from flaxfit.storage.checkpoints import placed
 from flaxfit.storage.directory import RunDirectory, environment
-from flaxfit.sweep.grid import Grid, expand
-from flaxfit.sweep.lockstep import train_together
-from flaxfit.sweep.study import Member, Study
-from flaxfit.train.checks import check_program, check_seed, check_task
-from flaxfit.train.fit import run_callbacks
-from flaxfit.train.job import Job
-from flaxfit.train.programs import Family, kept
-from flaxfit.train.result import Result
-from flaxfit.train.session import Resume, Session, Signals, described
+from flaxfit.storage.store import Saved, Store
+from flaxfit.sweep.grid import Grid, expand, name_of
+from flaxfit.sweep.mapped import Group, Mapped
+from flaxfit.sweep.study import Study
+from flaxfit.train.checks import check_task
+from flaxfit.train.compiled import MakeTask, programs_of
+from flaxfit.train.config import TrainConfig, check_seed
+from flaxfit.train.job import Job, Member, Single, validate
+from flaxfit.train.loop import Trainee, train, why_ended
+from flaxfit.train.plateau import Plateau
+from flaxfit.train.record import Resume, check_same_run, described, plain
+from flaxfit.train.result import Result, Timing, result_of
+from flaxfit.train.session import Signals, opened
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
 
 Strategy = Literal["auto", "threads", "vmap"]
-MakeTask = Callable[[Mapping[str, Any]], Task] | Task
-_TRACER_ERRORS = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError)
+SAVE_SECONDS = 60.0
+"""How often members in training are saved, unless a `Checkpoint` says."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ def fit_many(
     epochs: int = 1,
     batch_size: int = 32,
     early_stopping: EarlyStopping | None = None,
+    plateau: Plateau | None = None,
     class_weight: Mapping[int, float] | None = None,
     replacement: bool = False,
     terminate_on_nan: bool = True,
@@ -93,15 +105,19 @@ def fit_many(
         traced.
       train: the training rows.
       seeds: how many (0, 1, ...), or which.
-      validation, epochs, batch_size, early_stopping, class_weight, replacement, terminate_on_nan: as for `fit`.
+      validation: the validation rows, or None.
+      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan: as `flaxfit.TrainConfig` says.
       splits: instead of `train` and `validation` a list of `flaxfit.data.split`'s: each setting is trained on each, whose place in the
         list is `member.fold`. `study.evaluate([s.test for s in splits])` scores each member on its own test rows.
-      callbacks: member -> its callbacks, for "threads".
+      callbacks: member -> its callbacks. Their files go to the directory `members/NAME` of `run_dir`.
       progress: a name under which to tell on standard error how many members have ended.
-      run_dir: a directory for the population; members get run directories of their own in `members/`, without an export.
-      resume: as for `fit`. A population may have grown since: settings and seeds may be added.
-      strategy: "threads" runs members side by side, a thread a core: best on a CPU. "vmap" runs them in lockstep in one program, over all
-        local devices, in waves where memory is short: best on accelerators. "auto" chooses by the backend.
+      run_dir: a directory for the population, of a few files whatever its size: `config.json` and `members.sqlite`, which has every member's
+        history and state. A member gets a directory of its own only where a callback writes for it or `Study.export` exports it.
+        Members are saved every minute, or when a `Checkpoint` among their callbacks says, and when they end.
+      resume: as for `fit`. Members are grouped anew: the population may have grown, and the strategy and the devices may be others.
+      strategy: "threads" trains members one by one, a thread a core: best on a CPU. "vmap" maps over them and trains as many side by side
+        in one program as fit in memory, on all local devices: best on accelerators. "auto" chooses by the backend. A member's last
+        bits may differ between the two.
       workers: threads; by default the cores.
 
     Returns:
@@ -133,22 +149,8 @@ def fit_many(
     if splits is not None:
         rows = [(part.train, part.validation, fold) for fold, part in enumerate(splits)]
     trials = [Trial(setting, seed, *part) for setting in settings for part in rows for seed in check_seeds(seeds)]
-    options = {"epochs": epochs, "batch_size": batch_size, "early_stopping": early_stopping, "class_weight": class_weight}
-    options |= {"replacement": replacement, "terminate_on_nan": terminate_on_nan}
-    how = Where(callbacks, progress, run_dir, resume, strategy, workers)
-    return train_all(make_task, trials, traced, options, how)
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where and how a population runs: the arguments of `fit_many` of these names."""
-
-    callbacks: Callable[[Member], Sequence[Callback]] | None = None
-    progress: str | None = None
-    run_dir: str | os.PathLike[str] | None = None
-    resume: Resume = "auto"
-    strategy: Strategy = "auto"
-    workers: int | None = None
+    config = TrainConfig(epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan)
+    return train_all(make_task, trials, traced, config, callbacks, progress, run_dir, resume, strategy, workers)
 
 
 def check_seeds(seeds: Any) -> list[int]:
@@ -161,39 +163,116 @@ def check_seeds(seeds: Any) -> list[int]:
     return listed
 
 
-def train_all(make_task: MakeTask, trials: Sequence[Trial], traced: set[str], options: Mapping[str, Any], where: Where) -> Study:
-    """Trains a member a trial."""
+def train_all(
+    make_task: MakeTask,
+    trials: Sequence[Trial],
+    traced: set[str],
+    config: TrainConfig,
+    callbacks: Callable[[Member], Sequence[Callback]] | None = None,
+    progress: str | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    resume: Resume = "auto",
+    strategy: Strategy = "auto",
+    workers: int | None = None,
+) -> Study:
+    """Trains a member a trial; the arguments are `fit_many`'s."""
     began = time.perf_counter()
-    if where.strategy not in ("auto", "threads", "vmap"):
-        raise ValueError(unknown("strategy", str(where.strategy), ("auto", "threads", "vmap")))
+    if strategy not in ("auto", "threads", "vmap"):
+        raise ValueError(unknown("strategy", str(strategy), ("auto", "threads", "vmap")))
+    if strategy == "auto":
+        strategy = "threads" if jax.default_backend() == "cpu" else "vmap"
     members = [_member(make_task, trial, traced) for trial in trials]
     jobs: dict[Any, Job] = {}
-    listed = []
-    for member, trial in zip(members, trials, strict=True):
-        key = (member.family, id(trial.train), id(trial.validation))
-        if key not in jobs:
-            jobs[key] = job = Job(member.family, member.task, trial.train, trial.validation, None, options)
-            _check_traced(member, job)
-        listed.append(jobs[key])
-    alike = "threads" if jax.default_backend() == "cpu" else "vmap"
-    strategy = alike if where.strategy == "auto" else where.strategy
-    if strategy == "vmap" and where.callbacks is not None:
-        raise ValueError('callbacks look at one run at a time: members in lockstep have none; leave them out, or take strategy="threads".')
-    with _population(where) as (directory, signals), _Tally(where.progress, len(members)) as tally:
+    entries = []
+    with ExitStack() as stack:
+        for member, trial in zip(members, trials, strict=True):
+            key = (member.programs, id(trial.train), id(trial.validation))
+            if key not in jobs:
+                jobs[key] = validate(member, trial.train, trial.validation, config)
+            chosen = check_callbacks(callbacks(member) if callbacks else [], jobs[key].run(member.task))
+            entries.append(_Entry(member, jobs[key], chosen))
+        directory, store, signals = stack.enter_context(_population(run_dir, resume))
+        tally = stack.enter_context(_Tally(progress, len(members)))
+        for entry in entries:
+            entry.open(directory, store, resume, tally)
+        waiting = [entry for entry in entries if entry.result is None]
         if strategy == "vmap":
-            results: list[Any] = train_together(members, listed, directory, signals, tally)
+            _side_by_side(waiting, signals)
         else:
-            results = _in_threads(members, listed, where, directory, signals, tally)
-        if (heard := signals.heard) is not None:
-            ended = sum(result is not None for result in results)
-            here = directory.path if directory else None
-            sys.stderr.write(f"{heard.name}: saved, {ended} of {len(members)} members at their end. To go on: the same command ({here}).\n")
-            raise SystemExit(128 + heard)
-    broken = [m.name for m, result in zip(members, results, strict=True) if result.stop_reason == "non_finite"]
+            _in_threads(waiting, workers, signals)
+        if signals.heard is not None:
+            ended = sum(entry.result is not None for entry in entries)
+            place = "" if directory is None else f" ({directory.path})"
+            signals.leave(f"saved, {ended} of {len(members)} members at their end. To continue: the same command{place}.")
+    results = [entry.result for entry in entries if entry.result is not None]
+    broken = [member.name for member, result in zip(members, results, strict=True) if result.stop_reason == "non_finite"]
     if broken:
         message = f"{len(broken)} of {len(members)} members ended on a value that is not finite: {'; '.join(broken[:5])}."
         warnings.warn(message, RuntimeWarning, stacklevel=3)
-    return Study(members, results, listed[0].plan.stopping.monitor, time.perf_counter() - began)
+    return Study(members, results, entries[0].job.plan.stopping.monitor, time.perf_counter() - began, directory)
+
+
+class _Entry:
+    """A member of a population on its way: job, callbacks, where it stands, and in the end its result."""
+
+    def __init__(self, member: Member, job: Job, callbacks: Sequence[Callback]):
+        self.member, self.job, self.callbacks = member, job, list(callbacks)
+        self.state: RunState | None = None
+        self.result: Result | None = None
+        self.record: dict[str, Any] = {}
+        self._history: History | None = None
+        self._notes: Mapping[str, Any] = {}
+
+    @property
+    def position(self) -> int:
+        """Steps done."""
+        return 0 if self.state is None else int(self.state.epoch) * self.job.steps + int(self.state.step)
+
+    def open(self, directory: RunDirectory | None, store: Store | None, resume: Resume, tally: _Tally) -> None:
+        """Takes what the store has of the member; where that has ended, its result."""
+        member, job = self.member, self.job
+        schedule = [callback for callback in self.callbacks if isinstance(callback, Checkpoint)]
+        self.callbacks = [callback for callback in self.callbacks if callback not in schedule]
+        self._place = None if directory is None else RunDirectory(directory.members / member.name)
+        self.callbacks.append(_Ends(tally))
+        if store is None:
+            return
+        record = described(member.task, job.config, member.seed, job.recorded)
+        setting = {name: value if isinstance(value, bool | int | float | str) else plain(str(value)) for name, value in member.setting.items()}
+        record["arguments"] |= {"setting": setting, "fold": member.fold}
+        self.record = record | {"program": job.recorded_program, "environment": {"versions": environment()["versions"]}}
+        self.callbacks.append(_Saver(store, member.name, self.record, schedule))
+        if member.name not in store:
+            return
+        try:
+            saved, arrays = store[member.name], store.arrays(member.name)
+        except ValueError as error:
+            warnings.warn(f"{error} The member {member.name} is trained anew.", RuntimeWarning, stacklevel=4)
+            return
+        self._take(saved, arrays, f"{store.path}, member {member.name},", resume)
+        if self.result is not None:
+            tally.add()
+
+    def _take(self, saved: Saved, arrays: Any, where: str, resume: Resume) -> None:
+        job, epochs = self.job, len(saved.history.epochs)
+        check_same_run(saved.record, json.loads(json.dumps(self.record)), where, resume)
+        if epochs > job.config.epochs:
+            raise ValueError(f"{where} has {epochs} epochs already, {job.config.epochs} were asked for: ask for {epochs} or more.")
+        self.state, self._history, self._notes = placed(arrays, job.shapes), saved.history, saved.notes
+        flags = bool(self.state.stopper.stopped), bool(self.state.diverged), bool(saved.notes.get("stopped"))
+        reason = why_ended(job.plan, self.position >= job.config.epochs * job.steps, *flags)
+        if reason is not None:
+            self.result = result_of(self.member.task, self.state, saved.history, reason, Timing(0.0, 0.0, 0.0, 0), job.origins)
+
+    def trainee(self) -> Trainee:
+        """The member for the loop."""
+        return Trainee(self.job.run(self.member.task, directory=self._place, history=self._history), self.callbacks, self._notes)
+
+    def finish(self, trainee: Trainee) -> None:
+        """Takes the result of a member that has ended; of one that was interrupted there is none."""
+        if trainee.state is not None and trainee.stop_reason not in (None, "interrupted"):
+            task, data = self.member.task, trainee.run.data
+            self.result = result_of(task, trainee.state, trainee.history, trainee.stop_reason, trainee.timing, data)
 
 
 def _member(make_task: MakeTask, trial: Trial, traced: set[str]) -> Member:
@@ -204,89 +283,109 @@ def _member(make_task: MakeTask, trial: Trial, traced: set[str]) -> Member:
         raise TypeError(f"hyperparameters that are compiled in must be hashable, tuples for lists, got {dict(fixed)}.") from None
     if isinstance(make_task, Task) and (trial.setting or trial.fitted):
         raise TypeError("a grid needs a make_task(hp) that builds a Task from it, got a Task.")
-    family = Family(make_task, fixed)
-    kind = jnp.result_type(float)
+    programs, kind = programs_of(make_task, fixed), jnp.result_type(float)
     numbers = {name: np.asarray(value, kind) for name, value in trial.setting.items() if name in traced} | dict(trial.fitted or {})
-    task = family.task({name: trial.setting.get(name, value) for name, value in numbers.items()})
+    task = programs.task({name: trial.setting.get(name, value) for name, value in numbers.items()})
     check_task(task)
-    return Member(trial.setting, trial.seed, task, trial.fold, family=family, numbers=numbers)
-
-
-def _check_traced(member: Member, job: Job) -> None:
-    """That the task can be built from numbers whose values are not known."""
-
-    def build(numbers: Mapping[str, Any]) -> int:
-        check_program(member.family.task(numbers), job.data)
-        return 0
-
-    try:
-        kept(member.family, "traced", (member.numbers, job.data[:1]), lambda: jax.eval_shape(build, member.numbers) is None)
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, _TRACER_ERRORS):
-            cause = cause.__cause__
-        if cause is None or not member.numbers:
-            raise
-        raise ValueError(
-            f"make_task, or what it builds, needs the value of a traced hyperparameter ({', '.join(member.numbers)}), as `if` and "
-            "float() do: compute with it instead (flaxfit.nn's dropout takes a traced rate), or compile it in, one program a value: "
-            f"ff.static([...]). {str(cause).splitlines()[0]}"
-        ) from error
+    fold = {} if trial.fold is None else {"fold": trial.fold}
+    name = name_of({**trial.setting, **fold, "seed": trial.seed})
+    return Member(trial.setting, trial.seed, task, trial.fold, name, programs=programs, numbers=numbers)
 
 
 @contextmanager
-def _population(where: Where) -> Iterator[tuple[RunDirectory | None, Signals]]:
-    """The population's directory, kept for this process, and what ends it sooner."""
+def _population(
+    run_dir: str | os.PathLike[str] | None, resume: Resume
+) -> Iterator[tuple[RunDirectory | None, Store | None, Signals]]:
+    """The population's directory and store, kept for this process, and what ends it sooner."""
     signals = Signals()
-    if where.run_dir is None:
-        yield None, signals
+    if run_dir is None:
+        yield None, None, signals
         return
-    directory = RunDirectory(where.run_dir)
-    with ExitStack() as stack:
-        stack.enter_context(directory.lock())
-        there = directory.read_config() is not None
-        if where.resume == "never" and there:
-            raise FileExistsError(f'{directory.path} holds a population: resume="auto" goes on with it; or name another directory.')
-        if where.resume == "must" and not there:
-            raise FileNotFoundError(f'{directory.path} holds no population to resume; resume="auto" starts one.')
+    directory = RunDirectory(run_dir)
+    with opened(directory, resume, "population"), Store(directory.store) as store, signals:
         directory.write_config({"population": True, "environment": environment()})
-        yield directory, stack.enter_context(signals)
+        yield directory, store, signals
 
 
-def _in_threads(
-    members: Sequence[Member], jobs: Sequence[Job], where: Where, directory: RunDirectory | None, signals: Signals, tally: _Tally
-) -> list[Any]:
+def _side_by_side(entries: Sequence[_Entry], signals: Signals) -> None:
+    """Trains members group by group, of one program and at the same step each, and a group in parts where memory is short."""
+    groups: dict[Any, list[_Entry]] = {}
+    for entry in entries:
+        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((entry.job.data, entry.job.validation)))
+        groups.setdefault((entry.member.programs, shapes, entry.position), []).append(entry)
+    for together in groups.values():
+        group = Group([entry.member for entry in together], [entry.job for entry in together])
+        for entry in together:  # what may change a member's last bits
+            entry.record.setdefault("environment", {})["batch"] = {"width": group.width, "devices": group.devices}
+        for first in range(0, len(together), group.width):
+            if signals.heard is not None:
+                return
+            part, began = together[first : first + group.width], time.perf_counter()
+            batch = Mapped(group, range(first, first + len(part)))
+            batch.start([entry.state for entry in part if entry.state is not None] or None)
+            trainees = [entry.trainee() for entry in part]
+            train(batch, trainees, group.plan, began, signals)
+            for entry, trainee in zip(part, trainees, strict=True):
+                entry.finish(trainee)
+
+
+def _in_threads(entries: Sequence[_Entry], workers: int | None, signals: Signals) -> None:
     """A thread a core, each with a member of its own until none is left. The programs run outside of Python's lock."""
 
-    def train(member: Member, job: Job) -> Result | None:
-        if signals.heard is not None:
-            return None
-        callbacks = run_callbacks(where.callbacks(member) if where.callbacks else [], job.columns, directory is not None)
-        with ExitStack() as stack:
-            session = None
-            if directory is not None:
-                arguments = {**job.options, "seed": member.seed, "setting": dict(member.setting), "fold": member.fold}
-                config = described(member.task, arguments, job.recorded)
-                session = stack.enter_context(Session(directory.members / member.name, "auto", config, signals))
-            result = job.run(member.task, member.numbers, member.seed, callbacks, session, signals)
-        tally.add()
-        return None if signals.heard is not None else result
+    def work(entry: _Entry) -> None:
+        if signals.heard is None:
+            began = time.perf_counter()
+            with Single(entry.job, entry.member) as batch:
+                batch.start(entry.state)
+                train(batch, [trainee := entry.trainee()], entry.job.plan, began, signals)
+            entry.finish(trainee)
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(where.workers or cores, "member") as pool:
+    with ThreadPoolExecutor(workers or cores, "member") as pool:
         futures: list[Future[Any]] = []
         try:
-            futures = [pool.submit(train, member, job) for member, job in zip(members, jobs, strict=True)]
+            futures = [pool.submit(work, entry) for entry in entries]
             wait(futures, return_when=FIRST_EXCEPTION)
-            for future, member in zip(futures, members, strict=True):
+            for future, entry in zip(futures, entries, strict=True):
                 if future.done() and (error := future.exception()) is not None:
-                    error.add_note(f"in the member {member.name}")
+                    error.add_note(f"in the member {entry.member.name}")
                     raise error
         except BaseException:
             signals.heard = signals.heard or signal.SIGINT  # the others end after their chunk
             pool.shutdown(cancel_futures=True)
             raise
-        return [future.result() for future in futures]
+
+
+class _Ends(Callback):
+    """Counts members that have ended."""
+
+    reads_state = False
+
+    def __init__(self, tally: _Tally):
+        self._tally = tally
+
+    def on_chunk_end(self, progress: Progress) -> None:
+        if progress.ended and progress.stop_reason != "interrupted":
+            self._tally.add()
+
+
+class _Saver(Callback):
+    """Saves a member in the population's store."""
+
+    saves = True
+
+    def __init__(self, store: Store, name: str, record: Mapping[str, Any], schedule: Sequence[Checkpoint]):
+        self._store, self._name, self._record = store, name, record
+        self.every_seconds = SAVE_SECONDS
+        if schedule:
+            self.every_epochs, self.every_steps, self.every_seconds = (
+                getattr(schedule[0], f"every_{unit}") for unit in ("epochs", "steps", "seconds")
+            )
+
+    def on_chunk_end(self, progress: Progress) -> None:
+        position = progress.epoch * progress.run.steps_per_epoch + progress.step
+        finished = progress.ended and progress.stop_reason != "interrupted"
+        self._store.put(self._name, self._record, position, finished, arrays_of(progress.state), progress.history, progress.notes)
 
 
 class _Tally:
@@ -294,7 +393,8 @@ class _Tally:
 
     def __init__(self, name: str | None, total: int):
         self._name, self._total, self._done, self._bar = name, total, 0, None
-        self._began = self._told = time.monotonic()
+        self._began, self._lock = time.monotonic(), threading.Lock()
+        self._told = self._began
 
     def __enter__(self) -> _Tally:
         if self._name is not None:
@@ -315,7 +415,8 @@ class _Tally:
 
     def add(self, members: int = 1) -> None:
         """`members` more have ended. From any thread."""
-        self._done += members
+        with self._lock:
+            self._done += members
         now = time.monotonic()
         if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0], members)

@@ -12,38 +12,14 @@ from flaxfit.arguments import unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.report.diagnosis import smaller_is_better as smaller
 from flaxfit.report.statistics import Comparison, Interval, compare, interval
+from flaxfit.storage.directory import RunDirectory
 from flaxfit.sweep.grid import name_of
 from flaxfit.train.evaluate import evaluate_member, predict_member
-from flaxfit.train.programs import Family
+from flaxfit.train.job import Member
 from flaxfit.train.result import Result
 from flaxfit.train.task import Task
 
 At = Literal["best", "last"]
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """One run of a population.
-
-    Attributes:
-      setting: its hyperparameters, by name.
-      seed: its seed.
-      task: what `make_task` gives for the setting.
-      fold: which fold of a cross-validation it was, counted over repeats, or which of `fit_many`'s splits; or None.
-    """
-
-    setting: Mapping[str, Any]
-    seed: int
-    task: Task
-    fold: int | None = None
-    family: Family = field(repr=False, kw_only=True)
-    numbers: Mapping[str, Any] = field(repr=False, kw_only=True)
-
-    @property
-    def name(self) -> str:
-        """Such as `l2=0.001,seed=3`: its directory's name."""
-        fold = {} if self.fold is None else {"fold": self.fold}
-        return name_of({**self.setting, **fold, "seed": self.seed})
 
 
 @dataclass(frozen=True)
@@ -95,12 +71,14 @@ class Study:
       results: what `fit` would have returned for each.
       monitor: the monitored metric.
       seconds: wall time of training, compilation included.
+      directory: the population's directory, or None.
     """
 
     members: Sequence[Member]
     results: Sequence[Result]
     monitor: str
     seconds: float
+    directory: RunDirectory | None = None
 
     def __len__(self) -> int:
         return len(self.members)
@@ -157,7 +135,7 @@ class Study:
         if not len(chosen):
             values = [dict(s) for s in self.settings]
             raise ValueError(f"no member has {name_of(setting)}: the settings are {values}.")
-        return Study([self.members[i] for i in chosen], [self.results[i] for i in chosen], self.monitor, self.seconds)
+        return Study([self.members[i] for i in chosen], [self.results[i] for i in chosen], self.monitor, self.seconds, self.directory)
 
     def table(
         self,
@@ -248,7 +226,7 @@ class Study:
             raise ValueError(f"evaluate takes one Dataset, or one for each fold: got {len(data)} for the folds {', '.join(folds)}.")
         own = [data[m.fold or 0] if isinstance(data, Sequence) else data for m in self.members]
         scores = [
-            evaluate_member(m.family, m.task, m.numbers, getattr(r, at), rows, batch_size, metrics)
+            evaluate_member(m.programs, m.task, m.numbers, getattr(r, at), rows, batch_size, metrics)
             for m, r, rows in zip(self.members, self.results, own, strict=True)
         ]
         common = [name for name in scores[0] if all(name in score for score in scores)]  # a setting may be another loss
@@ -257,7 +235,7 @@ class Study:
     def predict(self, x: Any, at: At = "best", *, batch_size: int = 1024) -> list[Any]:
         """`flaxfit.predict` for each member."""
         pairs = zip(self.members, self.results, strict=True)
-        return [predict_member(m.family, m.task, m.numbers, getattr(r, at), x, batch_size) for m, r in pairs]
+        return [predict_member(m.programs, m.task, m.numbers, getattr(r, at), x, batch_size) for m, r in pairs]
 
     def smaller_is_better(self, metric: str | None) -> bool:
         """Whether a metric is best when small."""

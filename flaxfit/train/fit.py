@@ -26,7 +26,7 @@ from flaxfit.train.compiled import programs_of
 from flaxfit.train.config import TrainConfig, check_seed
 from flaxfit.train.job import Member, Single, validate
 from flaxfit.train.plateau import Plateau
-from flaxfit.train.record import Resume, described, program_record
+from flaxfit.train.record import Resume, described
 from flaxfit.train.result import Result, result_of, what_was_not_finite
 from flaxfit.train.session import Session
 from flaxfit.train.stopping import EarlyStopping
@@ -114,7 +114,7 @@ def fit(
         batch = stack.enter_context(Single(job, member))
         found = None
         if session is not None:
-            session.confirm(program_record(member.programs, {}, batch.like.train, job.data[:1], batch.lowered()))
+            session.confirm(batch.program())
             found = session.restore(batch.like, job.columns)
         state, history, notes = found or (None, None, {})
         batch.start(state)

@@ -33,7 +33,7 @@ from flaxfit.train.checks import (
 )
 from flaxfit.train.compiled import Programs
 from flaxfit.train.config import TrainConfig
-from flaxfit.train.record import checksum
+from flaxfit.train.record import checksum, program_record
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
 
@@ -73,6 +73,7 @@ class Job:
       data: the training rows as they are used; of a stream, its first.
       initial: weights to start from, or None.
       prepare: what each piece of a stream's rows goes through.
+      numbers: traced hyperparameters, of which the shapes matter.
     """
 
     programs: Programs
@@ -84,6 +85,7 @@ class Job:
     data: Dataset
     initial: TrainState | None
     prepare: Callable[[Dataset], Dataset]
+    numbers: Mapping[str, Any]
 
     @property
     def stream(self) -> Stream | None:
@@ -142,6 +144,30 @@ class Job:
     def advance(self, plan: program.Plan) -> Callable[..., tuple[RunState, Any]]:
         """(numbers, state, rows, validation, until) -> the run after its next steps, and what it logged."""
         return functools.partial(_advance, self.programs.task, plan)
+
+    @functools.cached_property
+    def shapes(self) -> RunState:
+        """The shapes of the run's state."""
+        plan = replace(self.plan, placement=ONE_DEVICE)
+        start = self.programs.jit(("start", plan), self.start(plan))
+        return start.eval_shape(self.numbers, jax.eval_shape(lambda: jax.random.key(0)), self.data[:1].x, self.initial)
+
+    def program(self, rows: Any = None) -> dict[str, str]:
+        """The record of the program as it is for one run on one device: a run may be continued on more or fewer, mapped or not.
+
+        Args:
+          rows: training rows as the program gets them; by default all.
+        """
+        plan = replace(self.plan, placement=ONE_DEVICE)
+        args = (self.numbers, self.shapes, self.data if rows is None else rows, self.validation, np.int32(0))
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=getattr(a, "weak_type", False)), args)
+        text = self.programs.jit(("advance", plan), self.advance(plan), donate_argnums=1).lower(*shapes).as_text()
+        return program_record(self.programs, self.numbers, self.shapes.train, self.data[:1], text)
+
+    @functools.cached_property
+    def recorded_program(self) -> dict[str, str]:
+        """`program`, of all rows."""
+        return self.program()
 
     def check_team(self, facts: Mapping[str, Any]) -> None:
         """That all processes are about to run the same.
@@ -242,7 +268,7 @@ def validate(
         return weighted(rows)
 
     sources = {"train": train} | ({} if validation is None else {"validation": validation})
-    return Job(programs, config, placement, plan, columns, sources, data, initial, prepare)
+    return Job(programs, config, placement, plan, columns, sources, data, initial, prepare, member.numbers)
 
 
 class Single:
@@ -269,8 +295,7 @@ class Single:
             self._read = self._stack.enter_context(feed).at
             rows = self.placement.everywhere(self._read(0, 0)[0])
         self._rows = rows
-        self._local = replace(job.plan, placement=ONE_DEVICE)
-        self.like = self.placement.like(job.programs.jit(("start", self._local), job.start(self._local)).eval_shape(*self._first))
+        self.like = self.placement.like(job.shapes)
 
     def __enter__(self) -> Single:
         return self
@@ -287,11 +312,9 @@ class Single:
             saved = start(*self._first)
         self.state = saved
 
-    def lowered(self) -> str:
-        """The text of the program, for rows of these shapes, as it is on one device: a run may be continued on more or fewer."""
-        plan, args = self._local, (self._numbers, self.like, self._rows, self._validation, self._until)
-        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=getattr(a, "weak_type", False)), args)
-        return self.job.programs.jit(("advance", plan), self.job.advance(plan), donate_argnums=1).lower(*shapes).as_text()
+    def program(self) -> dict[str, str]:
+        """The record of the program, as `Job.program`."""
+        return self.job.program(self._rows)
 
     def compile(self) -> None:
         """Compiles what `advance` calls."""

@@ -127,15 +127,10 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
 
     def status() -> tuple[list[StopReason | None], np.ndarray, np.ndarray]:
         """Why each live member has ended, None where it has not; its steps in all, and those of the epoch under way."""
-        epochs, steps, stopped, diverged = batch.status()
+        epochs, steps, *flags = batch.status()
         positions = epochs * length + steps
-        facts: list[tuple[StopReason, Any]] = [
-            ("non_finite", diverged),
-            ("early_stopping", stopped & plan.stops),
-            ("callback", np.array([trainees[member].stopped for member in live])),
-            ("epochs", positions >= total),
-        ]
-        return [next((reason for reason, true in facts if true[i]), None) for i in range(len(live))], positions, steps
+        places = zip(live, positions, *flags, strict=True)
+        return [why_ended(plan, at >= total, *own, trainees[member].stopped) for member, at, *own in places], positions, steps
 
     def let_go(reasons: list[StopReason | None]) -> list[StopReason | None]:
         """Takes the results of members that have ended; the others train on, without them once they are half or less."""
@@ -203,6 +198,15 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
             if team.size > 1 and team.gather(trainees[0].stopped).any():  # the first process's callbacks decide for all
                 trainees[0].stopped, reasons[0] = True, reasons[0] or "callback"
             reasons = let_go(reasons)
+
+
+def why_ended(plan: Plan, done: bool, stopped: bool, diverged: bool, by_callback: bool) -> StopReason | None:
+    """Why a run has ended: all its steps are done, its stopper stopped, it diverged, or a callback stopped it. None: it has not."""
+    if diverged:
+        return "non_finite"
+    if stopped and plan.stops:
+        return "early_stopping"
+    return "callback" if by_callback else "epochs" if done else None
 
 
 def _due(trainee: Trainee, reason: StopReason | None, position: int, now: float, saves: bool | None) -> list[int]:

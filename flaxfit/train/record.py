@@ -29,7 +29,7 @@ _PACKAGES = ("flaxfit", "jax", "flax", "optax")
 def described(task: Task, config: TrainConfig, seed: int, data: Mapping[str, Any], initial: Any = None) -> dict[str, Any]:
     """A run as plain values: arguments, task, and data as `Job.recorded` has it."""
     about = {
-        "model": _plain(repr(task.model)),
+        "model": plain(repr(task.model)),
         "loss": task.loss_name,
         "metrics": list(task.metrics),
         "penalty": task.penalty is not None,
@@ -137,7 +137,7 @@ def _parts(task: Callable[[Any], Task], numbers: Any, key: Any, state: Any, x: A
     for name, (function, args) in parts.items():
         traced = jax.make_jaxpr(function)(numbers, *args)
         constants = [np.asarray(jax.random.key_data(c) if _is_key(c) else c) for c in traced.consts]
-        kept[name] = _sum([_plain(str(traced.jaxpr)).encode(), *(constant.tobytes() for constant in constants)])
+        kept[name] = _sum([plain(str(traced.jaxpr)).encode(), *(constant.tobytes() for constant in constants)])
     return kept
 
 
@@ -152,7 +152,7 @@ def _versions(record: Mapping[str, Any]) -> dict[str, Any] | None:
     return versions and {name: versions.get(name) for name in _PACKAGES}
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A repr without the addresses of objects."""
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 

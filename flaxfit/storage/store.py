@@ -1,0 +1,198 @@
+"""The members of a population on disk: one SQLite file, whatever their number."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from flaxfit.history import History
+from flaxfit.storage.weights import pack_arrays, unpack_arrays
+
+FORMAT = 1
+PART_BYTES = 2**28
+"""SQLite holds no value above a gigabyte, so states are stored in parts."""
+COMMIT_SECONDS = 1.0
+"""Members that end within so short a time are written to disk together."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS members (name TEXT PRIMARY KEY, record TEXT, about TEXT, history BLOB, crc INTEGER);
+CREATE TABLE IF NOT EXISTS states (name TEXT, part INTEGER, content BLOB, PRIMARY KEY (name, part));
+"""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A member as it was last saved.
+
+    Attributes:
+      record: what it is, as plain values.
+      position: steps done.
+      finished: whether it has ended.
+      history: its epochs.
+      notes: what its callbacks keep.
+    """
+
+    record: Mapping[str, Any]
+    position: int
+    finished: bool
+    history: History
+    notes: Mapping[str, Any]
+
+
+class Store:
+    """Members by name, finished ones and where the others were last saved; a context manager. From any thread, one process at a time.
+
+    A save is there as a whole or not at all, whatever ends the process. Checksums find flipped bits.
+
+    Args:
+      path: the file, made when the store is entered.
+      write: False only reads, also while another process writes.
+
+    Raises:
+      ValueError: the file is no such store, or is damaged.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as home, Store(Path(home) / "members.sqlite") as store:
+      ...     store.put("seed=0", {"seed": 0}, 10, True, {"w": np.ones(2)}, History({"loss": [0.7, 0.5]}), {})
+      ...     store["seed=0"].history["loss"].tolist(), store.arrays("seed=0")["w"].tolist(), "seed=1" in store
+      ([0.7, 0.5], [1.0, 1.0], False)
+    """
+
+    def __init__(self, path: Path, *, write: bool = True):
+        self.path, self._write, self._lock = path, write, threading.RLock()
+        self._timer: threading.Timer | None = None
+        self._committed = 0.0
+
+    def __enter__(self) -> Self:
+        with self._named():
+            mode = "rwc" if self._write else "ro"
+            self._database = sqlite3.connect(f"{self.path.as_uri()}?mode={mode}", uri=True, check_same_thread=False, timeout=60)
+            self._database.execute("PRAGMA trusted_schema = OFF")
+            if self._write:
+                self._database.executescript(_TABLES)
+            self.names = [name for (name,) in self._database.execute("SELECT name FROM members ORDER BY rowid")]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._commit()
+            self._database.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> Saved:
+        """A member, without its state.
+
+        Raises:
+          ValueError: it is damaged.
+        """
+        with self._named(), self._lock:
+            record, text, history, crc = self._database.execute(
+                "SELECT record, about, history, crc FROM members WHERE name = ?", (name,)
+            ).fetchone()
+            if crc != _crc(record, text, history):
+                raise ValueError(f"the checksum of {name} differs")
+            about = json.loads(text)
+            if about["format"] != FORMAT:
+                raise ValueError(f"{name} is of format {about['format']}, and this flaxfit reads format {FORMAT}")
+        rows = np.frombuffer(history).reshape(-1, len(about["columns"]))
+        columns = History({column: rows[:, index] for index, column in enumerate(about["columns"])})
+        return Saved(json.loads(record), about["position"], about["finished"], columns, about["notes"])
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """A member's state, by path.
+
+        Raises:
+          ValueError: it is damaged.
+        """
+        with self._named(), self._lock:
+            (text,) = self._database.execute("SELECT about FROM members WHERE name = ?", (name,)).fetchone()
+            parts = self._database.execute("SELECT content FROM states WHERE name = ? ORDER BY part", (name,)).fetchall()
+            content = b"".join(part for (part,) in parts)
+            if zlib.crc32(content) != json.loads(text)["state"]:
+                raise ValueError(f"the checksum of the state of {name} differs")
+            return unpack_arrays(content)
+
+    def put(
+        self,
+        name: str,
+        record: Mapping[str, Any],
+        position: int,
+        finished: bool,
+        arrays: Mapping[str, np.ndarray],
+        history: History,
+        notes: Mapping[str, Any],
+    ) -> None:
+        """Saves a member in place of what was saved of it before.
+
+        Args:
+          name, record, position, finished, history, notes: as in `Saved`.
+          arrays: its state, by path.
+
+        Warns:
+          RuntimeWarning: it could not be written; what was saved before is still there.
+        """
+        content, columns = pack_arrays(arrays), list(history)
+        about = {"format": FORMAT, "position": position, "finished": finished, "columns": columns, "notes": dict(notes)}
+        rows = np.stack([history[column] for column in columns], axis=1).tobytes()
+        texts = json.dumps(record), json.dumps(about | {"state": zlib.crc32(content)})
+        parts = [(name, n, content[first : first + PART_BYTES]) for n, first in enumerate(range(0, len(content), PART_BYTES))]
+        with self._lock:
+            try:
+                self._database.execute("SAVEPOINT put")
+                self._database.execute(
+                    "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?)", (name, *texts, rows, _crc(*texts, rows))
+                )
+                self._database.execute("DELETE FROM states WHERE name = ?", (name,))
+                self._database.executemany("INSERT INTO states VALUES (?, ?, ?)", parts)
+                self._database.execute("RELEASE put")
+            except sqlite3.Error as error:
+                if self._database.in_transaction:
+                    self._database.rollback()
+                self._warn(name, error)
+                return
+            self.names = [*dict.fromkeys([*self.names, name])]
+            if time.monotonic() - self._committed > COMMIT_SECONDS:
+                self._commit()
+            elif self._timer is None:
+                self._timer = threading.Timer(COMMIT_SECONDS, self._commit)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _commit(self) -> None:
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            try:
+                self._database.commit()
+            except sqlite3.Error as error:
+                self._warn("the newest members", error)
+            self._committed = time.monotonic()
+
+    def _warn(self, what: str, error: Exception) -> None:
+        warnings.warn(f"{self.path}: {what} could not be saved ({error}). Training continues.", RuntimeWarning, stacklevel=4)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors of the file's content as one kind that names the file and the cure."""
+        try:
+            yield
+        except (sqlite3.DatabaseError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path} is damaged or no store of members ({error}): move it away to train anew.") from error
+
+
+def _crc(record: str, about: str, history: bytes) -> int:
+    return zlib.crc32(history, zlib.crc32(about.encode(), zlib.crc32(record.encode())))

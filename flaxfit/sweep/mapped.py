@@ -1,0 +1,164 @@
+"""Members that are mapped over and train side by side in one program, on all local devices."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from flaxfit.devices.sharding import ONE_DEVICE, is_key, place
+from flaxfit.state import RunState
+from flaxfit.train.job import Job, Member
+
+MEMORY_SHARE = 0.75
+"""Of a device's memory, so much may be used: results and other programs need some."""
+_AXIS = "members"
+
+
+class Group:
+    """Members of one program: one job but for their rows, which have the same shapes.
+
+    Args:
+      members: the members.
+      jobs: the job of each.
+
+    Attributes:
+      devices: how many there are; the width is a multiple of it.
+      width: how many members train side by side. It follows from shapes and the size of the device alone, never from what happens
+        to be free, since it may change the last bits.
+    """
+
+    def __init__(self, members: Sequence[Member], jobs: Sequence[Job]):
+        self.members, self.jobs, self.job = members, jobs, jobs[0]
+        self.plan = replace(self.job.plan, axis=_AXIS, placement=ONE_DEVICE)
+        self.shared = all(job is jobs[0] for job in jobs)
+        mesh = Mesh(np.array(jax.local_devices()), ("devices",))
+        self.split, self.whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("devices",), ()))
+        self.devices = mesh.size
+        self.width = self._width()
+
+    def _width(self) -> int:
+        width, size = -(-len(self.members) // self.devices) * self.devices, MEMORY_SHARE * device_bytes()
+        while size < np.inf and width > self.devices:
+            needed = program_bytes(self.advance().lower(*self._shapes(width)).compile())
+            if needed <= size:
+                break
+            width = max(1, min(width - 1, int(width * size / needed)) // self.devices) * self.devices
+        return width
+
+    def _shapes(self, width: int) -> tuple[Any, ...]:
+        """The shapes of `advance`'s arguments, for so many members."""
+        rows = (self.job.data, self.job.validation)
+        stacked, own = (self.members[0].numbers, self.job.shapes), () if self.shared else rows
+        many = jax.tree.map(lambda a: jax.ShapeDtypeStruct((width, *a.shape), a.dtype, sharding=self.split), (*stacked, *own))
+        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self.whole), (*rows, np.int32(0)))
+        return (*many[:2], *(many[2:] or one[:2]), one[2])
+
+    @functools.cached_property
+    def rows(self) -> Any:
+        """Training and validation rows that all members share, on each device."""
+        return jax.device_put((self.job.data, self.job.validation), self.whole)
+
+    def start(self) -> Any:
+        """The compiled start of members side by side."""
+        start = jax.vmap(self.job.start(self.plan), in_axes=(0, 0, None, None))
+        return self.job.programs.jit(("start", self.plan, self.split), start, out_shardings=self.split)
+
+    def advance(self) -> Any:
+        """The compiled next steps of members side by side."""
+        own = None if self.shared else 0
+        advance = jax.vmap(self.job.advance(self.plan), in_axes=(0, 0, own, own, None), axis_name=_AXIS)
+        what = ("advance", self.plan, self.split, self.shared)
+        return self.job.programs.jit(what, advance, donate_argnums=1, out_shardings=self.split)
+
+
+class Mapped:
+    """A batch of members of a group, for the loop.
+
+    Args:
+      group: the group.
+      indices: which of its members.
+    """
+
+    def __init__(self, group: Group, indices: Sequence[int]):
+        self.group = group
+        self._slots = np.resize(indices, group.width)  # the same program for the last ones, of which there are fewer
+        self._count = len(indices)
+        self._stack()
+
+    def _stack(self) -> None:
+        """Numbers and rows of the members, side by side."""
+        group, chosen = self.group, [self.group.members[slot] for slot in self._slots]
+        numbers = jax.tree.map(lambda *values: np.stack(values), *(member.numbers for member in chosen))
+        self._numbers, self._until = jax.device_put(numbers, group.split), jax.device_put(np.int32(0), group.whole)
+        if group.shared:
+            self._rows = group.rows
+        else:
+            sets = [(group.jobs[slot].data, group.jobs[slot].validation) for slot in self._slots]
+            self._rows = jax.device_put(jax.tree.map(lambda *arrays: np.stack(arrays), *sets), group.split)
+
+    def start(self, saved: Sequence[RunState] | None = None) -> None:
+        """Makes the states: fresh ones, or what was saved of each member."""
+        group = self.group
+        if saved is not None:
+            states = [saved[index % len(saved)] for index in range(len(self._slots))]
+            self.state = jax.tree.map(self._joined, *states)
+            return
+        seeds = np.array([group.members[slot].seed for slot in self._slots], np.uint32)
+        keys = jax.jit(jax.vmap(jax.random.key), out_shardings=group.split)(seeds)
+        x = jax.device_put(group.job.data[:1].x, group.whole)
+        self.state = group.start()(self._numbers, keys, x, group.job.initial)
+
+    def _joined(self, *leaves: Any) -> Any:
+        words = np.stack([np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in leaves])
+        return place(words, jax.ShapeDtypeStruct((len(leaves), *leaves[0].shape), leaves[0].dtype, sharding=self.group.split))
+
+    def compile(self) -> None:
+        """Compiles what `advance` calls."""
+        self.group.advance().lower(self._numbers, self.state, *self._rows, self._until).compile()
+
+    def advance(self, position: int, until: int) -> Any:
+        """Trains from step `position` to `until`: what the epochs logged, shape (members, capacity, columns)."""
+        until_ = jax.device_put(np.int32(until), self.group.whole)
+        self.state, table = self.group.advance()(self._numbers, self.state, *self._rows, until_)
+        return table[: self._count]
+
+    def status(self) -> Any:
+        """Finished epochs, steps of the epoch under way, whether the stopper stopped and whether the run diverged, shape (members,) each."""
+        state = self.state
+        facts = jax.device_get((state.epoch, state.step, state.stopper.stopped, state.diverged))
+        return jax.tree.map(lambda array: array[: self._count], facts)
+
+    def on_host(self) -> Any:
+        """The states of all members, in memory; keys as they are."""
+        return jax.tree.map(lambda leaf: leaf if is_key(leaf) else jax.device_get(leaf), self.state)
+
+    def member(self, state: Any, index: int) -> RunState:
+        """One member's part of `on_host`."""
+        return jax.tree.map(lambda leaf: leaf[index] if is_key(leaf) else np.array(leaf[index]), state)
+
+    def keep(self, members: np.ndarray) -> None:
+        """Lets all other members go: a narrower program trains the rest."""
+        width = -(-len(members) // self.group.devices) * self.group.devices
+        chosen, self._count = np.resize(members, width), len(members)
+        self._slots = self._slots[chosen]
+        self.state = jax.device_put(jax.tree.map(lambda leaf: leaf[chosen], self.state), self.group.split)
+        self._stack()
+
+
+def device_bytes() -> float:
+    """The memory of the smallest local device; infinity where devices do not tell, as CPUs."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    return min((s["bytes_limit"] for s in stats if s), default=np.inf)
+
+
+def program_bytes(program: Any) -> int:
+    """What a compiled program takes on one device: arguments, results and what lies between."""
+    memory = program.memory_analysis()
+    own = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return own + memory.temp_size_in_bytes
