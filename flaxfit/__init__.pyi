@@ -36,18 +36,17 @@ from .sweep.grid import static as static
 from .sweep.search import Narrowing as Narrowing
 from .sweep.search import narrow as narrow
 from .sweep.search import optimise as optimise
-from .sweep.study import Member as Member
 from .sweep.study import Study as Study
+from .train.config import TrainConfig as TrainConfig
 from .train.evaluate import evaluate as evaluate
 from .train.evaluate import predict as predict
 from .train.fit import fit as fit
 from .train.fit import resume as resume
+from .train.job import Member as Member
+from .train.plateau import Plateau as Plateau
 from .train.result import Result as Result
 from .train.step import eval_step as eval_step
 from .train.step import train_step as train_step
-from .train.config import TrainConfig as TrainConfig
-from .train.job import Member as Member
-from .train.plateau import Plateau as Plateau
 from .train.stopping import EarlyStopping as EarlyStopping
 from .train.task import Task as Task
 

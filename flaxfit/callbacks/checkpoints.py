@@ -53,7 +53,8 @@ class Checkpoint(Callback):
         if monitor is None and mode != "auto":
             raise ValueError(f"Checkpoint(mode={mode!r}) needs monitor=...: the run's monitor has its own mode.")
         self.every_epochs, self.every_steps, self.every_seconds = every_epochs, every_steps, every_seconds
-        self._keep, self._monitor, self._mode, self._verbose = keep, monitor, mode, verbose
+        self._keep, self._monitor, self._verbose = keep, monitor, verbose
+        self._mode: Mode = mode
         self._checkpoints: Checkpoints | None = None
 
     def check(self, run: Run) -> None:
@@ -109,7 +110,8 @@ class SaveWeights(Callback):
         if monitor is None and mode != "auto":
             raise ValueError(f"SaveWeights(mode={mode!r}) needs monitor=...: the run's monitor has its own mode.")
         self.every_epochs, self._name, self._best_only, self._verbose = every_epochs, name, best_only, verbose
-        self._monitor, self._mode = monitor, mode
+        self._monitor = monitor
+        self._mode: Mode = mode
 
     def check(self, run: Run) -> None:
         """Checks that the template and the monitor name what is logged."""

@@ -152,9 +152,7 @@ class Store:
         with self._lock:
             try:
                 self._database.execute("SAVEPOINT put")
-                self._database.execute(
-                    "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?)", (name, *texts, rows, _crc(*texts, rows))
-                )
+                self._database.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?)", (name, *texts, rows, _crc(*texts, rows)))
                 self._database.execute("DELETE FROM states WHERE name = ?", (name,))
                 self._database.executemany("INSERT INTO states VALUES (?, ?, ?)", parts)
                 self._database.execute("RELEASE put")

@@ -19,3 +19,22 @@ def save_weights(path: Path, state: TrainState) -> None:
     scratch = path.with_name(f".{path.name}.tmp")
     scratch.write_bytes(save({name: np.asarray(leaf, order="C") for name, leaf in named.items()}, {"step": str(int(state.step))}))
     scratch.replace(path)
+
+
+def pack_arrays(arrays, metadata=None):
+    import safetensors
+
+    return safetensors.serialize(
+        {n: {"dtype": str(a.dtype), "shape": a.shape, "data": np.ascontiguousarray(a).tobytes()} for n, a in arrays.items()}, metadata
+    )
+
+
+def unpack_arrays(content):
+    import safetensors
+
+    from flaxfit.storage.predictor import TYPES
+
+    return {
+        name: np.frombuffer(entry["data"], TYPES[entry["dtype"]]).reshape(entry["shape"])
+        for name, entry in safetensors.deserialize(content)
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import jax
 import numpy as np
@@ -15,12 +15,14 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import folds as rows_of_folds
 from flaxfit.data.splits import hold_outs, split
 from flaxfit.report.statistics import interval
-from flaxfit.sweep.fit_many import MakeTask, Strategy, Trial, Where, check_seeds, train_all
+from flaxfit.sweep.fit_many import Strategy, Trial, check_seeds, train_all
 from flaxfit.sweep.grid import Grid, expand
 from flaxfit.sweep.study import Row, Study, Table
 from flaxfit.train.checks import check_data
+from flaxfit.train.compiled import MakeTask
+from flaxfit.train.config import TrainConfig, TrainOptions
 from flaxfit.train.evaluate import predict_member
-from flaxfit.train.session import Resume
+from flaxfit.train.record import Resume
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +104,7 @@ def cross_validate(
     progress: str | None = None,
     strategy: Strategy = "auto",
     workers: int | None = None,
-    **options: Any,
+    **options: Unpack[TrainOptions],
 ) -> CrossValidation:
     """Trains each setting on all folds but one, with fresh weights each time, and scores it on the one held out; or repeats hold-out.
 
@@ -128,7 +130,7 @@ def cross_validate(
         selection"): in each fold the setting is chosen by so many inner folds, trained on all of the fold's training rows, and scored.
       select: the metric that chooses, by default the data loss.
       run_dir, resume, progress, strategy, workers: as for `fit_many`.
-      options: `epochs`, `batch_size`, `early_stopping`, `class_weight`, `replacement`, `terminate_on_nan`, as for `fit`.
+      options: the arguments of `flaxfit.TrainConfig`: `epochs`, `batch_size`, `early_stopping`, ...
 
     Raises:
       ValueError, TypeError: as `fit_many`, `flaxfit.data.folds` and `hold_outs`; both `folds` and `test`, or `test` without a seed; early
@@ -153,11 +155,8 @@ def cross_validate(
     """
     check_data("data", data)
     settings, traced = expand(grid)
-    how = {"epochs": 1, "batch_size": 32, "early_stopping": None, "class_weight": None, "replacement": False, "terminate_on_nan": True}
-    if unknown_options := options.keys() - how.keys():
-        raise TypeError(f"cross_validate() has no argument {min(unknown_options)!r}.")
-    how |= options
-    if (how["early_stopping"] is None) != (stopping_rows is None):
+    config = TrainConfig(**options)
+    if (config.early_stopping is None) != (stopping_rows is None):
         raise ValueError("cross_validate takes early_stopping=... and stopping_rows=0.2 (a share of each fold's training rows) together.")
     at = "last" if stopping_rows is None else "best"
     listed = check_seeds(seeds)
@@ -185,7 +184,7 @@ def cross_validate(
     def trained(trials: Sequence[Trial], name: str) -> Study:
         place = None if run_dir is None else os.path.join(run_dir, name)
         title = None if progress is None else f"{progress}, {name}"
-        return train_all(make_task, trials, traced, how, Where(None, title, place, resume, strategy, workers))
+        return train_all(make_task, trials, traced, config, None, title, place, resume, strategy, workers)
 
     def scored(study: Study, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
         return study.evaluate([data[test] for _, test in pairs], at)

@@ -18,8 +18,8 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
 from flaxfit.state import TrainState
 from flaxfit.train.checks import check_task, kind_of_loss
-from flaxfit.train.evaluate import evaluate, evaluate_member
 from flaxfit.train.compiled import Programs, programs_of
+from flaxfit.train.evaluate import evaluate, evaluate_member
 from flaxfit.train.task import Task
 
 Average = Literal["probabilities", "logits"]

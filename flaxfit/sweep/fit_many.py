@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -24,9 +23,9 @@ from flaxfit.callbacks import Callback, Checkpoint, Progress
 from flaxfit.callbacks.base import check_callbacks
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import Splits
+from flaxfit.devices.sharding import arrays_of
 from flaxfit.history import History
 from flaxfit.state import RunState
-from flaxfit.devices.sharding import arrays_of
 from flaxfit.storage.checkpoints import placed
 from flaxfit.storage.directory import RunDirectory, environment
 from flaxfit.storage.store import Saved, Store
@@ -111,8 +110,8 @@ def fit_many(
         list is `member.fold`. `study.evaluate([s.test for s in splits])` scores each member on its own test rows.
       callbacks: member -> its callbacks. Their files go to the directory `members/NAME` of `run_dir`.
       progress: a name under which to tell on standard error how many members have ended.
-      run_dir: a directory for the population, of a few files whatever its size: `config.json` and `members.sqlite`, which has every member's
-        history and state. A member gets a directory of its own only where a callback writes for it or `Study.export` exports it.
+      run_dir: a directory for the population, of a few files whatever its size: `config.json`, and `members.sqlite` with every member's history
+        and state. A member gets a directory of its own only where a callback writes for it or `Study.export` exports it.
         Members are saved every minute, or when a `Checkpoint` among their callbacks says, and when they end.
       resume: as for `fit`. Members are grouped anew: the population may have grown, and the strategy and the devices may be others.
       strategy: "threads" trains members one by one, a thread a core: best on a CPU. "vmap" maps over them and trains as many side by side
@@ -238,7 +237,9 @@ class _Entry:
         if store is None:
             return
         record = described(member.task, job.config, member.seed, job.recorded)
-        setting = {name: value if isinstance(value, bool | int | float | str) else plain(str(value)) for name, value in member.setting.items()}
+        setting = {
+            name: value if isinstance(value, bool | int | float | str) else plain(str(value)) for name, value in member.setting.items()
+        }
         record["arguments"] |= {"setting": setting, "fold": member.fold}
         self.record = record | {"program": job.recorded_program, "environment": {"versions": environment()["versions"]}}
         self.callbacks.append(_Saver(store, member.name, self.record, schedule))
@@ -293,9 +294,7 @@ def _member(make_task: MakeTask, trial: Trial, traced: set[str]) -> Member:
 
 
 @contextmanager
-def _population(
-    run_dir: str | os.PathLike[str] | None, resume: Resume
-) -> Iterator[tuple[RunDirectory | None, Store | None, Signals]]:
+def _population(run_dir: str | os.PathLike[str] | None, resume: Resume) -> Iterator[tuple[RunDirectory | None, Store | None, Signals]]:
     """The population's directory and store, kept for this process, and what ends it sooner."""
     signals = Signals()
     if run_dir is None:

@@ -129,7 +129,7 @@ class Mapped:
         return table[: self._count]
 
     def status(self) -> Any:
-        """Finished epochs, steps of the epoch under way, whether the stopper stopped and whether the run diverged, shape (members,) each."""
+        """Finished epochs, steps of the epoch under way, whether the stopper stopped, whether the run diverged; shape (members,) each."""
         state = self.state
         facts = jax.device_get((state.epoch, state.step, state.stopper.stopped, state.diverged))
         return jax.tree.map(lambda array: array[: self._count], facts)

@@ -13,9 +13,10 @@ import numpy as np
 
 from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset
-from flaxfit.sweep.fit_many import MakeTask, fit_many
+from flaxfit.sweep.fit_many import fit_many
 from flaxfit.sweep.grid import Grid, name_of
 from flaxfit.sweep.study import At, Study
+from flaxfit.train.compiled import MakeTask
 
 
 @dataclass(frozen=True, eq=False)

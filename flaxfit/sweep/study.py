@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,6 @@ from flaxfit.sweep.grid import name_of
 from flaxfit.train.evaluate import evaluate_member, predict_member
 from flaxfit.train.job import Member
 from flaxfit.train.result import Result
-from flaxfit.train.task import Task
 
 At = Literal["best", "last"]
 

@@ -10,11 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset, arrays
 from flaxfit.data.stream import Feed, Stream
 from flaxfit.state import TrainState
 from flaxfit.train import program
-from flaxfit.train.checks import check_count, check_data, check_labels, check_model, check_program, check_state, check_task
+from flaxfit.train.checks import check_data, check_labels, check_model, check_program, check_state, check_task
 from flaxfit.train.compiled import Programs, programs_of
 from flaxfit.train.task import Task
 

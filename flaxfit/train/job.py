@@ -305,12 +305,13 @@ class Single:
 
     def start(self, saved: RunState | None = None) -> None:
         """Makes the state: fresh, or what was saved."""
-        if saved is None:
+        if saved is not None:
+            self.state: RunState = saved
+        else:
             out = self.placement.out(self.like)
             options: dict[str, Any] = {} if out is None else {"out_shardings": out}
             start = self.job.programs.compiled(("start", self.job.plan), self.job.start(self.job.plan), *self._first, **options)
-            saved = start(*self._first)
-        self.state = saved
+            self.state = start(*self._first)
 
     def program(self) -> dict[str, str]:
         """The record of the program, as `Job.program`."""
@@ -349,5 +350,5 @@ class Single:
         """The state of one member of `on_host`'s."""
         return state
 
-    def keep(self, slots: Any) -> None:
+    def keep(self, members: Any) -> None:
         """Leaves members that have ended; there is one."""
