@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import flaxfit as ff
-from flaxfit.callbacks.checkpoints import _best_epoch
+from flaxfit.callbacks import Callback
 
 
 def task_of(net):
@@ -31,25 +31,92 @@ def test_tensorboards_own_reader_finds_every_scalar(net, table, tmp_path):
         np.testing.assert_allclose([scalar.value for scalar in scalars], result.history[f"{prefix}accuracy"], rtol=1e-6)
 
 
-def test_metrics_writes_the_history_line_by_line(net, table, tmp_path):
-    path = tmp_path / "deep" / "metrics.jsonl"
-    result = ff.fit(task_of(net), table[0], validation=table[1], epochs=5, callbacks=[ff.callbacks.Metrics(path)])
-    assert ff.History.from_jsonl(path) == result.history
-    assert json.loads(path.read_text().splitlines()[0])["epoch"] == 1
+def test_metrics_of_a_run_are_written_line_by_line(net, table, tmp_path):
+    result = ff.fit(task_of(net), table[0], validation=table[1], epochs=5, run_dir=tmp_path)
+    assert ff.History.from_jsonl(tmp_path / "metrics.jsonl") == result.history
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["epoch"] == 1
 
 
-def test_metrics_keeps_what_was_written_when_training_is_interrupted(net, table, tmp_path):
-    class Interrupt(ff.callbacks.Callback):
+def test_metrics_are_there_when_training_is_interrupted(net, table, tmp_path):
+    class Interrupt(Callback):
         every_epochs = 4
 
         def on_chunk_end(self, progress):
-            raise KeyboardInterrupt
+            if progress.epoch == 8:
+                raise KeyboardInterrupt
 
-    metrics = ff.callbacks.Metrics(tmp_path / "m.jsonl")
-    metrics.every_epochs = 1
+    ended = []
     with pytest.raises(KeyboardInterrupt):
-        ff.fit(task_of(net), table[0], epochs=50, callbacks=[metrics, Interrupt()])
-    assert len(ff.History.from_jsonl(tmp_path / "m.jsonl").epochs) == 4
+        ff.fit(task_of(net), table[0], epochs=50, run_dir=tmp_path, callbacks=[Ends(ended), Interrupt()])
+    assert ended == ["end"]
+    assert (tmp_path / "config.json").exists()
+
+
+class Ends(Callback):
+    """Notes that training ended."""
+
+    def __init__(self, noted):
+        self.noted = noted
+
+    def on_train_end(self):
+        self.noted.append("end")
+
+
+class StopAt(Callback):
+    """Stops a run at an epoch, and notes every call."""
+
+    every_epochs = 2
+
+    def __init__(self, epoch, noted):
+        self.epoch, self.noted, self.calls = epoch, noted, 0
+
+    def on_chunk_end(self, progress):
+        self.calls += 1
+        self.noted.append((progress.epoch, progress.stop_reason))
+        if progress.epoch == self.epoch:
+            progress.stop()
+
+    def state_dict(self):
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state):
+        self.calls = state["calls"]
+
+
+@pytest.mark.parametrize("strategy", ["fit", "threads", "vmap"])
+def test_a_callback_stops_the_run_at_its_epoch_and_it_stays_stopped(net, table, tmp_path, strategy):
+    noted, task = [], task_of(net)
+
+    def train(epoch, epochs):
+        stop = StopAt(epoch, noted)
+        if strategy == "fit":
+            return ff.fit(task, table[0], epochs=epochs, run_dir=tmp_path, callbacks=[stop]), stop
+        how = {"epochs": epochs, "run_dir": tmp_path, "strategy": strategy}
+        return ff.fit_many(task, None, table[0], callbacks=lambda member: [stop], **how).results[0], stop
+
+    first, _ = train(99, 4)
+    assert noted == [(2, None), (4, "epochs")]
+    noted.clear()
+    result, stop = train(8, 50)
+    assert noted == [(6, None), (8, None), (8, "callback")]
+    assert stop.calls == 5  # the two of the first run were in its checkpoint
+    assert (result.stop_reason, len(result.history.epochs)) == ("callback", 8)
+    again, _ = train(8, 50)
+    assert again.stop_reason == "callback"
+    assert again.history == result.history
+    whole = ff.fit(task, table[0], epochs=8)
+    np.testing.assert_allclose(whole.history["loss"], result.history["loss"], rtol=1e-5)
+
+
+def test_the_clock_may_not_stop_a_run(net, table):
+    class ByTheClock(Callback):
+        every_seconds = 0.001
+
+        def on_chunk_end(self, progress):
+            progress.stop()
+
+    with pytest.raises(ValueError, match="fixed beforehand: set every_epochs, not every_seconds"):
+        ff.fit(task_of(net), table[0], epochs=5, callbacks=[ByTheClock()])
 
 
 def test_dots_are_one_an_epoch_with_a_full_line_every_hundred(net, table):
@@ -102,11 +169,3 @@ def test_a_hook_that_fails_lets_the_others_close(net, table, tmp_path):
     with pytest.raises(RuntimeError, match="disk full"):
         ff.fit(task_of(net), table[0], epochs=5, callbacks=[Closes(), Fails()])
     assert closed == [True]
-
-
-def test_the_best_epoch_by_a_metric_leaves_out_what_was_not_finite():
-    nan, inf = np.nan, np.inf
-    losses = {"loss": [1, nan, 1, 1, 1], "val_loss": [1, 1, inf, 1, 1]}
-    history = ff.History(losses | {"auc": [0.5, 0.9, 0.1, 0.7, 0.7], "none": [nan] * 5})
-    for monitor, mode, expected in (("auc", "max", 4), ("auc", "min", 1), ("none", "min", None)):
-        assert _best_epoch(history, ff.EarlyStopping(monitor, mode=mode)) == expected

@@ -19,14 +19,12 @@ def task_of(model, loss=ff.losses.binary_crossentropy, **fields):
 @pytest.fixture(autouse=True)
 def nothing_compiles(monkeypatch):
     """Every test here fails if the error comes after a compilation of ours."""
-    from flaxfit.train import evaluate as scoring
-    from flaxfit.train import job as training
+    from flaxfit.train.compiled import Programs
 
     def compiled(*args, **kwargs):
         raise AssertionError("compiled before the check")
 
-    for module in (training, scoring):
-        monkeypatch.setattr(module, "compiled", compiled)
+    monkeypatch.setattr(Programs, "compiled", compiled)
 
 
 def with_value(data, value):

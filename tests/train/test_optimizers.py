@@ -130,8 +130,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(table):
     losses = np.stack([result.history["loss"], result.history["val_loss"]])
     assert not np.isfinite(losses[:, -1]).all()
     assert np.isfinite(losses[:, :-1]).all()
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((result.last, result.best)))
-    assert int(result.last.step) == epochs - 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.best))
+    assert int(result.last.step) == epochs  # the state in which it ended
     assert result.best_epoch == 1 + np.nanargmin(np.where(np.isfinite(result.history["val_loss"]), result.history["val_loss"], np.nan))
     going_on = ff.fit(task, train, validation=validation, epochs=20, batch_size=250, terminate_on_nan=False)
     assert going_on.stop_reason == "epochs"
@@ -152,8 +152,9 @@ def test_a_weight_that_is_not_finite_ends_the_run_though_losses_look_fine(table)
     task = ff.Task(Idle(), ff.losses.mse, optax.sgd(0.01), constraint=poison)
     with pytest.warns(RuntimeWarning, match="epoch 1: a weight or batch statistic is not finite"):
         result = ff.fit(task, table[0], epochs=5)
-    assert int(result.last.step) == 0  # back at the beginning, whose weights are finite
-    assert np.isfinite(result.last.params["unused"]).all()
+    assert not np.isfinite(result.last.params["unused"]).any()  # the state in which it ended
+    assert int(result.best.step) == 0  # the initial weights, which are finite
+    assert np.isfinite(result.best.params["unused"]).all()
 
 
 def test_an_epoch_that_broke_down_is_never_the_best_whatever_its_accuracy(table):

@@ -191,7 +191,7 @@ def test_another_run_in_the_directory_is_refused_with_the_differences(task, tabl
     with pytest.raises(ValueError, match=r"data.train.count: 250 -> 249\n  data.train.crc32: \d+ -> \d+"):
         ff.fit(task, train[1:], epochs=1, run_dir=tmp_path)
     other = ff.Task(model=task.model, loss=task.loss, optimizer=optax.adam(2e-2))  # only the program shows it
-    with pytest.raises(ValueError, match=r"program: [0-9a-f]{64} -> [0-9a-f]{64}"):
+    with pytest.raises(ValueError, match="program: the optimizer computes something else"):
         ff.fit(other, train, epochs=1, run_dir=tmp_path)
     wider = ff.Task(model=ff.nn.MLP((5,), 1, dropout=0.1), loss=task.loss, optimizer=task.optimizer)
     with pytest.raises(ValueError, match=r"task.model: MLP\("):
@@ -270,20 +270,20 @@ def test_weights_by_name(task, table, tmp_path):
     from safetensors.numpy import load_file
 
     train, validation = table
-    hook = ff.callbacks.Checkpoint(every_epochs=1, weights="{epoch:02d}-{val_loss:.5f}", best_only=False)
+    hook = ff.callbacks.SaveWeights("{epoch:02d}-{val_loss:.5f}", best_only=False)
     result = ff.fit(task, train, validation=validation, epochs=3, run_dir=tmp_path, callbacks=[hook])
     names = [f"{epoch:02d}-{loss:.5f}.safetensors" for epoch, loss in enumerate(result.history["val_loss"], 1)]
     assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == names
     last = load_file(tmp_path / "weights" / names[-1])
     np.testing.assert_array_equal(last["params/Dense_0/kernel"], result.last.params["Dense_0"]["kernel"])
     with pytest.raises(ValueError, match=r"no metric 'val_los'; did you mean 'val_loss'\?"):
-        ff.fit(task, train, validation=validation, run_dir=tmp_path / "other", callbacks=[ff.callbacks.Checkpoint(1, weights="{val_los}")])
+        ff.fit(task, train, validation=validation, run_dir=tmp_path / "other", callbacks=[ff.callbacks.SaveWeights("{val_los}")])
     assert not (tmp_path / "other").exists()
 
 
 def test_only_the_best_weights(task, table, tmp_path):
     train, validation = table
-    hook = ff.callbacks.Checkpoint(every_epochs=1, weights="{epoch}")
+    hook = ff.callbacks.SaveWeights("{epoch}")
     result = ff.fit(task, train, validation=validation, epochs=30, run_dir=tmp_path, callbacks=[hook])
     improved = [epoch for epoch, best in enumerate(result.history["best_epoch"], 1) if epoch == best]
     assert sorted(int(path.stem) for path in (tmp_path / "weights").iterdir()) == improved
@@ -313,11 +313,11 @@ def test_weights_and_checkpoints_by_a_monitor_of_their_own(scored, table, tmp_pa
 
     train, validation = table
     how = {"validation": validation, "batch_size": 32}
-    hook = ff.callbacks.Checkpoint(every_epochs=1, weights="{epoch}-{val_accuracy:.3f}", monitor="val_accuracy")
-    ff.fit(scored, train, **how, epochs=4, run_dir=tmp_path, callbacks=[hook, Each()])
-    hook = ff.callbacks.Checkpoint(every_epochs=1, weights="best", weights_only=True, monitor="val_accuracy", mode="min")
-    again = ff.callbacks.Checkpoint(every_epochs=1, weights="{epoch}-{val_accuracy:.3f}", monitor="val_accuracy")
-    result = ff.fit(scored, train, **how, epochs=12, run_dir=tmp_path, callbacks=[again, hook, Each()])  # goes on
+    saved = ff.callbacks.Checkpoint(every_epochs=1, monitor="val_accuracy")
+    named = ff.callbacks.SaveWeights("{epoch}-{val_accuracy:.3f}", monitor="val_accuracy")
+    ff.fit(scored, train, **how, epochs=4, run_dir=tmp_path, callbacks=[saved, named, Each()])
+    worst = ff.callbacks.SaveWeights("best", monitor="val_accuracy", mode="min")
+    result = ff.fit(scored, train, **how, epochs=12, run_dir=tmp_path, callbacks=[saved, named, worst, Each()])  # resumed
     accuracy = result.history["val_accuracy"]
     best = records(accuracy)
     assert records(-result.history["val_loss"]) != best  # else the run's monitor would do
@@ -333,23 +333,11 @@ def test_weights_and_checkpoints_by_a_monitor_of_their_own(scored, table, tmp_pa
     assert {int(path.name) // 8 for path in (tmp_path / "checkpoints").iterdir()} == kept  # 8 steps an epoch
 
 
-def test_looks_inside_epochs_write_the_weights_of_the_epoch_s_end(scored, table, tmp_path):
-    from safetensors.numpy import load_file
-
-    train, validation = table  # 8 steps an epoch
-    hook = ff.callbacks.Checkpoint(every_steps=9, weights="{epoch}", weights_only=True, monitor="val_margin", mode="max")
-    ff.fit(scored, train, validation=validation, epochs=2, batch_size=32, run_dir=tmp_path, callbacks=[hook])
-    expected = ff.fit(scored, train, validation=validation, epochs=1, batch_size=32).last
-    written = load_file(tmp_path / "weights" / "1.safetensors")
-    np.testing.assert_array_equal(written["params/Dense_0/kernel"], expected.params["Dense_0"]["kernel"])
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["16"]  # the run's own
-
-
 def test_weights_of_an_epoch_that_was_not_finite_are_never_best(table, tmp_path):
     train, validation = table
     optimizer = optax.sgd(lambda step: jax.numpy.where(step == 15, jax.numpy.inf, 0.1))  # the last step of epoch 2
     task = ff.Task(model=ff.nn.MLP((4,), 1), loss=ff.losses.binary_crossentropy, optimizer=optimizer)
-    hook = ff.callbacks.Checkpoint(every_epochs=1, weights="{epoch}", monitor="gradient_norm", mode="min")
+    hook = ff.callbacks.SaveWeights("{epoch}", monitor="gradient_norm", mode="min")
     for directory, sets in ((tmp_path / "validated", {"validation": validation}), (tmp_path / "alone", {})):
         with pytest.warns(RuntimeWarning, match="training ended in epoch 2"):
             result = ff.fit(task, train, **sets, epochs=5, batch_size=32, run_dir=directory, callbacks=[hook])
@@ -364,23 +352,23 @@ def test_monitors_of_checkpoints_are_checked_at_the_door(scored, table, tmp_path
         r"Checkpoint\(monitor=...\): no metric 'acuracy'; did you mean 'accuracy'\?": {"monitor": "acuracy"},
         "'val_accuracy'; did you mean 'accuracy'": {"monitor": "val_accuracy"},
         "no metric 'best_epoch'": {"monitor": "best_epoch", "mode": "max"},
-        "'margin' does not tell whether larger is better": {"monitor": "margin"},
+        "'margin' does not say whether larger is better": {"monitor": "margin"},
     }
     for words, how in said.items():
         with pytest.raises(ValueError, match=words):
             ff.fit(scored, train, run_dir=tmp_path / "run", callbacks=[ff.callbacks.Checkpoint(1, **how)])
     assert not (tmp_path / "run").exists()
-    for words, how in {"needs monitor": {"mode": "max"}, "needs names for the weights": {"weights_only": True}}.items():
-        with pytest.raises(ValueError, match=words):
-            ff.callbacks.Checkpoint(1, **how)
+    for make in (lambda: ff.callbacks.Checkpoint(1, mode="max"), lambda: ff.callbacks.SaveWeights("w", mode="max")):
+        with pytest.raises(ValueError, match="needs monitor"):
+            make()
 
 
 def test_hooks_find_their_place(task, table, tmp_path):
     train, _ = table
     ff.fit(task, train, epochs=2, run_dir=tmp_path, callbacks=[ff.callbacks.TensorBoard()])
     assert list((tmp_path / "tensorboard" / "train").iterdir())
-    with pytest.raises(ValueError, match=r"give the hook a path, or fit\(run_dir=...\)"):
-        ff.fit(task, train, callbacks=[ff.callbacks.Metrics()])
+    with pytest.raises(ValueError, match=r"give the callback a path, or fit\(run_dir=...\)"):
+        ff.fit(task, train, callbacks=[ff.callbacks.TensorBoard()])
     with pytest.raises(ValueError, match="Checkpoint needs every_epochs"):
         ff.callbacks.Checkpoint()
 
