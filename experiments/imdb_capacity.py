@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from claims import held, within
+from pages import Page
 
 import flaxfit as ff
 from flaxfit.cli import script
@@ -70,7 +72,7 @@ def main(config: Config) -> None:
     about = f"""ReLU nets on {config.rows:,} reviews as multi-hot vectors, validated on as many test reviews as in the source; Adam, rate
         0.001, epsilon 1e-8, no regularisation; at 100 words batches of 500, {config.epochs} epochs ("overfitting" {config.long_epochs}), at
         {config.vocabulary:,} batches of 512, {config.epochs} epochs; means over seeds with 95% intervals."""
-    with ff.Page("IMDB: capacity", config.run_dir, about) as page:
+    with Page("IMDB: capacity", config.run_dir, about) as page:
         studies: dict[str, ff.Study] = {}
         for words, batch_size, names in parts:
             new = {name: fit(name, words, batch_size) for name in names}
@@ -94,16 +96,16 @@ def main(config: Config) -> None:
             pairs = min(len(best[large]), len(best[small]))
             sooner = ff.statistics.compare(best[small][:pairs], best[large][:pairs])
             text = f"best epoch less {small}'s: {sooner.difference}, p {sooner.p_value:.2g}"
-            page.claim(f"{large} over-fits sooner than {small}", sooner.held, text)
+            page.claim(f"{large} over-fits sooner than {small}", held(sooner), text)
         for name, epoch in SOURCE.items():
             found = ff.statistics.interval(best[name])
             claim = f"{name} over-fits from about epoch {epoch} (within 1 epoch)"
-            page.claim(claim, found.within(epoch - 1, epoch + 1), f"best epoch {found}")
+            page.claim(claim, within(found, epoch - 1, epoch + 1), f"best epoch {found}")
         for name, study in studies.items():
             before, after = (study.scores("kernel_l1", at) for at in ("best", "last"))
             larger = ff.statistics.compare(np.log(before), np.log(after), larger_is_better=True)
             text = f"sum of |w|, last epoch / best epoch: {ff.statistics.interval(after / before)}"
-            page.claim(f"over-fitting makes the weights of {name} larger", larger.held, text)
+            page.claim(f"over-fitting makes the weights of {name} larger", held(larger), text)
 
 
 def row(name: str, study: ff.Study) -> list[object]:

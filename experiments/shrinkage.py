@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from claims import held
+from pages import Page
 
 import flaxfit as ff
 from flaxfit.cli import script
@@ -52,12 +54,12 @@ ABOUT = """Diabetes: 442 patients, ten features and the target standardised by t
 def main(config: Config) -> None:
     if config.weights < 2 or not 2 <= config.degree < min(19, config.points):
         raise SystemExit("--weights is 2 or more, --degree from 2 to 18 and less than --points.")
-    with ff.Page("Shrinkage and polynomial degree", config.run_dir, ABOUT) as page:
+    with Page("Shrinkage and polynomial degree", config.run_dir, ABOUT) as page:
         paths(config, page)
         degrees(config, page)
 
 
-def paths(config: Config, page: ff.Page) -> None:
+def paths(config: Config, page: Page) -> None:
     import optax
     from sklearn.linear_model import Lasso, Ridge
 
@@ -124,7 +126,7 @@ def paths(config: Config, page: ff.Page) -> None:
     page.plot("paths", figure, "Weights of the ten features along the penalty's, first half; rings: scikit-learn")
 
 
-def degrees(config: Config, page: ff.Page) -> None:
+def degrees(config: Config, page: Page) -> None:
     import jax.numpy as jnp
     import optax
 
@@ -170,9 +172,9 @@ def degrees(config: Config, page: ff.Page) -> None:
     best = int(logs["test"].mean(1).argmin())
     names = [f"degree {int(every[i])}" for i in (0, best, -1)]
     under = ff.statistics.compare(logs["test"][0], logs["test"][best], names=names[:2])
-    page.claim("too low a degree under-fits", under.held, f"log10 of the test mse: {under}")
+    page.claim("too low a degree under-fits", held(under), f"log10 of the test mse: {under}")
     over = ff.statistics.compare(logs["test"][-1], logs["test"][best], names=names[:0:-1])
-    page.claim("too high a degree over-fits: a higher test error", over.held, f"log10 of the test mse: {over}")
+    page.claim("too high a degree over-fits: a higher test error", held(over), f"log10 of the test mse: {over}")
     falls = np.diff(errors["train"], axis=0).max()
     page.claim("while the training error falls with each degree", bool(falls <= 1e-6), f"largest rise of all draws {max(falls, 0):.1e}")
 

@@ -15,6 +15,7 @@ import flaxfit as ff
 from flaxfit.data.originals import Originals
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))  # as for a script that is run: tests import claims and pages
 
 
 def images(rng, wrong):
