@@ -1,7 +1,7 @@
 """Pictures of runs: learning curves, schedules, weight norms, scores. They return Figures and never touch pyplot: no global state.
 
-Colours are Okabe and Ito's (2008), told apart with any colour vision, without their yellow, which vanishes on white. The n-th run of a
-mapping has the n-th colour in every picture; after seven they come again.
+Colors are Okabe and Ito's (2008), told apart with any color vision, without their yellow, which vanishes on white. The n-th run of a
+mapping has the n-th color in every picture; after seven they come again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def learning_curves(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Training (solid) and validation (dashed) against the epoch, one colour a run, with the best epoch and the end marked.
+    """Training (solid) and validation (dashed) against the epoch, one color a run, with the best epoch and the end marked.
 
     Args:
       histories: run name -> History.
@@ -57,7 +57,7 @@ def learning_curves(
       smooth: standard deviation in epochs of a Gaussian that smooths the curves; epochs that are not finite are left out of it.
       log_x: a logarithmic epoch axis, for runs of very different lengths.
       ylim: lower and upper limit of the metric.
-      colors: run name -> colour, so that a run looks the same in several pictures; the palette's next where it has none.
+      colors: run name -> color, so that a run looks the same in several pictures; the palette's next where it has none.
       ax: where to draw; by default a new Figure.
       title: above the axes.
 
@@ -112,7 +112,7 @@ def schedule(learning_rate: float | Callable[[Any], Any], steps_per_epoch: int, 
     """A learning rate against the epoch.
 
     Args:
-      learning_rate: a number, or a callable of the step (from 0), such as those of `flaxfit.schedules` and optax.
+      learning_rate: a number, or a callable of the step (from 0), such as optax's schedules.
       steps_per_epoch: steps an epoch.
       epochs: how far to draw.
       ax: where to draw; by default a new Figure.
@@ -146,13 +146,13 @@ def weight_norms(
     colors: Mapping[str, str] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """The size of the weights against the epoch, a panel a norm, a colour a run: over-fitted nets tend to have large ones.
+    """The size of the weights against the epoch, a panel a norm, a color a run: over-fitted nets tend to have large ones.
 
     Args:
       histories: run name -> History.
       columns: what to draw, a panel each.
       log_x: a logarithmic epoch axis.
-      colors: run name -> colour, as in `learning_curves`.
+      colors: run name -> color, as in `learning_curves`.
       title: above the panels.
 
     Returns:
@@ -198,7 +198,7 @@ def scores(
       groups: setting -> one score a run, shape (runs,), drawn from the top.
       label: of the scores, with their unit.
       reference: setting -> another's score, drawn as an open diamond where there is one.
-      colors: setting -> colour, as in `learning_curves`.
+      colors: setting -> color, as in `learning_curves`.
       level: of the intervals (Student's, see `flaxfit.statistics.interval`).
       title: above the axes.
 
