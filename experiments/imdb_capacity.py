@@ -70,7 +70,7 @@ def main(config: Config) -> None:
         return ff.fit_many(make_task, [{"net": name}], splits.train, validation=splits.test, run_dir=where, **how)
 
     about = f"""ReLU nets on {config.rows:,} reviews as multi-hot vectors, validated on as many test reviews as in the source; Adam, rate
-        0.001, epsilon 1e-8, no regularisation; at 100 words batches of 500, {config.epochs} epochs ("overfitting" {config.long_epochs}), at
+        0.001, epsilon 1e-8, no regularization; at 100 words batches of 500, {config.epochs} epochs ("overfitting" {config.long_epochs}), at
         {config.vocabulary:,} batches of 512, {config.epochs} epochs; means over seeds with 95% intervals."""
     with Page("IMDB: capacity", config.run_dir, about) as page:
         studies: dict[str, ff.Study] = {}

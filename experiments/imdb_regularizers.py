@@ -69,7 +69,7 @@ def main(config: Config) -> None:
         0.001, epsilon 1e-8, {config.epochs} epochs, batches of 512 (16-16-1) and 500 (128-128-1); penalties on the kernels of the two
         hidden layers, dropout after both; *word dropout* leaves out each word of a training review with probability 0.3; means over seeds
         with 95% intervals. Best epochs are chosen by the test reviews that score them, which flatters."""
-    with Page("IMDB: regularisers", config.run_dir, about) as page:
+    with Page("IMDB: regularizers", config.run_dir, about) as page:
         for hidden, (vocabulary, batch, names) in parts.items():
             splits = data[vocabulary]
             size = "-".join(map(str, hidden))

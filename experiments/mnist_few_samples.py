@@ -54,7 +54,7 @@ def main(config: Config) -> None:
     colors = dict(zip(variants, ff.plots.PALETTE, strict=False))
     options = {"epochs": config.epochs, "batch_size": BATCH, "replacement": True}
     grid, interval = [{"net": name} for name in variants], ff.statistics.interval
-    about = f"""Nets 784-(100 x 6)-10, He initialisation, trained on the first {TRAIN} images of MNIST by SGD (rate {RATE}, batches of
+    about = f"""Nets 784-(100 x 6)-10, He initialization, trained on the first {TRAIN} images of MNIST by SGD (rate {RATE}, batches of
         {BATCH} drawn with replacement, {config.epochs} epochs of {TRAIN // BATCH} steps), tested on {len(test):,}; means over seeds with
         95% intervals. As in the source, both accuracies are scored after each epoch, with dropout off. Shifts are by up to 2 pixels."""
     with Page("MNIST from 300 images", config.run_dir, about) as page:
@@ -62,10 +62,10 @@ def main(config: Config) -> None:
             make_task, grid, train, validation=test, seeds=config.seeds, run_dir=config.run_dir, progress="nets", **options
         )
         where = config.run_dir / "scored_on_training_rows"  # the same runs again, for their training accuracy after each epoch
-        learnt = ff.fit_many(make_task, grid, train, validation=train, seeds=config.seeds, run_dir=where, progress="again", **options)
+        learned = ff.fit_many(make_task, grid, train, validation=train, seeds=config.seeds, run_dir=where, progress="again", **options)
 
         nets = np.array([member.setting["net"] for member in tested.members])
-        curves = [100 * np.array([result.history["val_accuracy"] for result in study.results]) for study in (learnt, tested)]
+        curves = [100 * np.array([result.history["val_accuracy"] for result in study.results]) for study in (learned, tested)]
         fitted, scored = (curve[:, -1] for curve in curves)
         full = np.array([next(iter(np.flatnonzero(curve == 100) + 1.0), np.nan) for curve in curves[0]])
         scores = (fitted, scored, fitted - scored, tested.scores("kernel_l1", "last"))

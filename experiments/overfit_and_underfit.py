@@ -1,4 +1,4 @@
-"""HIGGS: how capacity and regularisation decide about over-fitting (after TensorFlow's tutorial "Overfit and underfit").
+"""HIGGS: how capacity and regularization decide about over-fitting (after TensorFlow's tutorial "Overfit and underfit").
 
 Trains four sizes of a net on 10,000 rows and validates on 1,000; then the largest with L2, dropout, both, AdamW's weight decay, batch norm
 and noise on its inputs. A run stops when its validation cross-entropy has not improved for --patience epochs. Expect validation accuracies
@@ -47,7 +47,7 @@ STUDIES = {
     "regularizers": ("Tiny", "Large", "L2", "dropout", "combined"),
     "remedies": ("Tiny", "Large", "L2", "AdamW", "batch norm", "noise"),
 }
-# The palette's seven colours, three of them twice, never twice in a picture.
+# The palette's seven colors, three of them twice, never twice in a picture.
 COLORS = {"Tiny": 0, "Small": 1, "Medium": 2, "Large": 3, "L2": 4, "dropout": 5, "combined": 6, "AdamW": 1, "batch norm": 2, "noise": 6}
 BATCH, TRAIN, VALIDATION = 500, 10_000, 1_000
 STEPS = TRAIN // BATCH

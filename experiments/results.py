@@ -82,7 +82,7 @@ def main(config: Config) -> None:
 
 
 def smaller(path: Path) -> bytes:
-    """A PNG of 64 colours: lines and letters need no more."""
+    """A PNG of 64 colors: lines and letters need no more."""
     import io
 
     from PIL import Image

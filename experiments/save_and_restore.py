@@ -69,7 +69,7 @@ print(json.dumps({"scores": scores, "flax": "flax" in sys.modules}))
 ABOUT = """784-512-10 ReLU with dropout 0.2 and Adam, batches of 32, 1,000 images to train. Another process, which imports neither flax nor
 the script, scores an untrained model, the same with the weights of the best epoch, and the whole model. As in the source the rows
 that choose the epoch are those that are scored; Adam's epsilon is optax's, 1e-8. An exported model has structure, weights, loss and
-metrics; the last state of training, with the optimiser's, is in the run directory, where the same command finds it. Means with 95%
+metrics; the last state of training, with the optimizer's, is in the run directory, where the same command finds it. Means with 95%
 intervals over seeds."""
 
 

@@ -44,7 +44,7 @@ class Config:
 PENALTIES = ("L1", "L2")
 MOMENTUM = 0.9
 POLYNOMIAL_EPOCHS = 50  # each halves the distance to the least squares
-ABOUT = """Diabetes: 442 patients, ten features and the target standardised by the training half, the other half tests; minimised is the
+ABOUT = """Diabetes: 442 patients, ten features and the target standardized by the training half, the other half tests; minimized is the
     mean squared error + weight * sum |w| (L1, by proximal steps) or + weight * sum w² (L2), scikit-learn's Lasso(weight / 2) and
     Ridge(weight * rows). Sine: one period; features are polynomials that are orthogonal on the points, so that gradient descent converges
     in a few steps; means are geometric, since the errors of high degrees are skewed. Student's 95% intervals over random halves, or over
@@ -96,7 +96,7 @@ def paths(config: Config, page: Page) -> None:
     theirs = np.reshape([oracle(member) for member in study.members], found.shape)
     off, zeros = np.abs(found - theirs).max((1, 2, 3)), (found == 0).sum(-1)
     agree = ((found == 0) == (theirs == 0)).mean()
-    statistic = f"largest difference of a standardised weight: L1 {off[0]:.1e}, L2 {off[1]:.1e}; zero or not as there: {agree:.2%}"
+    statistic = f"largest difference of a standardized weight: L1 {off[0]:.1e}, L2 {off[1]:.1e}; zero or not as there: {agree:.2%}"
     page.claim("gradient descent finds scikit-learn's Lasso and Ridge", bool(off.max() < 1e-4), statistic)
     rows = []
     for i, weight in enumerate(weights):
@@ -120,7 +120,7 @@ def paths(config: Config, page: Page) -> None:
             ax.plot(weights, ours[:, 0, feature], style, color=color, label=label)
             ax.plot(weights, its[:, 0, feature], "o", color=color, markersize=4, markerfacecolor="none")
         ax.set(xscale="log", xlabel=f"{name} weight", title={"L1": "L1 (Lasso)", "L2": "L2 (Ridge)"}[name])
-    left.set_ylabel("weight of a standardised feature (target's sd)")
+    left.set_ylabel("weight of a standardized feature (target's sd)")
     right.plot([], [], "o", color="0.3", markersize=4, markerfacecolor="none", label="scikit-learn")
     figure.legend(*right.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     page.plot("paths", figure, "Weights of the ten features along the penalty's, first half; rings: scikit-learn")

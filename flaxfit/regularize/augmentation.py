@@ -82,7 +82,7 @@ def random_flip(mode: str) -> Augment:
 
 
 def random_rotation(factor: Any) -> Augment:
-    """Rotates images about their centre, with bilinear interpolation and 0 outside: Keras's RandomRotation, `fill_mode="constant"`.
+    """Rotates images about their center, with bilinear interpolation and 0 outside: Keras's RandomRotation, `fill_mode="constant"`.
 
     Args:
       factor: the largest angle either way as a share of a full turn, from 0 to 1, such as `15 / 360`.
@@ -106,7 +106,7 @@ def cutout(size: Any) -> Augment:
     """Sets a square of each image to 0 (DeVries and Taylor 2017, "Improved regularization of convolutional neural networks with cutout").
 
     Args:
-      size: pixels of a side. All pixels are as likely to be the centre, so the square may hang over the border.
+      size: pixels of a side. All pixels are as likely to be the center, so the square may hang over the border.
 
     Raises:
       ValueError: a size that is negative or no whole number; when called, x that is no images.

@@ -80,7 +80,7 @@ def learning_curves(
         raise ValueError(f"ylim=... is (lower, upper), got {ylim!r}")
     metric = (first.data_loss if metric is None else metric).removeprefix("val_")
     ax = panels(size=(9, 5))[1][0] if ax is None else _styled(ax)
-    styles: dict[str, dict[str, Any]] = {"training": _LINE}  # what the grey part of the legend explains: only what is there
+    styles: dict[str, dict[str, Any]] = {"training": _LINE}  # what the gray part of the legend explains: only what is there
 
     def draw(x: np.ndarray, y: np.ndarray, color: str, style: dict[str, Any], meaning: str) -> None:
         if np.isfinite(y).any():
