@@ -13,6 +13,7 @@ import pytest
 
 import flaxfit as ff
 from flaxfit.data.originals import Originals
+from flaxfit.storage.store import Store
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))  # as for a script that is run: tests import claims and pages
@@ -144,6 +145,29 @@ def study(run, tmp_path, data):
 def page():
     """Reads a study's page from its directory."""
     return Page
+
+
+@pytest.fixture
+def histories():
+    """Reads the histories of a population's members, by name, from its directory."""
+
+    def histories(directory):
+        with Store(directory / "members.sqlite", write=False) as store:
+            return {name: store[name].history for name in store.names}
+
+    return histories
+
+
+@pytest.fixture
+def written(histories):
+    """Says how many runs are saved below a directory, and when their files were written."""
+
+    def written(home):
+        stores, alone = [*home.rglob("members.sqlite")], [*home.rglob("_CHECKPOINT_METADATA")]
+        count = len(alone) + sum(len(histories(store.parent)) for store in stores)
+        return count, {path: path.stat().st_mtime_ns for path in stores + alone}
+
+    return written
 
 
 @pytest.fixture

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import flaxfit as ff
 
-
-def test_overfit_and_underfit(tmp_path, study):
+def test_overfit_and_underfit(tmp_path, study, histories):
     page, text = study("overfit_and_underfit", "--epochs", "2", "--seeds", "2", "--large-seeds", "1")
     out = tmp_path / "runs" / "overfit_and_underfit"
     assert "Total Parameters: 481" in text  # Tiny: 28 x 16 + 16 + 16 + 1
-    for net in ("small/members/net=Tiny,seed=1", "large/members/net=combined,seed=0", "large/members/net=batch_norm,seed=0"):
-        history = ff.History.from_jsonl(out / net / "metrics.jsonl")
+    for part, net in (("small", "net=Tiny,seed=1"), ("large", "net=combined,seed=0"), ("large", "net=batch_norm,seed=0")):
+        history = histories(out / part)[net]
         assert history.epochs.tolist() == [1, 2]
         assert 0.3 < history["val_binary_crossentropy"][-1] < 1.0
     for log in ("sizes/Tiny/seed=1", "sizes/Large/seed=0", "regularizers/combined/seed=0", "remedies/noise/seed=0"):
@@ -30,13 +28,13 @@ def test_overfit_and_underfit(tmp_path, study):
     ]
 
 
-def test_save_and_restore(tmp_path, study):
+def test_save_and_restore(tmp_path, study, histories):
     page, text = study("save_and_restore", "--data", "digits", "--epochs", "3", "--seeds", "2")
     out = tmp_path / "runs" / "save_and_restore"
     restored = [verdict for claim, verdict in page.claims.items() if claim.endswith("without training")]
     assert restored == ["held"] * 3
     assert page.claims["it needs none of the code that made it"] == page.claims["training goes on from what was saved"] == "held"
-    history = ff.History.from_jsonl(out / "runs" / "members" / "seed=1" / "metrics.jsonl")
+    history = histories(out / "runs")["seed=1"]
     best = history.best_epoch
     name = f"{best:02d}-{history['val_loss'][best - 1]:.5f}.safetensors"
     assert (out / "models" / "seed=1" / name).is_file()
