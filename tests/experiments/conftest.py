@@ -13,7 +13,6 @@ import pytest
 
 import flaxfit as ff
 from flaxfit.data.originals import Originals
-from flaxfit.storage.store import Store
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))  # as for a script that is run: tests import claims and pages
@@ -150,6 +149,7 @@ def page():
 @pytest.fixture
 def histories():
     """Reads the histories of a population's members, by name, from its directory."""
+    from flaxfit.storage.store import Store
 
     def histories(directory):
         with Store(directory / "members.sqlite", write=False) as store:
