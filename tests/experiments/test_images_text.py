@@ -29,7 +29,7 @@ def test_mnist_few_samples(tmp_path, study, histories):
     assert page.plots == ["accuracy", "accuracy_others", "norms"]
 
 
-def test_imdb_capacity(tmp_path, study):
+def test_imdb_capacity(tmp_path, study, histories):
     short = ("--epochs", "5", "--long-epochs", "6", "--seeds", "2", "--long-seeds", "1", "--rows", "600", "--vocabulary", "200")
     page, _ = study("imdb_capacity", *short)
     first, second = page.tables.values()
@@ -39,7 +39,7 @@ def test_imdb_capacity(tmp_path, study):
     assert page.claims["over-fitting makes the weights of overfitting larger"] == "undecided"  # of one run
     assert len(page.claims) == 3 + 2 + 5
     assert page.plots == ["loss_basic", "norms_basic", "loss_smaller", "norms_smaller"]
-    assert len(list((tmp_path / "runs/imdb_capacity/vocabulary_100/members").iterdir())) == 2 + 1
+    assert len(histories(tmp_path / "runs/imdb_capacity/vocabulary_100")) == 2 + 1
 
 
 def test_imdb_regularizers(study):
