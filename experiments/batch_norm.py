@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from options import WithOriginals
 from pages import Page
 
 import flaxfit as ff
@@ -20,11 +21,9 @@ from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithOriginals):
     """Options."""
 
-    originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
     data: tuple[Literal["fashion_mnist", "mnist"], ...] = ("fashion_mnist", "mnist")
     """Which data sets."""
     seeds: int = 5

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from claims import held, within
+from claims import within
+from options import WithOriginals
 from pages import Page
 
 import flaxfit as ff
@@ -19,7 +20,7 @@ from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithOriginals):
     """Options."""
 
     seeds: int = 5
@@ -36,8 +37,6 @@ class Config:
     """Reviews to train on, and to test on."""
     run_dir: Path = Path("runs/imdb_capacity")
     """Where runs, tables and plots go, 1 GB. The same command goes on where it stopped; seeds may be added."""
-    originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
 
 
 HIDDEN = {"basic": (256, 128), "overfitting": (1024, 512, 512, 512), "smaller": (4, 4), "baseline": (16, 16), "bigger": (512, 512)}
@@ -96,7 +95,7 @@ def main(config: Config) -> None:
             pairs = min(len(best[large]), len(best[small]))
             sooner = ff.statistics.compare(best[small][:pairs], best[large][:pairs])
             text = f"best epoch less {small}'s: {sooner.difference}, p {sooner.p_value:.2g}"
-            page.claim(f"{large} over-fits sooner than {small}", held(sooner), text)
+            page.claim(f"{large} over-fits sooner than {small}", sooner, text)
         for name, epoch in SOURCE.items():
             found = ff.statistics.interval(best[name])
             claim = f"{name} over-fits from about epoch {epoch} (within 1 epoch)"
@@ -105,7 +104,7 @@ def main(config: Config) -> None:
             before, after = (study.scores("kernel_l1", at) for at in ("best", "last"))
             larger = ff.statistics.compare(np.log(before), np.log(after), larger_is_better=True)
             text = f"sum of |w|, last epoch / best epoch: {ff.statistics.interval(after / before)}"
-            page.claim(f"over-fitting makes the weights of {name} larger", held(larger), text)
+            page.claim(f"over-fitting makes the weights of {name} larger", larger, text)
 
 
 def row(name: str, study: ff.Study) -> list[object]:

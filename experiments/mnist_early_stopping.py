@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from claims import holds, prediction
+from options import WithOriginals
 from pages import Page
 
 import flaxfit as ff
@@ -20,11 +21,9 @@ from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithOriginals):
     """Options."""
 
-    originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
     seeds: int = 5
     """Runs of each net: seeds 0, 1, ... decide weights, batches and dropout."""
     epochs: int = 30

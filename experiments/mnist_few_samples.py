@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from claims import held, within
+from claims import within
+from options import WithOriginals
 from pages import Page
 
 import flaxfit as ff
@@ -22,7 +23,7 @@ from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithOriginals):
     """Options."""
 
     seeds: int = 5
@@ -37,8 +38,6 @@ class Config:
     """Test rows, the first of 10,000. Scoring them after each epoch is most of the time."""
     run_dir: Path = Path("runs/mnist_few_samples")
     """Where runs, tables and plots go. The same command goes on where it stopped; seeds may be added."""
-    originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
 
 
 TRAIN, BATCH, RATE, DROPOUT, MEMBERS = 300, 100, 0.01, 0.2, 5
@@ -84,7 +83,7 @@ def main(config: Config) -> None:
         page.claim("a wide gap to test is left (over 10 points)", within(gap, 10, np.inf), f"gap {gap} points")
         for name in (decay, dropout, *others, classic):
             narrower = tested.compare({"net": plain}, {"net": name}, fitted - scored, larger_is_better=False)
-            page.claim(f"with {name} the gap narrows", held(narrower), f"gap {narrower.difference} points, p {narrower.p_value:.2g}")
+            page.claim(f"with {name} the gap narrows", narrower, f"gap {narrower.difference} points, p {narrower.p_value:.2g}")
         for name in (decay, dropout):
             most = interval(curves[0].max(1)[nets == name])
             page.claim(f"with {name} train stays under 100%", within(most, -np.inf, 99.999), f"a run's highest {most} %")
@@ -131,7 +130,7 @@ def main(config: Config) -> None:
         page.table(f"Nets trained with {dropout}", ("test with", "test, %"), cells)
         one, all_ = (ff.statistics.compare(rival, off, larger_is_better=True) for rival in (single, mean))
         text = f"off less one {one.difference} points, p {one.p_value:.2g}; off less the mean of {config.thinned} {all_.difference} points"
-        page.claim("dropout is an implicit ensemble: with it off the net scores as many thinned nets do, not as one", held(one), text)
+        page.claim("dropout is an implicit ensemble: with it off the net scores as many thinned nets do, not as one", one, text)
 
 
 def variants_by_name() -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from claims import holds, prediction
+from options import WithOriginals
 from pages import Page
 
 import flaxfit as ff
@@ -20,11 +21,9 @@ from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithOriginals):
     """Options."""
 
-    originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
     data: Literal["mnist", "digits"] = "mnist"
     """MNIST, or scikit-learn's small digits (1,000 to train, 797 to validate), which work offline."""
     seeds: int = 5

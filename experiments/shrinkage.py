@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from claims import held
 from pages import Page
 
 import flaxfit as ff
@@ -172,9 +171,9 @@ def degrees(config: Config, page: Page) -> None:
     best = int(logs["test"].mean(1).argmin())
     names = [f"degree {int(every[i])}" for i in (0, best, -1)]
     under = ff.statistics.compare(logs["test"][0], logs["test"][best], names=names[:2])
-    page.claim("too low a degree under-fits", held(under), f"log10 of the test mse: {under}")
+    page.claim("too low a degree under-fits", under, f"log10 of the test mse: {under}")
     over = ff.statistics.compare(logs["test"][-1], logs["test"][best], names=names[:0:-1])
-    page.claim("too high a degree over-fits: a higher test error", held(over), f"log10 of the test mse: {over}")
+    page.claim("too high a degree over-fits: a higher test error", over, f"log10 of the test mse: {over}")
     falls = np.diff(errors["train"], axis=0).max()
     page.claim("while the training error falls with each degree", bool(falls <= 1e-6), f"largest rise of all draws {max(falls, 0):.1e}")
 

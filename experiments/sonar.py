@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from claims import held
+from options import WithOriginals
 from pages import Page
 
 import flaxfit as ff
@@ -22,11 +23,9 @@ from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithOriginals):
     """Options."""
 
-    originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
     epochs: int = 100
     """Epochs of each run."""
     illusion_epochs: int = 400

@@ -58,7 +58,7 @@ def test_results_are_made_of_pages(tmp_path, run):
 
 
 # All but the one that measures loading, in processes of its own.
-WITH_ORIGINALS = [script for script in SCRIPTS if "originals: Path" in (EXPERIMENTS / script).read_text() and script.stem != "loading"]
+WITH_ORIGINALS = [script for script in SCRIPTS if "config.originals" in (EXPERIMENTS / script).read_text() and script.stem != "loading"]
 
 
 @pytest.mark.parametrize("script", WITH_ORIGINALS, ids=str)
