@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from options import WithOriginals
+from pages import Page
 
 import flaxfit as ff
 from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithOriginals):
     """Options."""
 
-    originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
     data: tuple[Literal["fashion_mnist", "mnist"], ...] = ("fashion_mnist", "mnist")
     """Which data sets."""
     seeds: int = 5
@@ -76,7 +76,7 @@ def main(config: Config) -> None:
     sets = {name: ff.data.load(name, validation=10_000, originals=config.originals) for name in config.data}
     options = {"seeds": config.seeds, "epochs": config.epochs, "batch_size": config.batch_size}
     grid = [{"net": PLAIN}, {"net": NORMED}]
-    with ff.Page("Images with and without batch norm", config.run_dir, ABOUT) as page:
+    with Page("Images with and without batch norm", config.run_dir, ABOUT) as page:
         for name, splits in sets.items():
             where = {"run_dir": config.run_dir / name, "progress": name}
             report(page, name, splits, ff.fit_many(make_task, grid, splits.train, validation=splits.validation, **options, **where))

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from claims import within
+from options import WithOriginals
+from pages import Page
 
 import flaxfit as ff
 from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithOriginals):
     """Options."""
 
     seeds: int = 5
@@ -34,8 +37,6 @@ class Config:
     """Reviews to train on, and to test on."""
     run_dir: Path = Path("runs/imdb_capacity")
     """Where runs, tables and plots go, 1 GB. The same command goes on where it stopped; seeds may be added."""
-    originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
 
 
 HIDDEN = {"basic": (256, 128), "overfitting": (1024, 512, 512, 512), "smaller": (4, 4), "baseline": (16, 16), "bigger": (512, 512)}
@@ -68,9 +69,9 @@ def main(config: Config) -> None:
         return ff.fit_many(make_task, [{"net": name}], splits.train, validation=splits.test, run_dir=where, **how)
 
     about = f"""ReLU nets on {config.rows:,} reviews as multi-hot vectors, validated on as many test reviews as in the source; Adam, rate
-        0.001, epsilon 1e-8, no regularisation; at 100 words batches of 500, {config.epochs} epochs ("overfitting" {config.long_epochs}), at
+        0.001, epsilon 1e-8, no regularization; at 100 words batches of 500, {config.epochs} epochs ("overfitting" {config.long_epochs}), at
         {config.vocabulary:,} batches of 512, {config.epochs} epochs; means over seeds with 95% intervals."""
-    with ff.Page("IMDB: capacity", config.run_dir, about) as page:
+    with Page("IMDB: capacity", config.run_dir, about) as page:
         studies: dict[str, ff.Study] = {}
         for words, batch_size, names in parts:
             new = {name: fit(name, words, batch_size) for name in names}
@@ -94,16 +95,16 @@ def main(config: Config) -> None:
             pairs = min(len(best[large]), len(best[small]))
             sooner = ff.statistics.compare(best[small][:pairs], best[large][:pairs])
             text = f"best epoch less {small}'s: {sooner.difference}, p {sooner.p_value:.2g}"
-            page.claim(f"{large} over-fits sooner than {small}", sooner.held, text)
+            page.claim(f"{large} over-fits sooner than {small}", sooner, text)
         for name, epoch in SOURCE.items():
             found = ff.statistics.interval(best[name])
             claim = f"{name} over-fits from about epoch {epoch} (within 1 epoch)"
-            page.claim(claim, found.within(epoch - 1, epoch + 1), f"best epoch {found}")
+            page.claim(claim, within(found, epoch - 1, epoch + 1), f"best epoch {found}")
         for name, study in studies.items():
             before, after = (study.scores("kernel_l1", at) for at in ("best", "last"))
             larger = ff.statistics.compare(np.log(before), np.log(after), larger_is_better=True)
             text = f"sum of |w|, last epoch / best epoch: {ff.statistics.interval(after / before)}"
-            page.claim(f"over-fitting makes the weights of {name} larger", larger.held, text)
+            page.claim(f"over-fitting makes the weights of {name} larger", larger, text)
 
 
 def row(name: str, study: ff.Study) -> list[object]:

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from claims import within
+from options import WithOriginals
+from pages import Page
 
 import flaxfit as ff
 from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithOriginals):
     """Options."""
 
     seeds: int = 5
@@ -30,8 +33,6 @@ class Config:
     """Reviews to train on, and to test on."""
     run_dir: Path = Path("runs/imdb_regularizers")
     """Where runs, tables and plots go. The same command goes on where it stopped; seeds may be added."""
-    originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
 
 
 LOSS, SMALL = "binary_crossentropy", 1e-3
@@ -67,7 +68,7 @@ def main(config: Config) -> None:
         0.001, epsilon 1e-8, {config.epochs} epochs, batches of 512 (16-16-1) and 500 (128-128-1); penalties on the kernels of the two
         hidden layers, dropout after both; *word dropout* leaves out each word of a training review with probability 0.3; means over seeds
         with 95% intervals. Best epochs are chosen by the test reviews that score them, which flatters."""
-    with ff.Page("IMDB: regularisers", config.run_dir, about) as page:
+    with Page("IMDB: regularizers", config.run_dir, about) as page:
         for hidden, (vocabulary, batch, names) in parts.items():
             splits = data[vocabulary]
             size = "-".join(map(str, hidden))
@@ -94,15 +95,15 @@ def main(config: Config) -> None:
             for name in names[1:]:
                 better = study.compare({"net": "plain"}, {"net": name}, f"val_{LOSS}", "last")
                 text = f"test cross-entropy at the last epoch {better.difference}, p {better.p_value:.2g}"
-                page.claim(f"{name} over-fits less than plain ({where})", better.held, text)
+                page.claim(f"{name} over-fits less than plain ({where})", better, text)
             if "L1 0.001" in names:
                 left = dict(zip(names, intervals[-2], strict=True))
                 text = f"{left['L1 0.001']} %, L2 {left['L2 0.001']} %"
-                page.claim(f"L1 leaves few weights (under half, |w| > {SMALL:g})", left["L1 0.001"].within(-np.inf, 50), text)
+                page.claim(f"L1 leaves few weights (under half, |w| > {SMALL:g})", within(left["L1 0.001"], -np.inf, 50), text)
                 smaller = study.compare({"net": "plain"}, {"net": "L2 0.001"}, norm, larger_is_better=False)
-                page.claim("L2 leaves small weights", smaller.held, f"L2 norm {smaller.difference} against plain")
+                page.claim("L2 leaves small weights", smaller, f"L2 norm {smaller.difference} against plain")
                 fewer = study.compare({"net": "L2 0.001"}, {"net": "L1 0.001"}, share, larger_is_better=False)
-                page.claim("L1 leaves fewer weights than L2", fewer.held, f"{fewer.difference} points, p {fewer.p_value:.2g}")
+                page.claim("L1 leaves fewer weights than L2", fewer, f"{fewer.difference} points, p {fewer.p_value:.2g}")
 
             first = {name: study.select(net=name).results[0].history for name in names}
             figure = ff.plots.learning_curves(first, LOSS, colors=colors, title=f"IMDB, {where}, seed 0")

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from claims import holds, prediction
+from options import WithOriginals
+from pages import Page
 
 import flaxfit as ff
 from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithOriginals):
     """Options."""
 
-    originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
     seeds: int = 5
     """Runs of each net: seeds 0, 1, ... decide weights, batches and dropout."""
     epochs: int = 30
@@ -59,7 +60,7 @@ ABOUT = """784-50-50-10 ReLU, batch norm and dropout after each hidden activatio
 def main(config: Config) -> None:
     splits = ff.data.load("mnist", originals=config.originals)
     held_out = ff.data.load("mnist", validation=10_000, originals=config.originals)
-    with ff.Page("MNIST: batch norm, dropout and early stopping", config.run_dir, ABOUT) as page:
+    with Page("MNIST: batch norm, dropout and early stopping", config.run_dir, ABOUT) as page:
         table(config, page, splits)
         if config.search:
             search(config, page, held_out)
@@ -104,9 +105,9 @@ def table(config: Config, page, splits) -> None:
         "The source's stopped model is that of the last epoch, as Keras leaves it without `restore_best_weights`. The best epoch is "
         "chosen by the test rows that then score it: its accuracy flatters."
     )
-    stops = interval([len(result.history.epochs) for result in stopped.results], method="prediction")
+    stops = prediction([len(result.history.epochs) for result in stopped.results])
     where_stops = f"epoch of a single run, 95%: {stops.low:.1f} to {stops.high:.1f}; mean of ours {stops.mean:.1f}"
-    page.claim(f"{STOPPED}: the run ends at epoch {STOP}, as seeds do", stops.holds(STOP), where_stops)
+    page.claim(f"{STOPPED}: the run ends at epoch {STOP}, as seeds do", holds(stops, STOP), where_stops)
     for name, off in points.items():
         claim = f"{name}: test accuracy within 0.7 points of the source's {NETS[name][3]}, for the mean"
         page.claim(claim, abs(off.mean) <= 0.7, f"difference {off}")

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from claims import within
+from options import WithOriginals
+from pages import Page
 
 import flaxfit as ff
 from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithOriginals):
     """Options."""
 
     seeds: int = 5
@@ -35,8 +38,6 @@ class Config:
     """Test rows, the first of 10,000. Scoring them after each epoch is most of the time."""
     run_dir: Path = Path("runs/mnist_few_samples")
     """Where runs, tables and plots go. The same command goes on where it stopped; seeds may be added."""
-    originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
 
 
 TRAIN, BATCH, RATE, DROPOUT, MEMBERS = 300, 100, 0.01, 0.2, 5
@@ -52,18 +53,18 @@ def main(config: Config) -> None:
     colors = dict(zip(variants, ff.plots.PALETTE, strict=False))
     options = {"epochs": config.epochs, "batch_size": BATCH, "replacement": True}
     grid, interval = [{"net": name} for name in variants], ff.statistics.interval
-    about = f"""Nets 784-(100 x 6)-10, He initialisation, trained on the first {TRAIN} images of MNIST by SGD (rate {RATE}, batches of
+    about = f"""Nets 784-(100 x 6)-10, He initialization, trained on the first {TRAIN} images of MNIST by SGD (rate {RATE}, batches of
         {BATCH} drawn with replacement, {config.epochs} epochs of {TRAIN // BATCH} steps), tested on {len(test):,}; means over seeds with
         95% intervals. As in the source, both accuracies are scored after each epoch, with dropout off. Shifts are by up to 2 pixels."""
-    with ff.Page("MNIST from 300 images", config.run_dir, about) as page:
+    with Page("MNIST from 300 images", config.run_dir, about) as page:
         tested = ff.fit_many(
             make_task, grid, train, validation=test, seeds=config.seeds, run_dir=config.run_dir, progress="nets", **options
         )
         where = config.run_dir / "scored_on_training_rows"  # the same runs again, for their training accuracy after each epoch
-        learnt = ff.fit_many(make_task, grid, train, validation=train, seeds=config.seeds, run_dir=where, progress="again", **options)
+        learned = ff.fit_many(make_task, grid, train, validation=train, seeds=config.seeds, run_dir=where, progress="again", **options)
 
         nets = np.array([member.setting["net"] for member in tested.members])
-        curves = [100 * np.array([result.history["val_accuracy"] for result in study.results]) for study in (learnt, tested)]
+        curves = [100 * np.array([result.history["val_accuracy"] for result in study.results]) for study in (learned, tested)]
         fitted, scored = (curve[:, -1] for curve in curves)
         full = np.array([next(iter(np.flatnonzero(curve == 100) + 1.0), np.nan) for curve in curves[0]])
         scores = (fitted, scored, fitted - scored, tested.scores("kernel_l1", "last"))
@@ -76,16 +77,16 @@ def main(config: Config) -> None:
         page.text("A narrower gap alone is no better net: see test against plain. In brackets: runs.")
 
         missed, gap = int(np.isnan(full[nets == plain]).sum()), interval((fitted - scored)[nets == plain])
-        claim, held = "the plain net reaches 100% of the training rows after about epoch 100 (within 25)", reached[0].within(75, 125)
+        claim, near = "the plain net reaches 100% of the training rows after about epoch 100 (within 25)", within(reached[0], 75, 125)
         text = f"{missed} runs did not reach it" if missed else f"first epoch {reached[0]}"
-        page.claim(claim, False if missed else held, text)
-        page.claim("a wide gap to test is left (over 10 points)", gap.within(10, np.inf), f"gap {gap} points")
+        page.claim(claim, False if missed else near, text)
+        page.claim("a wide gap to test is left (over 10 points)", within(gap, 10, np.inf), f"gap {gap} points")
         for name in (decay, dropout, *others, classic):
             narrower = tested.compare({"net": plain}, {"net": name}, fitted - scored, larger_is_better=False)
-            page.claim(f"with {name} the gap narrows", narrower.held, f"gap {narrower.difference} points, p {narrower.p_value:.2g}")
+            page.claim(f"with {name} the gap narrows", narrower, f"gap {narrower.difference} points, p {narrower.p_value:.2g}")
         for name in (decay, dropout):
             most = interval(curves[0].max(1)[nets == name])
-            page.claim(f"with {name} train stays under 100%", most.within(-np.inf, 99.999), f"a run's highest {most} %")
+            page.claim(f"with {name} train stays under 100%", within(most, -np.inf, 99.999), f"a run's highest {most} %")
         first = {name: list(nets).index(name) for name in variants}
         accuracies = {n: ff.History({"accuracy": curves[0][i] / 100, "val_accuracy": curves[1][i] / 100}) for n, i in first.items()}
         for file, names in (("accuracy", (plain, decay, dropout)), ("accuracy_others", (*others, plain))):
@@ -109,7 +110,7 @@ def main(config: Config) -> None:
         columns = ("seeds", "members' mean test accuracy, %", "best member, %", "ensemble, %", "gain over the mean, points")
         page.table("Ensembles of five plain nets, mean of probabilities", columns, rows)
         gain = interval(gains)
-        page.claim("an ensemble of five nets gains some percent (1 to 10 points)", gain.within(1, 10), f"gain {gain} points")
+        page.claim("an ensemble of five nets gains some percent (1 to 10 points)", within(gain, 1, 10), f"gain {gain} points")
 
         runs = tested.select(net=dropout)
         task, rows = runs.members[0].task, []
@@ -129,7 +130,7 @@ def main(config: Config) -> None:
         page.table(f"Nets trained with {dropout}", ("test with", "test, %"), cells)
         one, all_ = (ff.statistics.compare(rival, off, larger_is_better=True) for rival in (single, mean))
         text = f"off less one {one.difference} points, p {one.p_value:.2g}; off less the mean of {config.thinned} {all_.difference} points"
-        page.claim("dropout is an implicit ensemble: with it off the net scores as many thinned nets do, not as one", one.held, text)
+        page.claim("dropout is an implicit ensemble: with it off the net scores as many thinned nets do, not as one", one, text)
 
 
 def variants_by_name() -> dict[str, dict[str, Any]]:

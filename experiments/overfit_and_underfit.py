@@ -1,4 +1,4 @@
-"""HIGGS: how capacity and regularisation decide about over-fitting (after TensorFlow's tutorial "Overfit and underfit").
+"""HIGGS: how capacity and regularization decide about over-fitting (after TensorFlow's tutorial "Overfit and underfit").
 
 Trains four sizes of a net on 10,000 rows and validates on 1,000; then the largest with L2, dropout, both, AdamW's weight decay, batch norm
 and noise on its inputs. A run stops when its validation cross-entropy has not improved for --patience epochs. Expect validation accuracies
@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from claims import held
+from options import WithOriginals
+from pages import Page
 
 import flaxfit as ff
 from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithOriginals):
     """Options."""
 
-    originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
     study: Literal["sizes", "regularizers", "remedies", "all"] = "all"
     """Which nets to train: the four sizes; Tiny and Large beside L2, dropout and both; or beside L2, AdamW, batch norm and noise."""
     seeds: int = 5
@@ -45,7 +46,7 @@ STUDIES = {
     "regularizers": ("Tiny", "Large", "L2", "dropout", "combined"),
     "remedies": ("Tiny", "Large", "L2", "AdamW", "batch norm", "noise"),
 }
-# The palette's seven colours, three of them twice, never twice in a picture.
+# The palette's seven colors, three of them twice, never twice in a picture.
 COLORS = {"Tiny": 0, "Small": 1, "Medium": 2, "Large": 3, "L2": 4, "dropout": 5, "combined": 6, "AdamW": 1, "batch norm": 2, "noise": 6}
 BATCH, TRAIN, VALIDATION = 500, 10_000, 1_000
 STEPS = TRAIN // BATCH
@@ -103,7 +104,7 @@ def main(config: Config) -> None:
         print(f"{net}\n{ff.summary(tasks[net], train.x[:1])}")
 
     def fit(part: str, chosen: list[str], seeds: int) -> ff.Study:
-        def hooks(member: ff.Member) -> list[ff.callbacks.Callback]:
+        def logs(member: ff.Member) -> list[ff.callbacks.Callback]:
             net = member.setting["net"]
             group = next(name for name, members in STUDIES.items() if net in members)
             return [ff.callbacks.TensorBoard(config.run_dir / "logs" / group / net / f"seed={member.seed}")]
@@ -117,12 +118,12 @@ def main(config: Config) -> None:
             batch_size=BATCH,
             early_stopping=ff.EarlyStopping(LOSS, patience=config.patience),
             seeds=seeds,
-            callbacks=hooks,
+            callbacks=logs,
             progress=f"{part} nets, seeds 0 to {seeds - 1}",
             run_dir=config.run_dir / part,
         )
 
-    with ff.Page("HIGGS: over-fitting and under-fitting", config.run_dir, ABOUT) as page:
+    with Page("HIGGS: over-fitting and under-fitting", config.run_dir, ABOUT) as page:
         if note := train.record().get("note"):
             page.text(f"The data stand in for HIGGS's first rows: {note}.")
         study = fit("small", [net for net in nets if net in SIZES[:3]], config.seeds)
@@ -175,14 +176,14 @@ def main(config: Config) -> None:
             steps = [compared(a, b, np.log(turns)) for a, b in pairwise(SIZES)]
             means = ", ".join(f"{net} {np.median(runs[net].scores('best_epoch', 'last')):.0f}" for net in SIZES)
             statistic = f"median best epoch: {means}; p of each step, of logarithms: {', '.join(f'{c.p_value:.2g}' for c in steps)}"
-            page.claim("the larger, the sooner it over-fits", ff.statistics.held(steps), statistic)
+            page.claim("the larger, the sooner it over-fits", held(steps), statistic)
         if "regularizers" in studies:
             for net in ("L2", "dropout"):
                 page.claim(f"{net} helps Large", pairs[net, "Large"])
-                page.claim(f"{net} does not beat Tiny", ff.statistics.held([pairs[net, "Tiny"]], "worse"), pairs[net, "Tiny"])
+                page.claim(f"{net} does not beat Tiny", held(pairs[net, "Tiny"], "worse"), pairs[net, "Tiny"])
             rivals = {net: compared(net, "combined") for net in nets if net in SIZES + STUDIES["regularizers"][2:4]}
             statistic = "; ".join(f"from {net} {c.difference}, p {c.p_value:.2g}" for net, c in rivals.items())
-            page.claim("combined is the best of all", ff.statistics.held([*rivals.values()]), f"differences {statistic}")
+            page.claim("combined is the best of all", held([*rivals.values()]), f"differences {statistic}")
         if "L2" in nets:
             added = {net: np.concatenate([r.history["val_loss"] - r.history[LOSS] for r in runs[net].results]) for net in nets}
             scores = runs["L2"].evaluate(validation)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import claims
 from matplotlib.figure import Figure
 
 from flaxfit.report.statistics import Comparison
@@ -82,7 +83,7 @@ class Page:
           TypeError: nothing says what decided.
         """
         if isinstance(held, Comparison):
-            held, statistic = held.held, held if statistic is None else statistic
+            statistic, held = held if statistic is None else statistic, claims.held(held)
         if statistic is None:
             raise TypeError(f"the claim {claim!r} needs the statistic that decided it.")
         self._parts.append({"kind": "claim", "claim": claim, "verdict": VERDICTS[held], "statistic": str(statistic)})

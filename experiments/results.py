@@ -51,7 +51,7 @@ def main(config: Config) -> None:
     import os
     import re
 
-    from flaxfit.report.pages import markdown
+    from pages import markdown
 
     home, sections, pictures = config.out.parent, [HEAD], {}
     found = [name for name in STUDIES if (config.runs / name / "page.json").is_file()]
@@ -82,7 +82,7 @@ def main(config: Config) -> None:
 
 
 def smaller(path: Path) -> bytes:
-    """A PNG of 64 colours: lines and letters need no more."""
+    """A PNG of 64 colors: lines and letters need no more."""
     import io
 
     from PIL import Image

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from claims import holds, prediction
+from options import WithOriginals
+from pages import Page
 
 import flaxfit as ff
 from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithOriginals):
     """Options."""
 
-    originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
     data: Literal["mnist", "digits"] = "mnist"
     """MNIST, or scikit-learn's small digits (1,000 to train, 797 to validate), which work offline."""
     seeds: int = 5
@@ -36,10 +37,14 @@ class Config:
 NAMES = "{epoch:02d}-{val_loss:.5f}"
 SOURCE = {"fresh": 0.083, "weights": 0.868, "directory": 0.842}  # accuracies; the last is of another run of the same net
 WAYS = {  # what to save when, of runs of --epochs
-    "weights of each epoch": {"every_epochs": 1, "best_only": False, "weights_only": True},
-    "weights of the best by val_accuracy, mode max": {"every_epochs": 1, "monitor": "val_accuracy", "mode": "max", "weights_only": True},
-    "weights every 50 batches, where the best is another": {"every_steps": 50, "weights_only": True},
-    "weights of each fifth epoch, and all that training needs": {"every_epochs": 5, "best_only": False, "keep": None},
+    "weights of each epoch": lambda: [ff.callbacks.SaveWeights(NAMES, best_only=False, verbose=True)],
+    "weights of the best by val_accuracy, mode max": lambda: [
+        ff.callbacks.SaveWeights(NAMES, monitor="val_accuracy", mode="max", verbose=True)
+    ],
+    "weights of each fifth epoch, and all that training needs": lambda: [
+        ff.callbacks.SaveWeights(NAMES, every_epochs=5, best_only=False, verbose=True),
+        ff.callbacks.Checkpoint(every_epochs=5, keep=None),
+    ],
 }
 RESTORE = """
 import json, sys
@@ -63,7 +68,7 @@ print(json.dumps({"scores": scores, "flax": "flax" in sys.modules}))
 ABOUT = """784-512-10 ReLU with dropout 0.2 and Adam, batches of 32, 1,000 images to train. Another process, which imports neither flax nor
 the script, scores an untrained model, the same with the weights of the best epoch, and the whole model. As in the source the rows
 that choose the epoch are those that are scored; Adam's epsilon is optax's, 1e-8. An exported model has structure, weights, loss and
-metrics; the last state of training, with the optimiser's, is in the run directory, where the same command finds it. Means with 95%
+metrics; the last state of training, with the optimizer's, is in the run directory, where the same command finds it. Means with 95%
 intervals over seeds."""
 
 
@@ -77,7 +82,6 @@ def main(config: Config) -> None:
     import jax
     import optax
 
-    
     if config.data == "mnist":
         splits = ff.data.load("mnist", originals=config.originals)
     else:
@@ -91,11 +95,10 @@ def main(config: Config) -> None:
 
     task = make(ff.losses.categorical_crossentropy, ff.metrics.categorical_accuracy, 10)
     options: dict[str, Any] = {"validation": validation, "batch_size": 32}
-    checkpoint: dict[str, Any] = {"every_epochs": 1, "weights": NAMES, "weights_only": True}
-    with ff.Page("Saving and restoring", config.run_dir, f"{config.data}: {ABOUT}") as page:
+    with Page("Saving and restoring", config.run_dir, f"{config.data}: {ABOUT}") as page:
         runs = config.run_dir / "runs"
-        hooks = {"callbacks": lambda member: [ff.callbacks.Checkpoint(**checkpoint)]}
-        study = ff.fit_many(task, None, train, epochs=config.epochs, seeds=config.seeds, run_dir=runs, progress="seeds", **hooks, **options)
+        how: dict[str, Any] = {"run_dir": runs, "progress": "seeds", "callbacks": lambda member: [ff.callbacks.SaveWeights(NAMES)]}
+        study = ff.fit_many(task, None, train, epochs=config.epochs, seeds=config.seeds, **how, **options)
         np.savez(config.run_dir / "validation.npz", x=validation.x, y=validation.y)
         for old in ("models", "stopped"):
             shutil.rmtree(config.run_dir / old, ignore_errors=True)
@@ -120,11 +123,11 @@ def main(config: Config) -> None:
         rows = [(names[form], ff.statistics.interval(found), SOURCE.get(form)) for form, found in scores.items()]
         page.table("Validation accuracy in another process", ("model", "accuracy", "source"), rows)
         for form, value in SOURCE.items() if config.data == "mnist" else ():
-            single = ff.statistics.interval(scores[form], method="prediction")
+            single = prediction(scores[form])
             statistic = f"of a single run, 95%: {single.low:.3f} to {single.high:.3f}"
-            page.claim(f"{names[form]}: the source's {value} is an accuracy that a run has", single.holds(value), statistic)
+            page.claim(f"{names[form]}: the source's {value} is an accuracy that a run has", holds(single, value), statistic)
         by_chance = ff.statistics.interval(scores["fresh"])
-        page.claim("an untrained model scores by chance", by_chance.holds(0.1), f"accuracy {by_chance}, chance 0.1")
+        page.claim("an untrained model scores by chance", holds(by_chance, 0.1), f"accuracy {by_chance}, chance 0.1")
         outputs = study.predict(validation.x)
         with np.load(config.run_dir / "logits.npz") as logits:
             for form in ("weights", "directory", "file"):
@@ -135,9 +138,9 @@ def main(config: Config) -> None:
         page.claim("it needs none of the code that made it", not report["flax"], "flax and the script were not imported")
 
         rows = []
-        for index, (way, how) in enumerate(WAYS.items()):
-            hook, where = ff.callbacks.Checkpoint(weights=NAMES, verbose=True, **how), config.run_dir / "stopped" / f"way {index}"
-            ff.fit(task, train, epochs=config.epochs, run_dir=where, callbacks=[hook], **options)
+        for index, (way, callbacks) in enumerate(WAYS.items()):
+            where = config.run_dir / "stopped" / f"way {index}"
+            ff.fit(task, train, epochs=config.epochs, run_dir=where, callbacks=callbacks(), **options)
             files, saved = sorted(path.stem for path in (where / "weights").iterdir()), len([*(where / "checkpoints").glob("[0-9]*")])
             rows.append((way, f"{len(files)}: {files[0]} to {files[-1]}", saved))
         page.table("Checkpoints while training, seed 0", ("saved", "files of weights: epoch-val_loss", "checkpoints that are left"), rows)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages import Page
 
 import flaxfit as ff
 from flaxfit.cli import script
@@ -36,13 +37,13 @@ class Config:
     noise: float = 0.3
     """Standard deviation of the noise on the sine, whose amplitude is 1."""
     run_dir: Path = Path("runs/shrinkage")
-    """Where runs, plots and the page go, 200 MB in 15,000 files."""
+    """Where runs, plots and the page go."""
 
 
 PENALTIES = ("L1", "L2")
 MOMENTUM = 0.9
 POLYNOMIAL_EPOCHS = 50  # each halves the distance to the least squares
-ABOUT = """Diabetes: 442 patients, ten features and the target standardised by the training half, the other half tests; minimised is the
+ABOUT = """Diabetes: 442 patients, ten features and the target standardized by the training half, the other half tests; minimized is the
     mean squared error + weight * sum |w| (L1, by proximal steps) or + weight * sum w² (L2), scikit-learn's Lasso(weight / 2) and
     Ridge(weight * rows). Sine: one period; features are polynomials that are orthogonal on the points, so that gradient descent converges
     in a few steps; means are geometric, since the errors of high degrees are skewed. Student's 95% intervals over random halves, or over
@@ -52,12 +53,12 @@ ABOUT = """Diabetes: 442 patients, ten features and the target standardised by t
 def main(config: Config) -> None:
     if config.weights < 2 or not 2 <= config.degree < min(19, config.points):
         raise SystemExit("--weights is 2 or more, --degree from 2 to 18 and less than --points.")
-    with ff.Page("Shrinkage and polynomial degree", config.run_dir, ABOUT) as page:
+    with Page("Shrinkage and polynomial degree", config.run_dir, ABOUT) as page:
         paths(config, page)
         degrees(config, page)
 
 
-def paths(config: Config, page: ff.Page) -> None:
+def paths(config: Config, page: Page) -> None:
     import optax
     from sklearn.linear_model import Lasso, Ridge
 
@@ -94,7 +95,7 @@ def paths(config: Config, page: ff.Page) -> None:
     theirs = np.reshape([oracle(member) for member in study.members], found.shape)
     off, zeros = np.abs(found - theirs).max((1, 2, 3)), (found == 0).sum(-1)
     agree = ((found == 0) == (theirs == 0)).mean()
-    statistic = f"largest difference of a standardised weight: L1 {off[0]:.1e}, L2 {off[1]:.1e}; zero or not as there: {agree:.2%}"
+    statistic = f"largest difference of a standardized weight: L1 {off[0]:.1e}, L2 {off[1]:.1e}; zero or not as there: {agree:.2%}"
     page.claim("gradient descent finds scikit-learn's Lasso and Ridge", bool(off.max() < 1e-4), statistic)
     rows = []
     for i, weight in enumerate(weights):
@@ -118,13 +119,13 @@ def paths(config: Config, page: ff.Page) -> None:
             ax.plot(weights, ours[:, 0, feature], style, color=color, label=label)
             ax.plot(weights, its[:, 0, feature], "o", color=color, markersize=4, markerfacecolor="none")
         ax.set(xscale="log", xlabel=f"{name} weight", title={"L1": "L1 (Lasso)", "L2": "L2 (Ridge)"}[name])
-    left.set_ylabel("weight of a standardised feature (target's sd)")
+    left.set_ylabel("weight of a standardized feature (target's sd)")
     right.plot([], [], "o", color="0.3", markersize=4, markerfacecolor="none", label="scikit-learn")
     figure.legend(*right.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     page.plot("paths", figure, "Weights of the ten features along the penalty's, first half; rings: scikit-learn")
 
 
-def degrees(config: Config, page: ff.Page) -> None:
+def degrees(config: Config, page: Page) -> None:
     import jax.numpy as jnp
     import optax
 
@@ -170,9 +171,9 @@ def degrees(config: Config, page: ff.Page) -> None:
     best = int(logs["test"].mean(1).argmin())
     names = [f"degree {int(every[i])}" for i in (0, best, -1)]
     under = ff.statistics.compare(logs["test"][0], logs["test"][best], names=names[:2])
-    page.claim("too low a degree under-fits", under.held, f"log10 of the test mse: {under}")
+    page.claim("too low a degree under-fits", under, f"log10 of the test mse: {under}")
     over = ff.statistics.compare(logs["test"][-1], logs["test"][best], names=names[:0:-1])
-    page.claim("too high a degree over-fits: a higher test error", over.held, f"log10 of the test mse: {over}")
+    page.claim("too high a degree over-fits: a higher test error", over, f"log10 of the test mse: {over}")
     falls = np.diff(errors["train"], axis=0).max()
     page.claim("while the training error falls with each degree", bool(falls <= 1e-6), f"largest rise of all draws {max(falls, 0):.1e}")
 

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from claims import held
+from options import WithOriginals
+from pages import Page
 
 import flaxfit as ff
 from flaxfit.cli import script
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithOriginals):
     """Options."""
 
-    originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
     epochs: int = 100
     """Epochs of each run."""
     illusion_epochs: int = 400
@@ -48,7 +49,7 @@ class Config:
     larger: tuple[int, int] = (10, 10)
     """Folds and repeats of the larger cross-validation, of one run a fold."""
     run_dir: Path = Path("runs/sonar")
-    """Where runs, plots and the page go, 120 MB in 11,000 files."""
+    """Where runs, plots and the page go."""
 
 
 TRAIN, TEST, SQUARED, BATCH = 1.0, 0.8413, 0.1371, 5  # the source's F2: accuracies, squared error; rows a step
@@ -74,7 +75,7 @@ def make_task(hp):
 
 def main(config: Config) -> None:
     data = ff.data.load("sonar", originals=config.originals).train
-    with ff.Page("Sonar: hold-out and cross-validation", config.run_dir, ABOUT) as page:
+    with Page("Sonar: hold-out and cross-validation", config.run_dir, ABOUT) as page:
         illusion(config, page, data)
         held_out = hold_out(config, page, data)
         choose(config, page, data)
@@ -85,7 +86,7 @@ def options(config: Config, name: str) -> dict[str, Any]:
     return {"epochs": config.epochs, "batch_size": BATCH, "run_dir": config.run_dir / name, "progress": name}
 
 
-def illusion(config: Config, page: ff.Page, data: ff.Dataset) -> None:
+def illusion(config: Config, page: Page, data: ff.Dataset) -> None:
     for epochs in (config.epochs, config.illusion_epochs):
         how: dict[str, Any] = options(config, f"F1, {epochs} epochs") | {"epochs": epochs}
         scores = ff.fit_many(make_task, None, data, seeds=config.seeds, **how).evaluate(data, "last")["accuracy"]
@@ -93,7 +94,7 @@ def illusion(config: Config, page: ff.Page, data: ff.Dataset) -> None:
         page.claim(claim, bool(scores.min() == 1), ff.statistics.interval(scores))
 
 
-def hold_out(config: Config, page: ff.Page, data: ff.Dataset) -> ff.CrossValidation:
+def hold_out(config: Config, page: Page, data: ff.Dataset) -> ff.CrossValidation:
     """F2."""
     how: dict[str, Any] = {"repeats": config.splits, "seeds": config.seeds, **options(config, "F2")}
     runs = ff.cross_validate(make_task, data, {"loss": LOSSES}, test=0.3, **how)
@@ -132,7 +133,7 @@ def hold_out(config: Config, page: ff.Page, data: ff.Dataset) -> ff.CrossValidat
     return runs
 
 
-def choose(config: Config, page: ff.Page, data: ff.Dataset) -> None:
+def choose(config: Config, page: Page, data: ff.Dataset) -> None:
     """F3: what is chosen, by which rows, and how much that flatters."""
     parts = []
     for seed in range(config.splits):
@@ -160,7 +161,7 @@ def choose(config: Config, page: ff.Page, data: ff.Dataset) -> None:
     page.text(f"So do test rows that choose: they score what they chose {more} higher than what validation rows chose, by construction.")
 
 
-def cross_validate(config: Config, page: ff.Page, data: ff.Dataset, held_out: ff.CrossValidation) -> None:
+def cross_validate(config: Config, page: Page, data: ff.Dataset, held_out: ff.CrossValidation) -> None:
     """F4: k-fold beside hold-out, and the mistake of weights that go on from fold to fold."""
     interval, compare = ff.statistics.interval, functools.partial(ff.statistics.compare, larger_is_better=True)
     task, (many, times) = make_task({}), config.larger
@@ -200,7 +201,7 @@ def cross_validate(config: Config, page: ff.Page, data: ff.Dataset, held_out: ff
         ("so few rows that it changes how far a split's score strays: use k-fold there", -np.abs(shares - np.median(shares, 1)[:, None])),
     ):
         ends = compare(values[-1], values[0], names=[f"holding out {100 * config.shares[i]:g}%" for i in (-1, 0)])
-        page.claim(claim, None if ends.held is None else True, ends)
+        page.claim(claim, None if held(ends) is None else True, ends)
 
     figure, (left, right) = ff.plots.panels(2, sharey=True)
     blue, orange, green, pink = ff.plots.PALETTE[:4]

@@ -96,12 +96,12 @@ class _Layers(nn.Module, kw_only=True):
         super().__post_init__()
 
     def _activated(self, x: Hidden, train: bool) -> Hidden:
-        def normalised(x: Array) -> Array:  # Keras's defaults
+        def normalized(x: Array) -> Array:  # Keras's defaults
             return nn.BatchNorm(use_running_average=not train, momentum=0.99, epsilon=1e-3, dtype=self.dtype)(x)
 
-        x = normalised(x) if self.batch_norm in (True, "before") else x
+        x = normalized(x) if self.batch_norm in (True, "before") else x
         x = _named("activation", self.activation, _ACTIVATIONS, jax.nn)(x)
-        return normalised(x) if self.batch_norm == "after" else x
+        return normalized(x) if self.batch_norm == "after" else x
 
     def _options(self) -> dict[str, Any]:
         initializer = _named("initializer", self.initializer, _INITIALIZERS, nn.initializers)

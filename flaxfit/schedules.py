@@ -1,44 +1,10 @@
-"""Learning rates over steps: optax's schedules under their own names, and the one that optax lacks."""
+"""The learning rate's schedule that optax lacks; the others are optax's own, such as `optax.cosine_decay_schedule`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from optax.schedules import (
-    Schedule,
-    constant_schedule,
-    cosine_decay_schedule,
-    cosine_onecycle_schedule,
-    exponential_decay,
-    join_schedules,
-    linear_onecycle_schedule,
-    linear_schedule,
-    piecewise_constant_schedule,
-    piecewise_interpolate_schedule,
-    polynomial_schedule,
-    sgdr_schedule,
-    warmup_constant_schedule,
-    warmup_cosine_decay_schedule,
-    warmup_exponential_decay_schedule,
-)
-
-__all__ = [
-    "constant_schedule",
-    "cosine_decay_schedule",
-    "cosine_onecycle_schedule",
-    "exponential_decay",
-    "inverse_time_decay",
-    "join_schedules",
-    "linear_onecycle_schedule",
-    "linear_schedule",
-    "piecewise_constant_schedule",
-    "piecewise_interpolate_schedule",
-    "polynomial_schedule",
-    "sgdr_schedule",
-    "warmup_constant_schedule",
-    "warmup_cosine_decay_schedule",
-    "warmup_exponential_decay_schedule",
-]
+from optax import Schedule
 
 
 def inverse_time_decay(initial: Any, decay_steps: float, decay_rate: Any = 1.0, staircase: bool = False) -> Schedule:
@@ -48,7 +14,7 @@ def inverse_time_decay(initial: Any, decay_steps: float, decay_rate: Any = 1.0, 
 
     Args:
       initial: the value at step 0, may be traced.
-      decay_steps: steps in the unit of `decay_rate`; optimiser steps, not epochs.
+      decay_steps: steps in the unit of `decay_rate`; optimizer steps, not epochs.
       decay_rate: may be traced.
       staircase: whole units only: `step / decay_steps` is rounded down.
 

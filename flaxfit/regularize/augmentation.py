@@ -30,11 +30,12 @@ def random_translation(height_factor: Any, width_factor: Any) -> Augment:
     """Shifts images by whole pixels and fills with 0: Keras's RandomTranslation without its interpolation.
 
     Args:
-      height_factor: the largest shift up or down as a share of the height, from 0 to 1, rounded to pixels; all up to it are as likely.
+      height_factor: the largest shift up or down as a share of the height, from 0 to 1, rounded to pixels; all shifts up to it are
+        equally likely.
       width_factor: likewise left or right.
 
     Raises:
-      ValueError: a factor outside [0, 1]; when called, x that is no images (rows, height, width, channels).
+      ValueError: a factor is outside [0, 1]; when called, x is not images of shape (rows, height, width, channels).
 
     Example:
       >>> random_translation(1 / 3, 0)(jax.random.key(1), jnp.arange(1, 4).reshape(1, 3, 1, 1), None)[0].ravel()
@@ -57,10 +58,10 @@ def random_flip(mode: str) -> Augment:
     """Mirrors each image with chance 1/2, Keras's RandomFlip.
 
     Args:
-      mode: "horizontal" swaps left and right, "vertical" top and bottom, "horizontal_and_vertical" draws for each apart.
+      mode: "horizontal" swaps left and right, "vertical" top and bottom, "horizontal_and_vertical" draws for each separately.
 
     Raises:
-      ValueError: a mode that is not known; when called, x that is no images.
+      ValueError: the mode is not known; when called, x is not images.
 
     Example:
       >>> random_flip("horizontal")(jax.random.key(0), jnp.array([[1, 2]] * 4).reshape(4, 1, 2, 1), None)[0][:, 0, :, 0].tolist()
@@ -82,13 +83,13 @@ def random_flip(mode: str) -> Augment:
 
 
 def random_rotation(factor: Any) -> Augment:
-    """Rotates images about their centre, with bilinear interpolation and 0 outside: Keras's RandomRotation, `fill_mode="constant"`.
+    """Rotates images about their center, with bilinear interpolation and 0 outside: Keras's RandomRotation, `fill_mode="constant"`.
 
     Args:
       factor: the largest angle either way as a share of a full turn, from 0 to 1, such as `15 / 360`.
 
     Raises:
-      ValueError: a factor outside [0, 1]; when called, x that is no images.
+      ValueError: a factor is outside [0, 1]; when called, x is not images.
 
     Example:
       >>> random_rotation(15 / 360)(jax.random.key(0), jnp.ones((2, 28, 28, 1)), None)[0].shape
@@ -106,10 +107,10 @@ def cutout(size: Any) -> Augment:
     """Sets a square of each image to 0 (DeVries and Taylor 2017, "Improved regularization of convolutional neural networks with cutout").
 
     Args:
-      size: pixels of a side. All pixels are as likely to be the centre, so the square may hang over the border.
+      size: pixels of a side. All pixels are equally likely to be the center, so the square may hang over the border.
 
     Raises:
-      ValueError: a size that is negative or no whole number; when called, x that is no images.
+      ValueError: the size is negative or not a whole number; when called, x is not images.
 
     Example:
       >>> cutout(2)(jax.random.key(0), jnp.ones((1, 9, 9, 1)), None)[0].sum()
@@ -133,12 +134,12 @@ def mixup(alpha: Any, classes: int | None = None) -> Augment:
     Integers become float32; weights of rows are not mixed.
 
     Args:
-      alpha: above 0: small for shares near 0 and 1, 1 for all as likely.
+      alpha: above 0. A small alpha makes shares near 0 and 1 likely; with 1, all shares are equally likely.
       classes: how many, for class numbers y, which become probabilities of shape (rows, classes). None for binary labels, numbers and
         probabilities, mixed as they are.
 
     Raises:
-      ValueError: alpha that is not positive; when called, `classes` for a y that holds no integers.
+      ValueError: alpha is not positive; when called, `classes` is given but y does not hold integers.
 
     Example:
       >>> x, y = mixup(0.2, classes=3)(jax.random.key(0), jnp.eye(3), jnp.arange(3))
@@ -175,7 +176,7 @@ def gaussian_noise(stddev: Any) -> Augment:
       stddev: of the noise, 0 or more: a number, or one for each feature.
 
     Raises:
-      ValueError: a negative stddev; when called, integers x, which such noise would leave as they are.
+      ValueError: stddev is negative; when called, x holds integers, which such noise would leave as they are.
 
     Example:
       >>> round(float(gaussian_noise(0.1)(jax.random.key(0), jnp.zeros((1000, 6)), None)[0].std()), 2)
@@ -200,7 +201,7 @@ def word_dropout(rate: Any) -> Augment:
       rate: the chance of each to be removed, in [0, 1). x has a column for each word, 0 where it is absent.
 
     Raises:
-      ValueError: a rate outside [0, 1).
+      ValueError: the rate is outside [0, 1).
 
     Example:
       >>> round(float(word_dropout(0.3)(jax.random.key(0), jnp.ones((100, 1000)), None)[0].mean()), 2)
@@ -216,7 +217,7 @@ def word_dropout(rate: Any) -> Augment:
 
 
 def chain(*augmentations: Augment) -> Augment:
-    """One after the other, each with its own key.
+    """Applies augmentations one after the other, each with its own key.
 
     Example:
       >>> augment = chain(random_flip("horizontal"), random_translation(0.1, 0.1))

@@ -1,7 +1,7 @@
 """Pictures of runs: learning curves, schedules, weight norms, scores. They return Figures and never touch pyplot: no global state.
 
-Colours are Okabe and Ito's (2008), told apart with any colour vision, without their yellow, which vanishes on white. The n-th run of a
-mapping has the n-th colour in every picture; after seven they come again.
+Colors are Okabe and Ito's (2008), told apart with any color vision, without their yellow, which vanishes on white. The n-th run of a
+mapping has the n-th color in every picture; after seven they come again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def learning_curves(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Training (solid) and validation (dashed) against the epoch, one colour a run, with the best epoch and the end marked.
+    """Training (solid) and validation (dashed) against the epoch, one color a run, with the best epoch and the end marked.
 
     Args:
       histories: run name -> History.
@@ -57,7 +57,7 @@ def learning_curves(
       smooth: standard deviation in epochs of a Gaussian that smooths the curves; epochs that are not finite are left out of it.
       log_x: a logarithmic epoch axis, for runs of very different lengths.
       ylim: lower and upper limit of the metric.
-      colors: run name -> colour, so that a run looks the same in several pictures; the palette's next where it has none.
+      colors: run name -> color, so that a run looks the same in several pictures; the palette's next where it has none.
       ax: where to draw; by default a new Figure.
       title: above the axes.
 
@@ -79,8 +79,8 @@ def learning_curves(
     if ylim is not None and (len(ylim) != 2 or not ylim[0] < ylim[1]):
         raise ValueError(f"ylim=... is (lower, upper), got {ylim!r}")
     metric = (first.data_loss if metric is None else metric).removeprefix("val_")
-    ax = _axes(ax)
-    styles: dict[str, dict[str, Any]] = {"training": _LINE}  # what the grey part of the legend explains: only what is there
+    ax = panels(size=(9, 5))[1][0] if ax is None else _styled(ax)
+    styles: dict[str, dict[str, Any]] = {"training": _LINE}  # what the gray part of the legend explains: only what is there
 
     def draw(x: np.ndarray, y: np.ndarray, color: str, style: dict[str, Any], meaning: str) -> None:
         if np.isfinite(y).any():
@@ -91,20 +91,15 @@ def learning_curves(
         epochs, values = history.epochs, _smoothed(_column(history, metric, run), smooth)
         ax.plot(epochs, values, color=color, label=run, **_LINE)
         if f"val_{metric}" in history:
-            values = _smoothed(history[f"val_{metric}"], smooth)
-            draw(epochs, values, color, _VALIDATION, "validation")
-        best = epochs == history.best_epoch
+            draw(epochs, values := _smoothed(history[f"val_{metric}"], smooth), color, _VALIDATION, "validation")
+        best, last = epochs == history.best_epoch, np.flatnonzero(np.isfinite(values))[-1:]
         draw(epochs[best], values[best], color, _BEST, "best epoch")
-        last = np.flatnonzero(np.isfinite(values))[-1:]
         draw(epochs[last], values[last], color, _END, "end of training")
     _log(ax, log_x)
     ax.set(xlabel="epoch", ylabel=_LABELS.get(metric, metric.replace("_", " ")), title=title or "")
     if ylim is not None:
         ax.set_ylim(*ylim)
-    lines, names = ax.get_legend_handles_labels()
-    lines += [Line2D([], [], **{"color": "0.35", **style}) for style in styles.values()]
-    # Beside the axes: inside, whatever corner is chosen, some run's curve is under it.
-    ax.legend(lines, [*names, *styles], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, frameon=False)
+    _legend(ax, styles)
     return cast(Figure, ax.get_figure(root=True))
 
 
@@ -112,7 +107,7 @@ def schedule(learning_rate: float | Callable[[Any], Any], steps_per_epoch: int, 
     """A learning rate against the epoch.
 
     Args:
-      learning_rate: a number, or a callable of the step (from 0), such as those of `flaxfit.schedules` and optax.
+      learning_rate: a number, or a callable of the step (from 0), such as optax's schedules.
       steps_per_epoch: steps an epoch.
       epochs: how far to draw.
       ax: where to draw; by default a new Figure.
@@ -130,7 +125,7 @@ def schedule(learning_rate: float | Callable[[Any], Any], steps_per_epoch: int, 
     """
     if not (steps_per_epoch >= 1 and epochs >= 1):
         raise ValueError(f"steps_per_epoch and epochs count from 1, got {steps_per_epoch!r} and {epochs!r}")
-    ax = _axes(ax)
+    ax = panels(size=(9, 5))[1][0] if ax is None else _styled(ax)
     steps = np.unique(np.linspace(0, steps_per_epoch * epochs, 1001).astype(int))
     rates = [float(learning_rate(step)) if callable(learning_rate) else float(learning_rate) for step in steps]
     ax.plot(steps / steps_per_epoch, rates, color=PALETTE[len(ax.get_lines()) % len(PALETTE)], **_LINE)
@@ -146,13 +141,13 @@ def weight_norms(
     colors: Mapping[str, str] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """The size of the weights against the epoch, a panel a norm, a colour a run: over-fitted nets tend to have large ones.
+    """The size of the weights against the epoch, a panel a norm, a color a run: over-fitted nets tend to have large ones.
 
     Args:
       histories: run name -> History.
       columns: what to draw, a panel each.
       log_x: a logarithmic epoch axis.
-      colors: run name -> colour, as in `learning_curves`.
+      colors: run name -> color, as in `learning_curves`.
       title: above the panels.
 
     Returns:
@@ -170,10 +165,10 @@ def weight_norms(
     _first(histories)
     if not columns:
         raise ValueError("no columns to draw: give weight_norms at least one")
-    figure = Figure(figsize=(1 + 3 * len(columns), 3.6), dpi=100, layout="constrained")
-    for column, ax in zip(columns, figure.subplots(1, len(columns), squeeze=False)[0], strict=True):
+    figure, axes = panels(len(columns), (1 + 3 * len(columns), 3.6))
+    for column, ax in zip(columns, axes, strict=True):
         for color, (run, history) in _colored(histories, colors):
-            _axes(ax).plot(history.epochs, _column(history, column, run), color=color, label=run, **_LINE)
+            ax.plot(history.epochs, _column(history, column, run), color=color, label=run, **_LINE)
         ax.set(xlabel="epoch", ylabel=_LABELS.get(column, column.replace("_", " ")), ylim=(0, None))
         _log(ax, log_x)
     lines, names = figure.axes[0].get_legend_handles_labels()
@@ -198,7 +193,7 @@ def scores(
       groups: setting -> one score a run, shape (runs,), drawn from the top.
       label: of the scores, with their unit.
       reference: setting -> another's score, drawn as an open diamond where there is one.
-      colors: setting -> colour, as in `learning_curves`.
+      colors: setting -> color, as in `learning_curves`.
       level: of the intervals (Student's, see `flaxfit.statistics.interval`).
       title: above the axes.
 
@@ -215,10 +210,9 @@ def scores(
     """
     if not groups:
         raise ValueError("groups=... maps names of settings to their scores, at least one.")
-    figure = Figure(figsize=(9, 1.3 + 0.45 * len(groups)), dpi=100, layout="constrained")
-    ax = _axes(figure.subplots())
-    for row, ((name, values), color) in enumerate(zip(groups.items(), cycle(PALETTE), strict=False)):
-        mean, color = interval(values, level), (colors or {}).get(name, color)
+    figure, (ax,) = panels(1, (9, 1.3 + 0.45 * len(groups)))
+    for row, (color, (name, values)) in enumerate(_colored(groups, colors)):
+        mean = interval(values, level)
         ax.plot(values, [row + 0.2] * mean.count, "o", color=color, alpha=0.55, markersize=5, markeredgewidth=0)
         if mean.count > 1:
             ax.plot([mean.low, mean.high], [row, row], color=color, linewidth=2.5, solid_capstyle="butt")
@@ -233,16 +227,16 @@ def scores(
     }
     if reference:
         marks["source"] = {"marker": "D", "markersize": 9, "markerfacecolor": "none", "color": "0.1", "linestyle": "none"}
-    lines = [Line2D([], [], **{"color": "0.35", **style}) for style in marks.values()]
-    ax.legend(lines, list(marks), loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, frameon=False)
+    _legend(ax, marks)
     return figure
 
 
-def panels(columns: int = 1, **subplots: Any) -> tuple[Figure, list[Axes]]:
+def panels(columns: int = 1, size: tuple[float, float] = (8, 4.2), **subplots: Any) -> tuple[Figure, list[Axes]]:
     """Axes side by side for pictures of one's own, in the style of those here: a faint grid, no frame.
 
     Args:
       columns: how many.
+      size: of the Figure, width and height in inches.
       **subplots: for matplotlib's `Figure.subplots`, such as `sharey`.
 
     Example:
@@ -250,8 +244,8 @@ def panels(columns: int = 1, **subplots: Any) -> tuple[Figure, list[Axes]]:
       >>> figure.get_size_inches().tolist()
       [8.0, 4.2]
     """
-    figure = Figure(figsize=(8, 4.2), dpi=100, layout="constrained")
-    return figure, [_axes(ax) for ax in figure.subplots(1, columns, squeeze=False, **subplots)[0]]
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    return figure, [_styled(ax) for ax in figure.subplots(1, columns, squeeze=False, **subplots)[0]]
 
 
 def _first(histories: Mapping[str, History]) -> History:
@@ -263,9 +257,8 @@ def _first(histories: Mapping[str, History]) -> History:
     return next(iter(histories.values()))
 
 
-def _colored(histories: Mapping[str, History], colors: Mapping[str, str] | None) -> list[tuple[str, tuple[str, History]]]:
-    chosen = [(colors or {}).get(run, color) for run, color in zip(histories, cycle(PALETTE), strict=False)]
-    return list(zip(chosen, histories.items(), strict=True))
+def _colored(groups: Mapping[str, Any], colors: Mapping[str, str] | None) -> list[tuple[str, tuple[str, Any]]]:
+    return [((colors or {}).get(item[0], color), item) for item, color in zip(groups.items(), cycle(PALETTE), strict=False)]
 
 
 def _column(history: History, name: str, run: str) -> np.ndarray:
@@ -284,11 +277,17 @@ def _smoothed(values: np.ndarray, std: float) -> np.ndarray:
     return np.where(finite, sums / np.where(finite, weights, 1.0), np.nan)
 
 
-def _axes(ax: Axes | None) -> Axes:
-    ax = Figure(figsize=(9, 5), dpi=100, layout="constrained").subplots() if ax is None else ax
+def _styled(ax: Axes) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, linewidth=0.6)
     return ax
+
+
+def _legend(ax: Axes, styles: Mapping[str, dict[str, Any]]) -> None:
+    """Names the runs, and what is drawn how. It stands beside the axes: inside, whatever the corner, some run's curve is under it."""
+    lines, names = ax.get_legend_handles_labels()
+    lines += [Line2D([], [], **{"color": "0.35", **style}) for style in styles.values()]
+    ax.legend(lines, [*names, *styles], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, frameon=False)
 
 
 def _log(ax: Axes, log_x: bool) -> None:

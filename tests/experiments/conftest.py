@@ -15,6 +15,7 @@ import flaxfit as ff
 from flaxfit.data.originals import Originals
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))  # as for a script that is run: tests import claims and pages
 
 
 def images(rng, wrong):
@@ -143,6 +144,30 @@ def study(run, tmp_path, data):
 def page():
     """Reads a study's page from its directory."""
     return Page
+
+
+@pytest.fixture
+def histories():
+    """Reads the histories of a population's members, by name, from its directory."""
+    from flaxfit.storage.store import Store
+
+    def histories(directory):
+        with Store(directory / "members.sqlite", write=False) as store:
+            return {name: store[name].history for name in store.names}
+
+    return histories
+
+
+@pytest.fixture
+def written(histories):
+    """Says how many runs are saved below a directory, and when their files were written."""
+
+    def written(home):
+        stores, alone = [*home.rglob("members.sqlite")], [*home.rglob("_CHECKPOINT_METADATA")]
+        count = len(alone) + sum(len(histories(store.parent)) for store in stores)
+        return count, {path: path.stat().st_mtime_ns for path in stores + alone}
+
+    return written
 
 
 @pytest.fixture

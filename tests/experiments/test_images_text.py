@@ -8,32 +8,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import flaxfit as ff
-
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
-def test_mnist_few_samples(tmp_path, study):
+def test_mnist_few_samples(tmp_path, study, histories):
     short = ("--epochs", "3", "--seeds", "2", "--ensembles", "1", "--thinned", "2", "--test", "300")
     page, _ = study("mnist_few_samples", *short)
     nets = [row[0] for row in page.table("After the last epoch")]
     others = ["L1 0.005", "L-infinity 1", "max-norm 1.2", "shifted images", "classic dropout 0.2"]
     assert nets == ["plain", "weight decay 0.1", "dropout 0.2", *others]
-    members = sorted(path.name for path in (tmp_path / "runs/mnist_few_samples/members").iterdir())
+    home = tmp_path / "runs/mnist_few_samples"
+    members = sorted(histories(home))
     assert [name for name in members if "plain" in name] == [f"net=plain,seed={seed}" for seed in range(5)]
     assert len(members) == 7 * 2 + 5
     assert [row[0] for row in page.table("Ensembles of five plain nets")] == ["0 to 4"]
-    home = tmp_path / "runs/mnist_few_samples"
-    once, again = (
-        ff.History.from_jsonl(home / where / "members/net=plain,seed=0/metrics.jsonl") for where in (".", "scored_on_training_rows")
-    )
+    once, again = (histories(home / where)["net=plain,seed=0"] for where in (".", "scored_on_training_rows"))
     assert (once["loss"] == again["loss"]).all()  # the same run, scored on other rows
     assert (once["val_loss"] != again["val_loss"]).all()
     assert page.verdict("reaches 100%") == "did not hold"  # in 3 epochs
     assert page.plots == ["accuracy", "accuracy_others", "norms"]
 
 
-def test_imdb_capacity(tmp_path, study):
+def test_imdb_capacity(tmp_path, study, histories):
     short = ("--epochs", "5", "--long-epochs", "6", "--seeds", "2", "--long-seeds", "1", "--rows", "600", "--vocabulary", "200")
     page, _ = study("imdb_capacity", *short)
     first, second = page.tables.values()
@@ -43,7 +39,7 @@ def test_imdb_capacity(tmp_path, study):
     assert page.claims["over-fitting makes the weights of overfitting larger"] == "undecided"  # of one run
     assert len(page.claims) == 3 + 2 + 5
     assert page.plots == ["loss_basic", "norms_basic", "loss_smaller", "norms_smaller"]
-    assert len(list((tmp_path / "runs/imdb_capacity/vocabulary_100/members").iterdir())) == 2 + 1
+    assert len(histories(tmp_path / "runs/imdb_capacity/vocabulary_100")) == 2 + 1
 
 
 def test_imdb_regularizers(study):

@@ -8,19 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import Page
 
 import flaxfit as ff
 from flaxfit.data.sources import SOURCES
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SCRIPTS = sorted(path.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob("*.py") if "__main__" in path.read_text())
-STUDIES = sorted(path.stem for path in EXPERIMENTS.glob("*.py") if "ff.Page(" in path.read_text())
+STUDIES = sorted(path.stem for path in EXPERIMENTS.glob("*.py") if "import Page" in path.read_text())
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=str)
 def test_help_needs_no_data_and_no_jax(script, tmp_path):
     code = (
-        "import runpy, sys\ntry:\n    runpy.run_path(sys.argv[1], run_name='__main__')\n"
+        "import os, runpy, sys\nsys.path.insert(0, os.path.dirname(sys.argv[1]))\n"
+        "try:\n    runpy.run_path(sys.argv[1], run_name='__main__')\n"
         "except SystemExit as end:\n    assert not end.code, end.code\nassert 'jax' not in sys.modules"
     )
     command = [sys.executable, "-c", code, str(EXPERIMENTS / script), "--help"]
@@ -37,7 +39,7 @@ def test_quickstart(tmp_path, run):
 
 
 def test_results_are_made_of_pages(tmp_path, run):
-    with ff.Page("Sonar", tmp_path / "runs" / "sonar", "Folds.") as page:
+    with Page("Sonar", tmp_path / "runs" / "sonar", "Folds.") as page:
         history = ff.History({"loss": [0.7, 0.5], "mse": [0.7, 0.5]})
         page.plot("folds", ff.plots.learning_curves({"one": history}), "Curves")
         page.claim("it learns", True, "0.7 to 0.5")
@@ -56,7 +58,7 @@ def test_results_are_made_of_pages(tmp_path, run):
 
 
 # All but the one that measures loading, in processes of its own.
-WITH_ORIGINALS = [script for script in SCRIPTS if "originals: Path" in (EXPERIMENTS / script).read_text() and script.stem != "loading"]
+WITH_ORIGINALS = [script for script in SCRIPTS if "config.originals" in (EXPERIMENTS / script).read_text() and script.stem != "loading"]
 
 
 @pytest.mark.parametrize("script", WITH_ORIGINALS, ids=str)

@@ -25,11 +25,6 @@ def inside(page):
     return inside
 
 
-def checkpoints(home):
-    """When each was written."""
-    return {path: path.stat().st_mtime_ns for path in home.rglob("_CHECKPOINT_METADATA")}
-
-
 SHORT = {"epochs": 20, "splits": 3, "seeds": 2, "widths": (24,), "shares": (0.4, 0.5), "folds": 2, "larger": (2, 2)}
 
 
@@ -50,13 +45,12 @@ def check_sonar(page):
     assert page.plots == ["hold_out", "folds"]
 
 
-def last(directory, metric):
-    """The last value of a metric of each member, by its name."""
-    return {path.name: ff.History.from_jsonl(path / "metrics.jsonl")[metric][-1] for path in (directory / "members").iterdir()}
-
-
-def check_numbers_of_sonar(page, home):
+def check_numbers_of_sonar(page, home, histories):
     """F2's and F3's table against the runs' own logs."""
+
+    def last(directory, metric):
+        return {name: history[metric][-1] for name, history in histories(directory).items()}
+
     found = last(home / "F2" / "folds", "val_accuracy")
     by_split = np.array([[found[f"loss=squared_error,fold={fold},seed={seed}"] for seed in range(2)] for fold in range(3)])
     row = page.table("F2")[3]
@@ -72,15 +66,15 @@ def check_numbers_of_sonar(page, home):
     assert page.table("F3")[0][1] == str(ff.statistics.interval(chosen, method="corrected", test_ratio=ratio))
 
 
-def test_sonar_says_the_same_when_it_is_resumed(tmp_path, inside, data):
+def test_sonar_says_the_same_when_it_is_resumed(tmp_path, inside, data, histories, written):
     first = inside("sonar", tmp_path, **SHORT)
     check_sonar(first)
-    check_numbers_of_sonar(first, tmp_path)
-    written = checkpoints(tmp_path)
-    assert len(written) == 2 + 2 + 2 * 3 * 2 + 3 * 3 + 2 * 2 + 4 + 2 * 2 + 2 * 3
+    check_numbers_of_sonar(first, tmp_path, histories)
+    saved = written(tmp_path)
+    assert saved[0] == 2 + 2 + 2 * 3 * 2 + 3 * 3 + 2 * 2 + 4 + 2 * 2 + 2 * 3
     again = inside("sonar", tmp_path, **SHORT)
     assert (again.tables, again.claims) == (first.tables, first.claims)
-    assert checkpoints(tmp_path) == written  # nothing was trained again
+    assert written(tmp_path) == saved  # nothing was trained again
 
 
 def test_sonar_without_originals(tmp_path, inside, synthetic_cache):
@@ -94,13 +88,13 @@ def test_shrinkage_says_what_it_cannot_do(tmp_path, inside, wrong):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_shrinkage(tmp_path, inside):
+def test_shrinkage(tmp_path, inside, written):
     short = {"seeds": 2, "weights": 3, "degree": 9, "points": 12}
     page = inside("shrinkage", tmp_path, **short)
-    written = checkpoints(tmp_path)
-    assert len(written) == 2 * 3 * 2 + 9 * 2
+    saved = written(tmp_path)
+    assert saved[0] == 2 * 3 * 2 + 9 * 2
     assert inside("shrinkage", tmp_path, **short).tables == page.tables
-    assert checkpoints(tmp_path) == written  # nothing was trained again
+    assert written(tmp_path) == saved  # nothing was trained again
     for claim in (
         "gradient descent finds scikit-learn's Lasso and Ridge",
         "L1 sets weights to exactly zero",

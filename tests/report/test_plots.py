@@ -38,7 +38,7 @@ def legend(figure):
     return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
-def test_training_is_solid_validation_dashed_in_one_colour_a_run():
+def test_training_is_solid_validation_dashed_in_one_color_a_run():
     histories = {"Tiny": make(seed=0), "Large": make(count=25, seed=1)}
     found = lines(plots.learning_curves(histories))
     for run, solid, dashed in zip(histories, found["solid"], found["dashed"], strict=True):
@@ -51,14 +51,14 @@ def test_training_is_solid_validation_dashed_in_one_colour_a_run():
     assert len({line.get_color() for line in found["solid"]}) == 2
 
 
-def test_a_run_has_its_colour_in_every_picture():
+def test_a_run_has_its_color_in_every_picture():
     histories = {name: make(seed=seed) for seed, name in enumerate("abcd")}
     curves, norms = plots.learning_curves(histories), plots.weight_norms(histories)
     colors = [[line.get_color() for line in lines(figure, panel)["solid"]] for figure, panel in ((curves, 0), (norms, 0), (norms, 2))]
     assert colors[0] == colors[1] == colors[2] == list(plots.PALETTE[:4])
 
 
-def test_every_colour_is_readable_on_white_and_unlike_the_others():
+def test_every_color_is_readable_on_white_and_unlike_the_others():
     def luminance(color):
         channels = np.array(to_rgb(color))
         return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
@@ -100,7 +100,7 @@ def test_smoothing_is_scipys(smooth):
         np.testing.assert_allclose(line.get_ydata(), gaussian_filter1d(history[name], smooth, mode="nearest"), rtol=1e-12)
 
 
-def test_one_epoch_that_is_not_finite_does_not_wipe_out_its_neighbours():
+def test_one_epoch_that_is_not_finite_does_not_wipe_out_its_neighbors():
     flat = np.full(50, 0.5)
     flat[[20, 30, 49]] = np.nan, np.inf, np.nan
     history = History({"loss": flat, "mse": flat, "val_mse": flat, "best_epoch": np.full(50, 3)})
@@ -217,7 +217,7 @@ assert "matplotlib.pyplot" not in sys.modules
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path / "a.png")], check=True)
 
 
-def test_a_run_may_keep_its_colour_from_picture_to_picture():
+def test_a_run_may_keep_its_color_from_picture_to_picture():
     histories = {"b": make(), "c": make()}
     for figure in (plots.learning_curves(histories, colors={"c": "#123456"}), plots.weight_norms(histories, colors={"c": "#123456"})):
         shown = {line.get_label(): line.get_color() for line in figure.axes[0].get_lines()}

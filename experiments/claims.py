@@ -1,0 +1,76 @@
+"""Whether a source's claim held, by statistics of runs: True, False, or None where it is undecided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from flaxfit.report.statistics import Comparison, Interval, interval
+
+
+def held(comparisons: Comparison | Sequence[Comparison], wanted: Literal["better", "worse"] = "better") -> bool | None:
+    """Whether a claim about comparisons held: True where all went as wanted, False where one went the other way, else None.
+
+    That all went as wanted needs no correction for their number; that one of them went the other way does, and gets Bonferroni's.
+
+    Args:
+      comparisons: one, or several.
+      wanted: each one's verdict if the claim is true.
+
+    Raises:
+      ValueError: no comparison.
+
+    Example:
+      >>> from flaxfit.report.statistics import compare
+      >>> clear, noisy = compare([3.0, 4.0, 5.0], [1.0, 2.1, 3.0]), compare([3.0, 4.0], [3.1, 3.8])
+      >>> held(clear), held(clear, "worse"), held([clear, noisy])
+      (True, False, None)
+    """
+    comparisons = [comparisons] if isinstance(comparisons, Comparison) else comparisons
+    if not comparisons:
+        raise ValueError("a claim needs at least one comparison.")
+    other = "worse" if wanted == "better" else "better"
+    if any(c.verdict == other and c.p_value * len(comparisons) < 1 - c.difference.level for c in comparisons):
+        return False
+    return all(c.verdict == wanted for c in comparisons) or None
+
+
+def holds(found: Interval, value: float) -> bool | None:
+    """Whether a value lies in an interval: None where there is none.
+
+    Example:
+      >>> holds(prediction([0.61, 0.58, 0.60, 0.62, 0.59]), 0.63)
+      True
+    """
+    return None if math.isnan(found.low) else found.low <= value <= found.high
+
+
+def within(found: Interval, low: float, high: float) -> bool | None:
+    """Whether the true mean lies from `low` to `high`, both included: None where its interval reaches over one, or there is none.
+
+    Example:
+      >>> found = interval([0.61, 0.58, 0.60, 0.62, 0.59])  # 0.58 to 0.62
+      >>> within(found, 0.5, 0.7), within(found, 0.6, 0.7), within(found, 0.7, 1.0)
+      (True, None, False)
+    """
+    if found.high < low or found.low > high:
+        return False
+    return (low <= found.low and found.high <= high) or None
+
+
+def prediction(values: Any, level: float = 0.95) -> Interval:
+    """Where one further run is likely to be, mean ± t sd sqrt(1 + 1/n) of normal values: for a published score of one run.
+
+    Args:
+      values: one score a run, shape (runs,).
+      level: the share of such intervals that hold a further run's score, between 0 and 1.
+
+    Example:
+      >>> print(prediction([0.61, 0.58, 0.60, 0.62, 0.59]))
+      0.600 ± 0.048 (5)
+    """
+    mean = interval(values, level)
+    half = (mean.high - mean.low) / 2 * math.sqrt(mean.count + 1)
+    return replace(mean, low=mean.mean - half, high=mean.mean + half)

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from claims import held, holds, prediction, within
+
+from flaxfit.report.statistics import compare, interval
+
+
+def test_a_claim_falls_by_one_comparison_only_beyond_the_chance_of_the_worst_of_many():
+    better = compare([0.30, 0.40, 0.50], [0.10, 0.21, 0.29])
+    worse = compare([0.10, 0.21, 0.29, 0.40], [0.20, 0.26, 0.40, 0.46])
+    assert (better.verdict, worse.verdict) == ("better", "worse")
+    assert 0.05 / 5 < worse.p_value < 0.05 / 2
+    assert held([better] * 2) is True
+    assert held([better, worse]) is False
+    assert held([*[better] * 4, worse]) is None
+    assert held(worse, "worse") is True
+    with pytest.raises(ValueError, match="at least one comparison"):
+        held([])
+
+
+def test_a_mean_lies_within_bounds():
+    found = interval([4.0, 5.0, 6.0])  # 5 +- 2.5
+    assert within(found, 2, 8) is True
+    assert within(found, 5, 8) is None
+    assert within(found, 8, 9) is False
+    assert within(found, 0, 1) is False
+    assert within(interval([2.0, 2.0]), 2, 8) is True
+    single = interval([4.0])
+    assert within(single, 0, 9) is None  # of a single run nothing is known
+
+
+def test_a_comparison_says_whether_its_claim_held():
+    assert held(compare([3.0, 4.0, 5.0], [1.0, 2.1, 3.0])) is True
+    assert held(compare([3.0, 4.0, 5.0], [1.0, 2.1, 3.0], larger_is_better=True)) is False
+    assert held(compare([3.0, 4.0], [3.1, 3.8])) is None
+
+
+def test_a_prediction_interval_holds_one_further_run():
+    rng = np.random.default_rng(5)
+    draws = rng.normal(7, 3, (2000, 6))
+    share = np.mean([holds(prediction(run[:5]), run[5]) for run in draws])
+    assert abs(share - 0.95) < 0.02
+    assert holds(prediction([1.0]), 1.0) is None
