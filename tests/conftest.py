@@ -6,6 +6,7 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -93,13 +94,14 @@ class Host:
     Attributes:
       files: path -> the bytes served there.
       faults: what goes wrong with the next requests, in turn: "drop" breaks off in the middle, "stall" waits there, a number is a
-        status.
+        status, another text is where a redirect leads.
       requests: the paths asked for.
       sent: bytes written to sockets.
     """
 
     def __init__(self, monkeypatch):
         self.files, self.faults, self.requests, self.sent, self._monkeypatch = {}, [], [], 0, monkeypatch
+        monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda seconds: None))  # between attempts
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, self))
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
@@ -109,13 +111,10 @@ class Host:
         self.files |= files
         source = sources.SOURCES[name]
         url = f"http://127.0.0.1:{self._server.server_port}/"
-        changed = tuple(
-            replace(file, url=url + file.path, sha256=(sums or {}).get(file.path, file.sha256), size=len(files[file.path]))
-            for file in source.originals
-        )
+        changed = tuple(replace(file, url=url + file.path, sha256=(sums or {}).get(file.path, file.sha256)) for file in source.originals)
         self._monkeypatch.setitem(sources.SOURCES, name, replace(source, originals=changed))
 
-    def on_train_end(self):
+    def close(self):
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -132,6 +131,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         fault = self.host.faults.pop(0) if self.host.faults else None
         if isinstance(fault, int):
             self.send_error(fault)
+            return
+        if fault not in (None, "drop", "stall"):
+            self.send_response(302)
+            self.send_header("Location", fault)
+            self.end_headers()
             return
         content = self.host.files[path]
         self.send_response(200)

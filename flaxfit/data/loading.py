@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flaxfit.arguments import check_count, unknown
-from flaxfit.data import cache
+from flaxfit.data import cache, extras
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.originals import Originals, find
 from flaxfit.data.provenance import Provenance
@@ -104,61 +104,32 @@ def _part_of(own_test: Dataset, test: int | float, how: dict[str, Any]) -> Datas
     return part
 
 
-def builder(name: str, *, originals: str | os.PathLike[str] | None = None, rows: int | None = None, **options: Any) -> Any:
-    """One of our sources as a builder of TensorFlow Datasets, for those who want records: `.download_and_prepare()`, `.as_data_source()`.
-
-    Args:
-      name: "mnist", "fashion_mnist", "imdb" (rows of word ranks), "higgs" or "sonar".
-      originals: as for `load`.
-      rows: of "higgs", how many of the first rows.
-      **options: for the builder, such as `data_dir`.
-
-    Example:
-      >>> builder("sonar").info.features["y"].names
-      ['rock', 'mine']
-    """
-    from flaxfit.data.sources.tfds import make_builder
-
-    if name not in SOURCES:
-        raise ValueError(unknown("builder", name, SOURCES))
-    return make_builder(_found(SOURCES[name], originals, depth=3), rows, options)
-
-
-def _found(source: Source, directory: str | os.PathLike[str] | None, original: str | None = None, depth: int = 4) -> Originals:
-    directory = directory or os.environ.get("FLAXFIT_ORIGINALS") or None
-    found = find(source, Path(directory).expanduser() if directory else None, original)
-    if found.note:
-        warnings.warn(f"{source.name} is not read from its published original: {found.note}.", UserWarning, stacklevel=depth)
-    return found
-
-
 def _published(source: Source, directory: Any, counts: list[int | float | None], options: dict[str, Any]) -> dict[str, Dataset]:
-    allowed = {**source.options, **({"rows": None} if source.first_rows else {}), **({"original": None} if source.substitutes else {})}
-    for option in options:
-        if option not in allowed:
-            raise TypeError(f"load({source.name!r}): {unknown('option', option, (*allowed, *_COMMON))}")
-    options = allowed | options
+    """The rows of one of our sources: "train" and "test", or "all"."""
+    for option, value in options.items():
+        if option not in source.options:
+            raise TypeError(f"load({source.name!r}): {unknown('option', option, (*source.options, *_COMMON))}")
+        if option != "original" and value != source.options[option]:
+            check_count(f"load({source.name!r}, {option}=...)", value, 1, "a count")
+    options = {**source.options, **options}
     rows, original = options.pop("rows", None), options.pop("original", None)
-    if rows is not None:
-        check_count(f"load({source.name!r}, rows=...)", rows, 1, "rows")
-    if "vocabulary" in options:
-        check_count(f"load({source.name!r}, vocabulary=...)", options["vocabulary"], 1, "words")
     if source.first_rows and rows is None:
         needed = sum(count for count in counts if isinstance(count, int))
         enough = isinstance(counts[0], int) and not any(isinstance(count, float) for count in counts)
         rows = needed if enough else max(source.first_rows, needed)
-    found = _found(source, directory, original)
+    directory = directory or os.environ.get("FLAXFIT_ORIGINALS")
+    found = find(source, Path(directory).expanduser() if directory else None, original)
+    if found.note:
+        warnings.warn(f"{source.name} is not read from its published original: {found.note}.", UserWarning, stacklevel=3)
     parts, about = _arrays(found, rows)
     datasets = {}
-    for part in ("all", "train", "test"):
-        if part in parts:
-            x, features = parts[part].get("x"), source.features
-            if source.assemble is not None:
-                x, features = source.assemble(parts[part], parts, **options)
-            made = Provenance(
-                source.name, range(len(parts[part]["y"])), "" if part == "all" else part, source.version, about["checksums"], found.note
-            )
-            datasets[part] = Dataset(x, np.asarray(parts[part]["y"], np.int32), features=features, classes=source.classes, provenance=made)
+    for part, arrays in parts.items():
+        if "y" in arrays:
+            name = "" if part == "all" else part
+            made = Provenance(source.name, range(len(arrays["y"])), name, source.version, about["checksums"], found.note)
+            x, features = source.assemble(arrays, parts, **options) if source.assemble else (arrays["x"], source.features)
+            y = np.asarray(arrays["y"], np.int32)
+            datasets[part] = Dataset(x, y, features=features, classes=source.classes, provenance=made)
     if source.first_rows:
         if rows is not None and rows > len(datasets["all"]):
             raise ValueError(f"{source.name} has {len(datasets['all'])} rows here, {rows} are asked for.")
@@ -167,9 +138,14 @@ def _published(source: Source, directory: Any, counts: list[int | float | None],
 
 
 def _of_tfds(name: str) -> dict[str, Dataset]:
-    from flaxfit.data.sources import tfds  # imported late: it takes a second
+    """The splits of a data set of TensorFlow Datasets, which is imported late: it takes a second."""
+    nowhere = unknown("data set", name, names())
+    extras.needed("tensorflow_datasets", f"{nowhere}. Any other")
+    from flaxfit.data.sources import tfds
 
-    return tfds.read(name)
+    if (parts := tfds.read(name)) is None:
+        raise ValueError(f"{nowhere}; nor does TensorFlow Datasets know it.")
+    return parts
 
 
 def _arrays(found: Originals, rows: int | None) -> tuple[Any, dict[str, Any]]:
@@ -184,7 +160,7 @@ def _arrays(found: Originals, rows: int | None) -> tuple[Any, dict[str, Any]]:
 
     def make(scratch: Path) -> tuple[Any, dict[str, Any]]:
         parts, checksums = found.read(rows, scratch)
-        about = {what: getattr(source, what) for what in ("name", "version", "description", "citation", "licence", "homepage")}
+        about = {what: getattr(source, what) for what in ("name", "version", "citation", "license", "homepage")}
         return parts, {**about, "checksums": checksums}
 
     return cache.prepared(key, make)

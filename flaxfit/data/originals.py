@@ -1,25 +1,22 @@
-"""Original files: found in a directory or fetched, and verified."""
+"""Original files: found in a directory or downloaded by pooch, and verified."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import gzip
 import hashlib
-import io
 import json
-import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 from flaxfit.arguments import unknown
+from flaxfit.data.extras import needed
 from flaxfit.data.sources.source import File, Parts, Source, sha256
 
 ATTEMPTS = 3
-"""How often a download is begun, if it breaks off."""
+"""How often a download is begun if its connection breaks, or if the file that arrives is not the published one."""
 TIMEOUT = 30
 """Seconds to wait for a host's next bytes."""
 
@@ -30,7 +27,7 @@ class Originals:
 
     Attributes:
       source: the source.
-      local: original's path -> the declared file that is there, and where it is. The others are fetched.
+      local: original's path -> the declared file that is there, and where it is. The others are downloaded.
     """
 
     source: Source
@@ -44,7 +41,7 @@ class Originals:
 
     @property
     def digest(self) -> str:
-        """Short, of all checksums."""
+        """A short checksum of all checksums."""
         return hashlib.sha256(json.dumps(self.checksums, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -52,93 +49,33 @@ class Originals:
         """What stands in for an original, "" where nothing does."""
         return "; ".join(f"{file.path} holds {file.note}" for file, _ in self.local.values() if file.note)
 
-    @property
-    def fetches_first_rows(self) -> bool:
-        """Whether the original is too large to be fetched whole."""
-        return self.source.first_rows is not None and not self.local
-
     def read(self, rows: int | None, scratch: Path) -> tuple[Parts, dict[str, str]]:
-        """The source's arrays, from verified files.
+        """Reads the source's arrays from verified files.
 
         Args:
           rows: how many rows are wanted, None for all.
           scratch: a directory for downloads, which the caller removes.
 
         Returns:
-          The arrays, and file -> SHA-256 of what was read; of a file's first bytes the SHA-256 under `path[:bytes]`.
+          The arrays, and file -> SHA-256 of what was read. Where only the first bytes were, the SHA-256 stands under `path[:bytes]`.
 
         Raises:
-          ValueError: a file is not the declared one.
+          ValueError: a file is not the published one.
           OSError: a download failed.
         """
-        for file, path in self.local.values():
-            if (found := sha256(path)) != file.sha256:
-                raise ValueError(_mismatch(str(path), found, file.sha256))
-        if self.fetches_first_rows:
-            (original,) = self.source.originals
-            return _fetched(self.source, original, functools.partial(self._first_rows, original, rows))
-        paths = {path: where for path, (_, where) in self.local.items()}
+        paths, checksums = {}, {}
         for original in self.source.originals:
-            if original.path not in paths:
-                paths[original.path] = scratch / Path(original.path).name
-                _fetched(self.source, original, functools.partial(_save, original, paths[original.path]))
-        return self.source.read(lambda path: paths[path].open("rb"), rows), self.checksums
-
-    def _first_rows(self, original: File, rows: int | None, download: _Download) -> tuple[Parts, dict[str, str]]:
-        parts = self.source.read(lambda _: download, rows)  # pyright: ignore[reportArgumentType, reportReturnType]
-        return parts, {f"{original.path}[:{download.size}]": download.digest.hexdigest()}
-
-
-class _Download(io.RawIOBase):
-    """What a host sends, counted and summed, with a progress bar."""
-
-    def __init__(self, name: str, response: Any):
-        from tqdm.auto import tqdm
-
-        self._response, self.size, self.digest = response.raw, 0, hashlib.sha256()
-        self._bar = tqdm(desc=name, total=int(response.headers.get("Content-Length") or 0) or None, unit="B", unit_scale=True)
-
-    def read(self, size: int = -1) -> bytes:
-        block = self._response.read(size)
-        self.size += len(block)
-        self.digest.update(block)
-        self._bar.update(len(block))
-        return block
-
-    def close(self) -> None:
-        self._bar.close()
-        super().close()
-
-
-def _save(original: File, path: Path, download: _Download) -> None:
-    with path.open("wb") as file:
-        shutil.copyfileobj(download, file, 2**18)
-    if (found := download.digest.hexdigest()) != original.sha256:
-        raise ValueError(_mismatch(original.url, found, original.sha256))
-
-
-def _fetched(source: Source, original: File, take: Callable[[_Download], Any]) -> Any:
-    """What `take` makes of a download, begun again where the connection breaks.
-
-    Not by TFDS's download manager: that has no timeout, and without a network it tries for minutes, with a page of warnings.
-    """
-    import requests
-    import urllib3
-
-    cure = f"To do without: put it below a directory, as {original.path}, and name that by --originals or FLAXFIT_ORIGINALS."
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with requests.get(original.url, stream=True, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"}) as response:
-                response.raise_for_status()
-                with contextlib.closing(_Download(Path(original.path).name, response)) as download:
-                    return take(download)
-        except (requests.HTTPError, gzip.BadGzipFile) as error:
-            raise OSError(f"{source.name} cannot be downloaded: {original.url}: {error}. {cure}") from error
-        except (requests.RequestException, urllib3.exceptions.HTTPError, EOFError, zlib.error) as error:
-            if attempt == ATTEMPTS:
-                why = f"{original.url}, the last of {ATTEMPTS} attempts: {error}"
-                raise OSError(f"{source.name} could not be downloaded: {why}. {cure}") from error
-    raise AssertionError
+            file, path = self.local.get(original.path, (original, None))
+            if path is None:
+                path = _downloaded(self.source, original, rows, scratch)
+            elif (found := sha256(path)) != file.sha256:
+                raise ValueError(f"{path} is not the published file: its SHA-256 is {found}, expected {file.sha256}.")
+            paths[original.path] = path
+            if self.source.first_rows and not self.local:
+                checksums[f"{file.path}[:{path.stat().st_size}]"] = sha256(path)
+            else:
+                checksums[file.path] = file.sha256
+        return self.source.read(paths, rows), checksums
 
 
 def find(source: Source, directory: Path | None, name: str | None = None) -> Originals:
@@ -154,28 +91,72 @@ def find(source: Source, directory: Path | None, name: str | None = None) -> Ori
       ValueError: the source has no file of that name.
     """
     if directory is not None and not directory.is_dir():
-        raise FileNotFoundError(f"no directory of originals {directory}: mind --originals or FLAXFIT_ORIGINALS.")
+        raise FileNotFoundError(f"there is no directory of originals {directory}: check --originals or FLAXFIT_ORIGINALS.")
     local = {}
-    for wanted in source.originals:
-        candidates = [wanted, *(file for file in source.substitutes if file.stands_for == wanted.path)]
-        there = [(file, directory / file.path) for file in candidates if directory is not None and (directory / file.path).is_file()]
-        if chosen := [(file, path) for file, path in there if name in (None, path.name)]:
-            local[wanted.path] = chosen[0]
+    for file in (*source.originals, *source.substitutes) if directory is not None else ():
+        path = directory / file.path
+        if path.is_file() and name in (None, path.name):
+            local.setdefault(file.stands_for or file.path, (file, path))
     if name is not None and all(path.name != name for _, path in local.values()):
         names = [Path(file.path).name for file in (*source.originals, *source.substitutes)]
         if name not in names:
             raise ValueError(unknown("file", name, names, f"of {source.name}"))
-        raise FileNotFoundError(f"no {name} for {source.name}: a directory of originals must have it, and {directory} has not.")
+        raise FileNotFoundError(f"no {name} for {source.name}: a directory of originals must have it, and {directory} does not.")
     return Originals(source, local)
 
 
-def url_infos(source: Source) -> dict[str, Any]:
-    """What TFDS expects at each URL."""
-    from tensorflow_datasets.core.download.checksums import UrlInfo
-    from tensorflow_datasets.core.utils import Size
+def _downloaded(source: Source, original: File, rows: int | None, scratch: Path) -> Path:
+    """The verified file, or of a source too large to be fetched whole, as much of it as holds the first rows."""
+    pooch = needed("pooch", f"downloading {source.name}")
+    request = {"timeout": TIMEOUT, "headers": {"Accept-Encoding": "identity"}, "hooks": {"response": _check}}
+    known, downloader = f"sha256:{original.sha256}", pooch.HTTPDownloader(progressbar=True, chunk_size=2**18, **request)
+    if source.first_rows:
+        known, downloader = None, _FirstRows(rows, request)
+    registry, urls = {original.path: known}, {original.path: original.url}
+    downloads = pooch.create(scratch, base_url="", registry=registry, urls=urls, retry_if_failed=ATTEMPTS - 1)
+    try:
+        return Path(downloads.fetch(original.path, downloader=downloader))
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) is not None:  # the disk's
+            raise
+        tried = "" if type(error) is OSError else f", the last of {ATTEMPTS} attempts"  # those of `_check` are not repeated
+        cure = f"To do without: put it below a directory, as {original.path}, and name that by --originals or FLAXFIT_ORIGINALS."
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"{source.name} could not be downloaded: {original.url}{tried}: {str(error).rstrip('.')}. {cure}") from error
 
-    return {file.url: UrlInfo(Size(file.size), file.sha256, Path(file.path).name) for file in source.originals}
+
+def _check(response: Any, **_: Any) -> None:
+    """Refuses a response that another attempt would not better. Pooch tries again after an error of requests, not after this."""
+    if 400 <= response.status_code < 500:
+        raise OSError(f"the host answers {response.status_code} {response.reason}")
+    target = urljoin(response.url, response.headers.get("Location", ""))
+    if response.is_redirect and response.url.startswith("https:") and not target.startswith("https:"):
+        raise OSError(f"it leaves https for {target}")
 
 
-def _mismatch(what: str, found: str, expected: str) -> str:
-    return f"{what} is not the published file: its SHA-256 is {found}, expected {expected}."
+@dataclass(frozen=True)
+class _FirstRows:
+    """A downloader for pooch that stops when it has so many lines of a gzipped file."""
+
+    rows: int | None
+    request: Mapping[str, Any]
+
+    def __call__(self, url: str, output_file: str, _: Any) -> None:
+        requests, tqdm = needed("requests", "downloading"), needed("tqdm.auto", "downloading").tqdm
+        unpack, lines = zlib.decompressobj(wbits=31), 0
+        with (
+            requests.get(url, stream=True, **self.request) as response,
+            Path(output_file).open("wb") as file,
+            tqdm(total=self.rows, unit=" rows") as progress,
+        ):
+            response.raise_for_status()
+            for block in response.iter_content(2**16):
+                file.write(block)
+                try:
+                    found = unpack.decompress(block).count(b"\n")
+                except zlib.error as error:
+                    raise OSError(f"what the host sends is not a gzip file, but perhaps a page to sign in: {block[:60]!r}") from error
+                lines += found
+                progress.update(found)
+                if self.rows is not None and lines >= self.rows:
+                    return

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate
 from typing import Any
 
 import jax
@@ -50,14 +50,14 @@ def split(
         does for a test set, but a share to train takes no more than is left: shares that sum to 1 use each row once.
       validation: likewise; None: none.
       test: likewise.
-      stratified: each class's count in each piece is less than one row from proportional: a controlled rounding (Causey, Cox and
-        Ernst 1985, "Applications of transportation theory to statistical problems").
+      stratified: each class has about the same share in each piece, by scikit-learn's `train_test_split`, which draws the validation
+        rows, then the test rows, then those to train. Needs integer class labels, shape (rows,), and a seed.
       seed: rows are drawn at random, in random order; None: the first rows validate, the next train, the next test.
       one_row: warn of a validation or test set in which one row moves an accuracy by more than this; 1.0 never warns.
 
     Raises:
       ValueError, TypeError: neither count nor share, more rows than there are, none left to train; stratified without a seed or
-        without integer class labels, shape (rows,).
+        class labels, with fewer rows in a piece than there are classes, or a class with a single row to draw from.
 
     Example:
       >>> data = Dataset(np.arange(1000.0), np.arange(1000) % 2)
@@ -84,15 +84,13 @@ def split(
         raise ValueError("split(stratified=True) draws rows at random: give a seed.")
     for message in small(sizes, one_row):
         warnings.warn(message, stacklevel=2)
-    pieces = np.array([*sizes.values(), rows - sum(sizes.values())])
-    if seed is None:
-        places = [slice(*ends) for ends in pairwise([0, *np.cumsum(pieces).tolist()])]
-    else:
-        _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        order, piece = np.random.default_rng(seed).permutation(rows), np.empty(rows, np.int64)
-        piece[np.argsort(classes[order], kind="stable")] = np.repeat(np.tile(np.arange(4), len(counts)), _rounded(counts, pieces).ravel())
-        places = [order[piece == number] for number in range(4)]
-    return Splits(**{name: data[place] for (name, size), place in zip(sizes.items(), places[:3], strict=True) if size})
+    places: dict[str, Any] = {
+        name: slice(end - size, end) for (name, size), end in zip(sizes.items(), accumulate(sizes.values()), strict=True)
+    }
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(rows)
+        places = _stratified(labels, sizes, seed) if stratified else {name: order[place] for name, place in places.items()}
+    return Splits(**{name: data[places[name]] for name, size in sizes.items() if size})
 
 
 def folds(
@@ -211,16 +209,19 @@ def _size(name: str, value: float, rows: int) -> int:
     return max(1, math.ceil(round(float(value) * rows, 6)))  # 0.07 * 100 is 7.000000000000001
 
 
-def _rounded(classes: np.ndarray, pieces: np.ndarray) -> np.ndarray:
-    """Integers less than 1 from `classes * pieces / rows` with the same sums, shape (classes, pieces)."""
-    from scipy import optimize, sparse
+def _stratified(labels: np.ndarray, sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
+    """The rows of each piece in random order, drawn by scikit-learn, one piece after the other."""
+    from sklearn.model_selection import train_test_split
 
-    rows = classes.sum()
-    whole, rest = np.divmod(np.outer(classes, pieces), rows)
-    each_class = sparse.kron(sparse.eye(len(classes)), np.ones((1, len(pieces))))
-    each_piece = sparse.kron(np.ones((1, len(classes))), sparse.eye(len(pieces)))
-    sums = np.concatenate([rest.sum(1), rest.sum(0)]) // rows
-    bounds = np.stack([np.zeros(rest.size), rest.ravel() > 0], axis=1)
-    # Totally unimodular: every vertex is integral, and the simplex method ends in one.
-    up = optimize.linprog(-rest.ravel() / rows, A_eq=sparse.vstack([each_class, each_piece]), b_eq=sums, bounds=bounds, method="highs-ds")
-    return whole + np.rint(up.x).astype(np.int64).reshape(rest.shape)
+    state = np.random.RandomState(np.random.MT19937(seed))  # a seed of any size: scikit-learn itself takes 32 bits
+    left, pieces = state.permutation(len(labels)), {}
+    for name in ("validation", "test", "train"):
+        size = sizes[name]
+        if name == "train" and len(left) - size < len(np.unique(labels[left])):  # scikit-learn would leave no piece so small
+            pieces[name] = left[:size]
+        elif size:
+            try:
+                left, pieces[name] = train_test_split(left, test_size=size, random_state=state, stratify=labels[left])
+            except ValueError as error:
+                raise ValueError(f"split(stratified=True): {size} rows for {name}, of {len(left)}: {error}") from error
+    return pieces

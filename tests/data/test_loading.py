@@ -12,7 +12,6 @@ import pytest
 import tensorflow_datasets as tfds
 
 import flaxfit as ff
-from flaxfit.data import sources
 
 
 @pytest.mark.parametrize(
@@ -81,9 +80,9 @@ def test_errors(name, options, kind, error, cache):
 
 
 def test_names_of_the_package():
-    for name in ff.data._PLACES:
+    for name in ff.data.__all__:
         assert getattr(ff.data, name) is not None
-    with pytest.raises(AttributeError, match=r"no name 'laod' in flaxfit.data; did you mean 'load'\?"):
+    with pytest.raises(AttributeError, match="laod"):
         ff.data.laod  # noqa: B018
 
 
@@ -160,30 +159,7 @@ def test_a_tfds_data_set_that_needs_tensorflow(flags, cache, monkeypatch):
         ff.data.load("flaxfit_flags")
 
 
-@pytest.mark.parametrize(("name", "rows"), [("sonar", 208), ("higgs", 300)])
-@pytest.mark.filterwarnings("ignore:higgs is not read from its published original")
-def test_our_sources_as_tfds_builders(name, rows, originals, tmp_path, cache):
-    builder = ff.data.builder(name, originals=originals, rows=300 if name == "higgs" else None, data_dir=tmp_path)
-    builder.download_and_prepare()
-    records = builder.as_data_source("train")
-    expected = ff.data.load(name, originals=originals).train
-    assert len(records) == rows
-    if name == "higgs":  # other rows are another set
-        more = ff.data.builder(name, originals=originals, rows=400, data_dir=tmp_path)
-        more.download_and_prepare()
-        assert len(more.as_data_source("train")) == 400
-    else:
-        with pytest.raises(TypeError, match=r"builder\('sonar'\) takes no rows"):
-            ff.data.builder(name, originals=originals, rows=5)
-    for row in (0, 1, 100, 207):
-        np.testing.assert_array_equal(records[row]["x"], expected.x[row])
-        assert records[row]["y"] == expected.y[row]
-    assert builder.info.redistribution_info.license == "CC BY 4.0"
-    assert {"sonar": "Gorman", "higgs": "Baldi"}[name] in builder.info.citation
-    assert [info.checksum for info in builder.url_infos.values()] == [file.sha256 for file in sources.SOURCES[name].originals]
-
-
-def test_imdb_as_a_tfds_builder_has_ranks(host, cache, tmp_path):
+def test_imdb_counts_the_words_of_its_training_reviews(host, cache):
     archive, index = io.BytesIO(), {"good": 1, "film": 2, "bad": 3}
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
         train = {"train/pos/0_9": b"Good film, good!", "train/neg/0_1": b"bad film", "train/unsup/0_0": b"unlabelled"}
@@ -198,7 +174,3 @@ def test_imdb_as_a_tfds_builder_has_ranks(host, cache, tmp_path):
     assert splits.train.x.tolist() == [[0, 1, 1], [1, 1, 0]]
     assert (splits.train.y.tolist(), splits.test.y.tolist()) == ([0, 1], [0, 1])
     assert splits.test.x.tolist() == [[0, 1, 0], [1, 0, 0]]
-    builder = ff.data.builder("imdb", data_dir=tmp_path)
-    builder.download_and_prepare()
-    records = builder.as_data_source("train")
-    assert [(record["x"].tolist(), record["y"]) for record in records] == [([3, 2], 0), ([1, 2, 1], 1)]

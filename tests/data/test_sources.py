@@ -14,8 +14,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import requests
 
 import flaxfit as ff
+from flaxfit.data import originals as originals_module
 from flaxfit.data import sources
 from flaxfit.data.originals import find
 from flaxfit.data.sources import imdb
@@ -59,7 +61,7 @@ def test_from_a_directory_of_originals_and_over_http(name, originals, cache, hos
     source = sources.SOURCES[name]
     if name == "imdb":
         assert len(said) == 1
-        assert "imdb is not read from its published original: imdb/aclImdb_labelled.tar.gz holds the 50,000 labelled reviews" in said[0]
+        assert "imdb is not read from its published original: imdb/aclImdb_labelled.tar.gz holds the 50,000 labeled reviews" in said[0]
         assert LABELLED in splits.train.provenance.checksums
     else:
         assert said == []
@@ -182,6 +184,34 @@ def test_a_connection_that_breaks_is_begun_again(cache, small):
     assert len(small.requests) == 3
 
 
+def test_redirects_are_followed_but_not_out_of_https(cache, small):
+    small.files["elsewhere"] = small.files["sonar/sonar.all-data"]
+    small.faults = ["/elsewhere"]
+    assert len(load("sonar")[0].train) == 4
+    assert small.requests == ["sonar/sonar.all-data", "elsewhere"]
+    response = requests.Response()
+    response.status_code, response.url = 302, "https://host/file"
+    for target in ("/there", "//other/there", "https://other/there"):
+        response.headers["Location"] = target
+        originals_module._check(response)
+    response.headers["Location"] = "http://host/file"
+    with pytest.raises(OSError, match="leaves https for http://host/file"):
+        originals_module._check(response)
+
+
+def test_a_host_that_is_busy_is_asked_again(cache, small):
+    small.faults = [503, 503]
+    assert len(load("sonar")[0].train) == 4
+    assert len(small.requests) == 3
+
+
+def test_downloads_need_an_extra(cache, small, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(ImportError, match=r"downloading sonar needs pooch.*pip install flaxfit\[data\]"):
+        load("sonar")
+    assert left_behind(cache) == []
+
+
 def test_a_connection_that_breaks_every_time(cache, small):
     small.faults = ["drop"] * 9
     with pytest.raises(OSError, match=r"sonar could not be downloaded: http://.*, the last of 3 attempts.*FLAXFIT_ORIGINALS"):
@@ -195,7 +225,7 @@ def test_a_connection_that_breaks_every_time(cache, small):
 def test_a_file_that_is_not_there(name, cache, small):
     small.stands_for("higgs", {"higgs/HIGGS.csv.gz": b""})
     small.faults = [404] * 9
-    with pytest.raises(OSError, match=f"{name} cannot be downloaded: .*404.*FLAXFIT_ORIGINALS") as raised:
+    with pytest.raises(OSError, match=f"{name} could not be downloaded: .*404.*FLAXFIT_ORIGINALS") as raised:
         load(name)
     assert not hasattr(raised.value, "__notes__")  # another cache would not help
     assert len(small.requests) == 1
@@ -215,8 +245,12 @@ def test_a_host_that_stalls_or_is_not_there(cache, small, monkeypatch):
 
 def test_a_page_in_place_of_the_file(cache, host):
     host.stands_for("higgs", {"higgs/HIGGS.csv.gz": b"<html>Sign in to this network</html>"})
-    with pytest.raises(OSError, match=r"higgs cannot be downloaded: http://127.*Not a gzipped file"):
+    with pytest.raises(
+        OSError, match=r"higgs could not be downloaded: http://127.*not a gzip file, but perhaps a page to sign in.*FLAXFIT_ORIGINALS"
+    ):
         load("higgs")
+    assert len(host.requests) == 1
+    assert left_behind(cache) == []
 
 
 def test_a_stream_that_breaks_is_begun_again(cache, host):
@@ -236,7 +270,9 @@ def test_a_wrong_checksum_names_both_sums(cache, small):
     wanted = sources.SOURCES["sonar"].originals[0].sha256
     content = b"another file"
     small.files["sonar/sonar.all-data"] = content
-    with pytest.raises(ValueError, match="is not the published file") as raised:
+    with pytest.raises(
+        ValueError, match=r"sonar could not be downloaded: .*does not match.*as sonar/sonar.all-data.*FLAXFIT_ORIGINALS"
+    ) as raised:
         load("sonar")
     assert hashlib.sha256(content).hexdigest() in str(raised.value)
     assert wanted in str(raised.value)

@@ -89,9 +89,16 @@ def test_pieces_are_disjoint_exact_and_stratified(data, labels, kind):
     test = data.draw(st.integers(1, rows - validation - 1))
     train = data.draw(st.none() | st.integers(1, rows - validation - test))
     seed = None if kind == "in order" else data.draw(st.integers(0, 2**40))
-    parts = split(
-        _set(labels=labels), train=train, validation=validation, test=test, stratified=kind == "stratified", seed=seed, one_row=1.0
-    )
+    asked = {"train": train, "validation": validation, "test": test, "stratified": kind == "stratified", "seed": seed, "one_row": 1.0}
+    try:
+        parts = split(_set(labels=labels), **asked)
+    except ValueError as error:
+        if kind != "stratified" or not re.match(r"split\(stratified=True\): \d+ rows for (validation|test|train), of \d+: ", str(error)):
+            raise
+        classes, counts = np.unique(y, return_counts=True)
+        left = rows - validation - test
+        assert counts.min() < 4 or min(validation, test, train or left, left) < len(classes)
+        return
     left = rows - validation - test
     assert _sizes(parts) == {"train": train or left, "validation": validation, "test": test}
     taken = np.concatenate([piece.x for _, piece in parts.items()])
@@ -101,19 +108,34 @@ def test_pieces_are_disjoint_exact_and_stratified(data, labels, kind):
         assert (piece.y == y[piece.x]).all()
         if kind == "stratified":
             for label in labels:
-                assert abs((piece.y == label).sum() * rows - (y == label).sum() * len(piece)) < rows
+                assert abs((piece.y == label).sum() - (y == label).mean() * len(piece)) < 3
 
 
-def test_stratifies_a_thousand_classes_and_a_class_of_one_row():
+def test_stratifies_a_thousand_classes_and_seldom_ones():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 1000, 20_000)
     parts = split(_set(labels=y), train=0.31, validation=0.17, test=0.13, stratified=True, seed=0)
     for _, piece in parts.items():
-        assert np.abs(np.bincount(piece.y, minlength=1000) - np.bincount(y, minlength=1000) * len(piece) / len(y)).max() < 1
-    rare = split(_set(labels=[0] * 299 + [1]), validation=100, test=100, stratified=True, seed=0)
-    assert sorted(int(piece.y.sum()) for _, piece in rare.items()) == [0, 0, 1]
+        assert np.abs(np.bincount(piece.y, minlength=1000) - np.bincount(y, minlength=1000) * len(piece) / len(y)).max() < 2
+    rare = split(_set(labels=[0] * 297 + [1] * 3), validation=100, test=100, stratified=True, seed=0)
+    assert sorted(int(piece.y.sum()) for _, piece in rare.items()) == [1, 1, 1]
     booleans = split(ff.Dataset(jnp.arange(400.0), jnp.arange(400) < 100), test=0.5, stratified=True, seed=0)
     assert int(booleans.test.y.sum()) == 50
+    all_but_one = split(_set(labels=[0, 1, 2] * 100), train=199, test=100, stratified=True, seed=0, one_row=1.0)
+    assert _sizes(all_but_one) == {"train": 199, "test": 100}
+    assert np.bincount(all_but_one.train.y).min() >= 65
+
+
+@pytest.mark.parametrize(
+    ("labels", "test", "message"),
+    [
+        ([0] * 9 + [1], 3, r"split\(stratified=True\): 3 rows for test, of 10: .*only 1 member.*\[1\]"),
+        ([0, 1, 2] * 4, 2, r"2 rows for test, of 12: The test_size = 2 should be greater or equal to the number of classes = 3"),
+    ],
+)
+def test_says_what_cannot_be_stratified(labels, test, message):
+    with pytest.raises(ValueError, match=message):
+        split(_set(labels=labels), test=test, stratified=True, seed=0, one_row=1.0)
 
 
 def test_warns_of_sets_too_small_to_tell():

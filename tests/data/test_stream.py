@@ -52,7 +52,7 @@ class Look(ff.callbacks.Callback):
     every_steps = 1
 
     def __init__(self, action=lambda look: None):
-        self.look = action
+        self.on_chunk_end = action
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import itertools
-from collections.abc import Callable
-from typing import BinaryIO
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -16,8 +16,8 @@ _LOW = ("lepton pT", "lepton eta", "lepton phi", "missing energy magnitude", "mi
 _ORIGINAL = "higgs/HIGGS.csv.gz"
 
 
-def _read(open_: Callable[[str], BinaryIO], rows: int | None) -> Parts:
-    with open_(_ORIGINAL) as file, gzip.GzipFile(fileobj=file) as lines:
+def _read(paths: Mapping[str, Path], rows: int | None) -> Parts:
+    with gzip.open(paths[_ORIGINAL]) as lines:  # of which there may be no more than are wanted
         values = np.loadtxt(itertools.islice(lines, rows), delimiter=",", dtype=np.float32, ndmin=2)
     return {"all": {"x": values[:, 1:].copy(), "y": values[:, 0].astype(np.int32)}}
 
@@ -25,16 +25,14 @@ def _read(open_: Callable[[str], BinaryIO], rows: int | None) -> Parts:
 HIGGS = Source(
     "higgs",
     "1.0.0",
-    description="11 million simulated collisions: does one make a Higgs boson (signal) or not (background)? The first rows of the file.",
     citation="P. Baldi, P. Sadowski, D. Whiteson: Searching for exotic particles in high-energy physics with deep learning. Nature Communications 5 (2014).",  # noqa: E501
-    licence="CC BY 4.0",
+    license="CC BY 4.0",
     homepage="https://archive.ics.uci.edu/dataset/280/higgs",
     originals=(
         File(
             _ORIGINAL,
             "ea302c18164d4e3d916a1e2e83a9a8d07069fa6ebc7771e4c0540d54e593b698",
             "https://archive.ics.uci.edu/ml/machine-learning-databases/00280/HIGGS.csv.gz",
-            2816407858,
         ),
     ),
     substitutes=(
@@ -52,8 +50,8 @@ HIGGS = Source(
         ),
     ),
     read=_read,
-    x=((28,), np.float32),
     features=(*_LOW, "m_jj", "m_jjj", "m_lv", "m_jlv", "m_bb", "m_wbb", "m_wwbb"),
     classes=("background", "signal"),
     first_rows=11_000,
+    options={"rows": None, "original": None},
 )

@@ -11,17 +11,17 @@ import json
 import re
 import tarfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from flaxfit.data.encodings import multi_hot
 from flaxfit.data.sources.source import File, Parts, Source
 
 _REVIEWS, _INDEX = "imdb/aclImdb_v1.tar.gz", "imdb/imdb_word_index.json"
 _NAME = re.compile(r"aclImdb/(train|test)/(neg|pos)/(\d+)_\d+\.txt")
-# Keras's tokeniser as it was when the index was made, with Python 2's byte strings: its filter, and ASCII letters lower-cased only.
+# Keras's tokenizer as it was when the index was made, with Python 2's byte strings: its filter, and ASCII letters lower-cased only.
 _FILTER = b'!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
 _TABLE = bytes.maketrans(_FILTER + bytes(range(65, 91)), b" " * len(_FILTER) + bytes(range(97, 123)))
 
@@ -51,11 +51,11 @@ def ranked(counts: Mapping[bytes, int], index: Mapping[str, int]) -> list[bytes]
     return sorted(counts, key=lambda word: (-counts[word], order[word]))
 
 
-def _read(open_: Callable[[str], BinaryIO], rows: int | None) -> Parts:
+def _read(paths: Mapping[str, Path], rows: int | None) -> Parts:
     # Read as a stream, in the archive's order, and never unpacked to disk. Each review is kept as its words' numbers as first seen.
     seen: defaultdict[bytes, int] = defaultdict(itertools.count().__next__)
     reviews: dict[tuple[str, int, bool], np.ndarray] = {}
-    with open_(_REVIEWS) as file, tarfile.open(fileobj=file, mode="r|gz") as archive:
+    with tarfile.open(paths[_REVIEWS], mode="r|gz") as archive:
         for member in archive:
             if match := _NAME.fullmatch(member.name):
                 split, label, number = match.groups()
@@ -63,8 +63,8 @@ def _read(open_: Callable[[str], BinaryIO], rows: int | None) -> Parts:
                 reviews[split, int(number), label == "pos"] = np.fromiter(map(seen.__getitem__, words), np.int32, len(words))
     numbers = np.concatenate([review for (split, _, _), review in reviews.items() if split == "train"])
     counts = dict(zip(seen, np.bincount(numbers, minlength=len(seen)).tolist(), strict=True))
-    with open_(_INDEX) as file:
-        words = ranked({word: count for word, count in counts.items() if count}, json.load(file))
+    index = json.loads(paths[_INDEX].read_text(encoding="utf-8"))
+    words = ranked({word: count for word, count in counts.items() if count}, index)
     ranks = np.zeros(len(seen), np.int32)
     ranks[[seen[word] for word in words]] = np.arange(1, len(words) + 1)
 
@@ -87,25 +87,45 @@ def _assemble(arrays: Mapping[str, np.ndarray], parts: Parts, vocabulary: int) -
     return multi_hot(arrays["ranks"], arrays["offsets"], vocabulary), tuple(words[:vocabulary])
 
 
+def multi_hot(ranks: np.ndarray, offsets: np.ndarray, vocabulary: int) -> np.ndarray:
+    """Which of the `vocabulary` most frequent words each text has.
+
+    Args:
+      ranks: the words of all texts, one text after the other: ranks by frequency from 1, 0 for unknown words; int32, shape (words,).
+      offsets: where each text begins, and where the last one ends: shape (texts + 1,).
+      vocabulary: how many words count; rank r is column r - 1.
+
+    Returns:
+      0 or 1, uint8, shape (texts, vocabulary).
+
+    Example:
+      >>> multi_hot(np.array([1, 3, 1, 0, 2, 9], np.int32), np.array([0, 4, 6]), 3)
+      array([[1, 0, 1],
+             [0, 1, 0]], dtype=uint8)
+    """
+    hot = np.zeros((len(offsets) - 1, vocabulary), np.uint8)
+    before = np.repeat(np.arange(-1, hot.size - 1, vocabulary), np.diff(offsets))  # the place before each word's text
+    known = np.flatnonzero((ranks - 1).view(np.uint32) < vocabulary)  # unsigned, so that 0 is beyond too
+    hot.reshape(-1)[before[known] + ranks[known]] = 1
+    return hot
+
+
 IMDB = Source(
     "imdb",
     "1.0.0",
-    description="50,000 film reviews, good or bad, 25,000 each to train and to test, as multi-hot rows over the most frequent words.",
     citation="A. L. Maas et al.: Learning word vectors for sentiment analysis. ACL (2011).",
-    licence="none stated: free for research with citation; the texts belong to their authors",
+    license="none stated: free for research with citation; the texts belong to their authors",
     homepage="https://ai.stanford.edu/~amaas/data/sentiment/",
     originals=(
         File(
             _REVIEWS,
             "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
             "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",
-            84125825,
         ),
         File(
             _INDEX,
             "027313fe9a320280f3bf0fac5baf58c4a683cf39a7ed9c3d3d3912bde4284cf6",
             "https://storage.googleapis.com/tensorflow/tf-keras-datasets/imdb_word_index.json",
-            1641221,
         ),
     ),
     substitutes=(
@@ -113,13 +133,11 @@ IMDB = Source(
             "imdb/aclImdb_labelled.tar.gz",
             "c8f37cf029dce64de1ad2ad6af52800d53e5d4f5948d5a8037e16731a79a635f",
             stands_for=_REVIEWS,
-            note="the 50,000 labelled reviews of aclImdb_v1.tar.gz without its unlabelled ones",
+            note="the 50,000 labeled reviews of aclImdb_v1.tar.gz without its unlabeled ones",
         ),
     ),
     read=_read,
-    x=((None,), np.int32),
     classes=("bad", "good"),
     assemble=_assemble,
-    options={"vocabulary": 10_000},
-    row=lambda arrays, index: arrays["ranks"][arrays["offsets"][index] : arrays["offsets"][index + 1]],
+    options={"vocabulary": 10_000, "original": None},
 )

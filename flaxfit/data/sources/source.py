@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,6 @@ class File:
       path: where it lies below a directory of originals.
       sha256: of its bytes.
       url: where it is published; "" for a substitute.
-      size: in bytes.
       stands_for: the path of the original that this file is a substitute for, "" for an original.
       note: what a substitute is.
     """
@@ -30,7 +29,6 @@ class File:
     path: str
     sha256: str
     url: str = ""
-    size: int = 0
     stands_for: str = ""
     note: str = ""
 
@@ -42,38 +40,29 @@ class Source:
     Attributes:
       name: what `flaxfit.data.load` calls it.
       version: of our reading of it; another version is prepared anew.
-      description, citation, licence, homepage: for people.
+      citation, license, homepage: for people; they are kept beside the prepared arrays.
       originals: the files as published.
-      read: (open, rows) -> parts; `open` gives the binary file for an original's path, `rows` is how many rows are wanted, None for all.
-      x: shape and type of one row as TFDS stores it.
+      read: (path of an original -> the file to read, how many rows are wanted or None for all) -> the arrays.
       substitutes: files that may stand in for an original, the default first.
       features, classes: names of columns and of classes.
-      first_rows: the rows to read where nothing is said, of a source too large to be fetched whole; None: all.
-      assemble: (arrays of one part, the source's meta data, options) -> x and the names of its columns.
-      options: the options of `load` that `assemble` takes, with their defaults.
+      first_rows: how many rows to read by default from a source too large to be fetched whole; None: all.
+      assemble: (arrays of one part, all arrays, options) -> x and the names of its columns; None: x is kept as it is.
+      options: the options of `load` for this source, with their defaults; `assemble` takes all but `rows` and `original`.
     """
 
     name: str
     version: str
-    description: str
     citation: str
-    licence: str
+    license: str
     homepage: str
     originals: tuple[File, ...]
-    read: Callable[[Callable[[str], BinaryIO], int | None], Parts]
-    x: tuple[tuple[int | None, ...], Any]
+    read: Callable[[Mapping[str, Path], int | None], Parts]
     substitutes: tuple[File, ...] = ()
     features: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     first_rows: int | None = None
     assemble: Callable[..., tuple[Any, tuple[str, ...] | None]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    row: Callable[[Mapping[str, np.ndarray], int], Any] = lambda arrays, index: arrays["x"][index]
-
-    def rows(self, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[Any, int]]:
-        """(x, label) of each row of a part, as TFDS stores them."""
-        for index, label in enumerate(arrays["y"]):
-            yield self.row(arrays, index), int(label)
 
 
 def sha256(path: Path) -> str:

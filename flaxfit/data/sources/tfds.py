@@ -1,83 +1,33 @@
-"""TensorFlow Datasets: our sources as its builders, and any builder of its own as arrays. Neither needs TensorFlow."""
+"""Any data set of TensorFlow Datasets as arrays, without TensorFlow where its builder does without."""
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from flaxfit.arguments import unknown
 from flaxfit.data import cache
 from flaxfit.data.dataset import Dataset
-from flaxfit.data.originals import Originals, url_infos
 from flaxfit.data.provenance import Provenance
 
 _BLOCK = 1000  # records a read: TFDS decodes blocks several times faster than one record after the other
 
 
-def make_builder(found: Originals, rows: int | None, options: dict[str, Any]) -> tfds.core.GeneratorBasedBuilder:
-    """A source as a builder of records that keep the rows' order."""
-    source = found.source
-    shape, dtype = source.x
-    if rows is not None and source.first_rows is None:
-        raise TypeError(f"builder({source.name!r}) takes no rows: it is read whole.")
-    rows = rows or source.first_rows
-    read = f"{found.digest}-{rows}" if rows else found.digest  # TFDS tells what it has prepared by the builder's names
-
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name = source.name
-        VERSION = tfds.core.Version(source.version)
-        BUILDER_CONFIGS: ClassVar = [tfds.core.BuilderConfig(name=read, description=f"from {', '.join(found.checksums)}")]
-
-        def _info(self) -> tfds.core.DatasetInfo:
-            features = {
-                "x": tfds.features.Tensor(shape=shape, dtype=dtype),
-                "y": tfds.features.ClassLabel(names=list(source.classes or ())),
-            }
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=source.description,
-                features=tfds.features.FeaturesDict(features),
-                supervised_keys=("x", "y"),
-                homepage=source.homepage,
-                citation=source.citation,
-                license=source.licence,
-                disable_shuffling=True,
-            )
-
-        def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-            with tempfile.TemporaryDirectory() as scratch:
-                parts, _ = found.read(rows, Path(scratch))
-            named = {"train" if part == "all" else part: arrays for part, arrays in parts.items() if "y" in arrays}  # TFDS reserves "all"
-            return {part: self._generate_examples(arrays) for part, arrays in named.items()}
-
-        def _generate_examples(self, arrays: dict[str, np.ndarray]) -> Iterator[tuple[int, dict[str, Any]]]:
-            for index, (x, y) in enumerate(source.rows(arrays)):
-                yield index, {"x": x, "y": y}
-
-    Builder.url_infos = url_infos(source)
-    return Builder(file_format="array_record", **options)
-
-
-def read(name: str) -> dict[str, Dataset]:
-    """All splits of a TFDS data set, as arrays from the cache.
+def read(name: str) -> dict[str, Dataset] | None:
+    """All splits of a data set, as arrays from the cache; None where TFDS knows no such data set.
 
     Raises:
-      ValueError: there is no such data set; it has no supervised pair, or not of numbers of one shape.
+      ValueError: it has no supervised pair, or not of numbers of one shape.
       ImportError: its builder needs TensorFlow.
     """
     made: Any
     try:
         made = tfds.builder(name, file_format="array_record")
-    except tfds.core.DatasetNotFoundError as error:
-        from flaxfit.data.loading import names
-
-        raise ValueError(f"{unknown('data set', name, names())}; nor does TensorFlow Datasets know it.") from error
+    except tfds.core.DatasetNotFoundError:
+        return None
     except ImportError as error:
         raise _needs_tensorflow(name, error) from error
     keys: Any = made.info.supervised_keys
@@ -104,13 +54,12 @@ def read(name: str) -> dict[str, Dataset]:
     parts, about = cache.prepared(f"tfds-{made.info.full_name.replace('/', '-')}", make)
     label = features[keys[1]]
     classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) and label.names else None
-    return {
-        part: Dataset(
-            arrays["x"], arrays["y"], classes=classes,
-            provenance=Provenance(name, range(len(arrays["y"])), part, str(made.version), about["checksums"], "from TensorFlow Datasets"),
-        )
-        for part, arrays in parts.items()
-    }  # fmt: skip
+    datasets = {}
+    for part, arrays in parts.items():
+        rows, version = range(len(arrays["y"])), str(made.version)
+        provenance = Provenance(name, rows, part, version, about["checksums"], "from TensorFlow Datasets")
+        datasets[part] = Dataset(arrays["x"], arrays["y"], classes=classes, provenance=provenance)
+    return datasets
 
 
 def _needs_tensorflow(name: str, error: ImportError) -> ImportError:
