@@ -82,7 +82,7 @@ def test_round_trip_to_the_bit(states, tmp_path, epochs):
         assert checkpoints.save(7, states[1], HISTORY[:epochs], 0.5, wait=True)
         assert not checkpoints.save(7, states[0], HISTORY, 0.1)  # saved already
     with Checkpoints(tmp_path / "new" / "checkpoints") as checkpoints:
-        restored, history, position = checkpoints.restore(like(states[1]))
+        restored, history, position, _ = checkpoints.restore(like(states[1]))
     assert bits(restored) == bits(states[1])
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored))
     assert (history.dtype, history.shape, history.tobytes()) == (np.float64, (epochs, 2), HISTORY[:epochs].tobytes())
@@ -103,7 +103,7 @@ def test_what_was_given_away_right_after(tmp_path):
                 state = step(state)
     for position in range(20, -1, -5):
         with Checkpoints(tmp_path) as checkpoints:
-            restored, _, found = checkpoints.restore(like(state))
+            restored, _, found, _ = checkpoints.restore(like(state))
         assert found == position
         assert all(np.all(np.asarray(leaf) == position + 1) for leaf in jax.tree.leaves(restored))
         shutil.rmtree(tmp_path / str(position))
@@ -132,7 +132,7 @@ def test_any_damage_to_any_file_is_found_or_harmless(states, two, tmp_path):
             apply()
             with warnings.catch_warnings(record=True) as caught, Checkpoints(directory) as checkpoints:
                 warnings.simplefilter("always")
-                restored, history, position = checkpoints.restore(like(states[0]))
+                restored, history, position, _ = checkpoints.restore(like(states[0]))
             assert bits(restored) == bits(states[position - 9]), (name, fault)
             assert history.tobytes() == HISTORY[: position - 8].tobytes()
             assert kept(home) == (["checkpoints", "checkpoints-damaged"] if position == 9 else ["checkpoints"])
@@ -220,7 +220,7 @@ def test_equal_arrays_are_on_disk_once(tmp_path):
     for name, state in {"once": once, "twice": twice}.items():
         with Checkpoints(tmp_path / name) as checkpoints:
             assert checkpoints.save(1, state, HISTORY, 0.5)
-            restored, _, _ = checkpoints.restore(like(state))
+            restored, _, _, _ = checkpoints.restore(like(state))
         assert bits(restored) == bits(state)
         pointers = [leaf.unsafe_buffer_pointer() for leaf in (restored["a"], restored.get("c", restored["b"]))]
         assert pointers[0] != pointers[1]  # each may be given away
@@ -318,7 +318,7 @@ def test_killed_during_saves(tmp_path):
             time.sleep(moments.random() / 10)
             process.kill()
         with Checkpoints(tmp_path) as checkpoints:  # a damaged one would warn
-            restored, history, position = checkpoints.restore(shapes)
+            restored, history, position, _ = checkpoints.restore(shapes)
             assert position >= begun - 1  # the one before the save under way was done
             assert all(np.all(np.asarray(leaf) == position) for leaf in [*restored["w"], history])
             assert checkpoints.save(position + 1, restored, history, 0.0)
