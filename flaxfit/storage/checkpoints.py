@@ -18,10 +18,11 @@ import sys
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, Self
 
 import jax
@@ -33,6 +34,7 @@ from flaxfit.state import RunState
 
 FORMATS = (1, 2, 3)
 """Formats that can be read; the last is written. In format 2, "same" in the description names arrays that are stored under another name."""
+Notes = Mapping[str, Any] | None
 _one_at_a_time = threading.Lock()  # Orbax mixes up what several threads save
 
 
@@ -65,7 +67,6 @@ class Checkpoints:
             raise ValueError(f"Checkpoints(keep=...) must be at least 1, or None for all, got {keep}.")
         self.directory, self._keep, self._sign = Path(directory).resolve(), keep, 1 if mode == "min" else -1
         self._saving: int | None = None
-        self._values: dict[int, float | None] = {}
         self._importer: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
@@ -79,16 +80,7 @@ class Checkpoints:
         self._importer = ThreadPoolExecutor(1)
         self._importer.submit(_orbax)  # a failure shows at the first save
 
-    def save(
-        self,
-        position: int,
-        state: RunState,
-        history: np.ndarray,
-        value: float,
-        notes: Mapping[str, Any] | None = None,
-        *,
-        wait: bool = False,
-    ) -> bool:
+    def save(self, position: int, state: RunState, history: np.ndarray, value: float, notes: Notes = None, *, wait: bool = False) -> bool:
         """Begins to save. What is on the device has been copied when this returns, so that its memory may be donated.
 
         A save that fails costs a RuntimeWarning, at this call, the next one, or `close`, and nothing else: older checkpoints stay.
@@ -107,40 +99,33 @@ class Checkpoints:
         Raises:
           TypeError: JSON cannot hold the notes.
         """
-        if threading.current_thread() is threading.main_thread():
-            return self._save(position, state, history, value, notes, wait)
         with _one_at_a_time:
-            return self._save(position, state, history, value, notes, wait=True)
-
-    def _save(self, position: int, state: RunState, history: np.ndarray, value: float, notes: Any, wait: bool) -> bool:
-        self._settle()
-        if self._path(position).exists():
-            return False
-        arrays = {name: np.array(host(leaf)) for name, leaf in _named(state).items()} | {"history": np.array(history, np.float64)}
-        about = {
-            "format": FORMATS[-1],
-            "position": position,
-            "history": list(arrays["history"].shape),
-            "value": float(value) if math.isfinite(value) else None,
-            "leaves": {name: _described(leaf) for name, leaf in _named(state).items()},
-            "crc32": _checksum(arrays),
-            "notes": json.loads(json.dumps(notes or {})),  # as they will be read
-        }
-        self._values[position] = about["value"]
-        try:
-            args = _orbax().args
-            run = args.StandardSave({name: array for name, array in arrays.items() if array.size})  # Orbax takes no empty ones
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._sweep()
-            size, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self.directory).free
-            if free < size:
-                raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: it needs up to {size:,} bytes, {free:,} are free")
-            saved = args.Composite(run=run, about=args.JsonSave(about | {"seal": _seal(about)}))
-            self._manager.save(position, args=saved, force=True)  # else Orbax decides whether to
-        except Exception as error:
-            return self._failed(position, error)
-        self._saving = position
-        return self._settle() if wait else True
+            self._settle()
+            if self._path(position).exists():
+                return False
+            arrays = {name: np.array(host(leaf)) for name, leaf in _named(state).items()} | {"history": np.array(history, np.float64)}
+            about = {
+                "format": FORMATS[-1],
+                "position": position,
+                "history": list(arrays["history"].shape),
+                "value": float(value) if math.isfinite(value) else None,
+                "leaves": {name: _described(leaf) for name, leaf in _named(state).items()},
+                "crc32": _checksum(arrays),
+                "notes": json.loads(json.dumps(notes or {})),  # as they will be read
+            }
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                manager, args = self._manager, _orbax().args
+                size, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self.directory).free
+                if free < size:
+                    raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: it needs up to {size:,} bytes, {free:,} are free")
+                run = args.StandardSave({name: array for name, array in arrays.items() if array.size})  # Orbax takes no empty ones
+                saved = args.Composite(run=run, about=args.JsonSave(about | {"seal": _seal(about)}))
+                manager.save(position, args=saved, metrics=about, force=True)  # without force, Orbax skips some positions
+            except Exception as error:
+                return self._failed(position, error)
+            self._saving = position
+            return self._settle() if wait or threading.current_thread() is not threading.main_thread() else True
 
     def restore(self, like: RunState) -> tuple[RunState, np.ndarray, int, dict[str, Any]] | None:
         """Restores the newest whole checkpoint. Damaged newer ones are moved to a directory beside this one, with a RuntimeWarning.
@@ -191,13 +176,14 @@ class Checkpoints:
 
     @functools.cached_property
     def _manager(self) -> Any:
-        ocp = _orbax()
-        policies, this = ocp.checkpoint_managers, jax.process_index()
-        latest = policies.LatestN(None if self._keep is None else max(2, self._keep))
+        """Orbax's manager. What saves left that failed or were killed is deleted here: Orbax would do so later, on a thread."""
+        ocp, this = _orbax(), jax.process_index()
+        self._sweep()
+        latest = ocp.checkpoint_managers.LatestN(None if self._keep is None else max(2, self._keep))
         options = ocp.CheckpointManagerOptions(
             create=False,
-            preservation_policy=policies.AnyPreservationPolicy([latest, _Best(self._value)]),
-            lightweight_initialize=True,  # reads no file, of which one may be damaged
+            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy([latest, SimpleNamespace(should_preserve=self._is_best)]),
+            lightweight_initialize=True,  # reads no files: one may be damaged
             # Otherwise threads wait many minutes for a directory that cannot be made.
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
             # Where there are several processes, this one saves and reads by itself.
@@ -205,26 +191,24 @@ class Checkpoints:
         )
         return ocp.CheckpointManager(self.directory, options=options)
 
+    def _is_best(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Whether to keep each checkpoint. Orbax's `BestN` reads values from a file that no checksum protects and that old formats lack."""
+        values = [self._value(checkpoint) for checkpoint in checkpoints]
+        best = values.index(min(values))
+        return [index == best and value < math.inf for index, value in enumerate(values)]
+
+    def _value(self, checkpoint: Any) -> float:
+        """The monitored value, smaller is better."""
+        try:
+            return self._sign * (checkpoint.metrics or self._about(checkpoint.step))["value"]
+        except Exception:  # None, or a damaged description
+            return math.inf
+
     def _forget(self) -> None:
-        """Closes Orbax's manager. The next one looks anew at what is on disk: after a failure, this one may be wrong."""
+        """Closes Orbax's manager, whose list of what is on disk is wrong after a failure. The next one looks anew."""
         if manager := vars(self).pop("_manager", None):
-            with suppress(Exception):  # of a save that failed, which was warned of
+            with suppress(Exception):  # of the failed save, again
                 manager.close()
-
-    def _path(self, position: int) -> Path:
-        return self.directory / str(position)
-
-    def _positions(self) -> list[int]:
-        return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdecimal())
-
-    def _value(self, position: int) -> float:
-        """The monitored value of a checkpoint, smaller is better; infinity where there is none or the description is damaged."""
-        if position not in self._values:
-            self._values[position] = None
-            with suppress(Exception):
-                self._values[position] = self._about(position)["value"]
-        value = self._values[position]
-        return math.inf if value is None else self._sign * value
 
     def _settle(self) -> bool:
         """Waits for the save under way; returns whether it was done."""
@@ -239,7 +223,7 @@ class Checkpoints:
     def _failed(self, position: int, error: Exception) -> bool:
         self._forget()
         self._sweep()
-        if self._path(position).exists():  # all that failed is the deletion of old ones
+        if self._path(position).exists():  # only the deletion of older ones failed
             return True
         newest = f"the newest is {self._path(self._positions()[-1])}" if self._positions() else "there is none yet"
         message = f"checkpoint {self._path(position)} was not saved ({_in_short(error)}); {newest}. Training goes on."
@@ -247,9 +231,14 @@ class Checkpoints:
         return False
 
     def _sweep(self) -> None:
-        """Deletes what failed and killed saves left. Orbax would only when a manager is made, and later, on a thread."""
         for left in self.directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(left, ignore_errors=True)
+
+    def _path(self, position: int) -> Path:
+        return self.directory / str(position)
+
+    def _positions(self) -> list[int]:
+        return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdecimal())
 
     def _about(self, position: int) -> dict[str, Any]:
         about = json.loads((self._path(position) / "about" / "metadata").read_bytes())
@@ -284,18 +273,6 @@ class Checkpoints:
         return f"moved to {free}"
 
 
-class _Best:
-    """Tells Orbax to keep the best checkpoint. Its own `BestN` knows values from a file that no checksum protects and old formats lack."""
-
-    def __init__(self, value: Callable[[int], float]):
-        self._value = value
-
-    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-        values = [self._value(checkpoint.step) for checkpoint in checkpoints]
-        best = min(range(len(values)), key=values.__getitem__)
-        return [index == best and value < math.inf for index, value in enumerate(values)]
-
-
 @functools.cache
 def _orbax() -> Any:
     """Orbax's module, which takes a second to import, without the tracebacks it prints of failures that we warn of."""
@@ -303,13 +280,8 @@ def _orbax() -> Any:
 
     logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
     show = sys.unraisablehook
-
-    def callback(unraisable: Any) -> None:
-        # Where one array cannot be written or read, the others find Orbax's event loop closed.
-        if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
-            show(unraisable)
-
-    sys.unraisablehook = callback
+    # Where one array cannot be written or read, the others find Orbax's event loop closed.
+    sys.unraisablehook = lambda it: None if it.object is None and str(it.exc_value) == "Event loop is closed" else show(it)
     return ocp
 
 
