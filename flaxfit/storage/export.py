@@ -16,13 +16,13 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save
 
 import flaxfit
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.scaling import Scaling
 from flaxfit.state import TrainState
-from flaxfit.storage.predictor import FORMAT, PARTS, SUMS, TYPES, by_path, check_calls, read
+from flaxfit.storage.predictor import FORMAT, PARTS, SUMS, check_calls, read
+from flaxfit.storage.weights import by_path, pack_arrays
 from flaxfit.train.checks import check_program, check_state, check_task
 from flaxfit.train.compiled import programs_of
 from flaxfit.train.task import Task
@@ -95,7 +95,7 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
         text = json.dumps(record, indent=1)
     except (TypeError, ValueError) as error:
         raise TypeError(f"export(about=...) must hold plain values for JSON: {error}.") from error
-    contents = (text.encode(), save(tensors, {PARTS[0]: text}), *programs)  # two facts would come in any order
+    contents = (text.encode(), pack_arrays(tensors, {PARTS[0]: text}), *programs)  # two facts would come in any order
     _write(Path(directory), dict(zip(PARTS, contents, strict=True)))
     return Path(directory)
 
@@ -130,9 +130,6 @@ def _weights(variables: Any) -> dict[str, np.ndarray]:
     named = by_path(variables)
     if any("/" in str(key) for path, _ in jax.tree_util.tree_leaves_with_path(variables) for key in path):
         raise ValueError(f"a model with a / inside the name of a part cannot be exported: {', '.join(named)}.")
-    for name, leaf in named.items():
-        if str(leaf.dtype) not in TYPES.values():
-            raise ValueError(f"the weight {name} is {leaf.dtype}, which weights.safetensors cannot hold.")
     return {name: np.asarray(leaf, order="C") for name, leaf in named.items()}
 
 

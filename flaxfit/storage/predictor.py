@@ -18,20 +18,16 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 
 from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset, arrays
 from flaxfit.data.scaling import Scaling
 from flaxfit.data.stream import Stream
+from flaxfit.storage.weights import by_path, unpack_arrays
 
 FORMAT = 1
 PARTS = ("model.json", "weights.safetensors", "predict.stablehlo", "score.stablehlo")
 SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
-TYPES = {"BOOL": "bool", "BF16": "bfloat16"} | {
-    f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("float", "int", "uint") for bits in (8, 16, 32, 64)
-}
-"""safetensors' names of types -> NumPy's."""
 
 # Numerical kernels and notes for the compiler. Any other call from a program may be one into Python.
 _CALLS = re.compile(
@@ -59,7 +55,7 @@ def load(path: str | Path) -> Predictor:
     path = Path(path)
     record, files = read(path)
     with _named(path):
-        return Predictor(path.name, record, _tensors(files[PARTS[1]]), *(_program(files[name]) for name in PARTS[2:]))
+        return Predictor(path.name, record, unpack_arrays(files[PARTS[1]]), *(_program(files[name]) for name in PARTS[2:]))
 
 
 class Predictor:
@@ -108,7 +104,7 @@ class Predictor:
           ValueError: it is not sound, or holds other weights than the model has.
         """
         with _named(Path(file)):
-            tensors = {name: array for name, array in _tensors(Path(file).read_bytes()).items() if not name.startswith("scaling/")}
+            tensors = {name: array for name, array in unpack_arrays(Path(file).read_bytes()).items() if not name.startswith("scaling/")}
             given, own = ({name: f"{a.dtype} {a.shape}" for name, a in arrays.items()} for arrays in (tensors, self._weights))
             if other := sorted(name for name in given | own if given.get(name) != own.get(name)):
                 name = other[0]
@@ -246,11 +242,6 @@ def transfer(source: Predictor | str | Path | Mapping[str, Any], params: Any) ->
     return new, left
 
 
-def by_path(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by path, such as `Dense_0/kernel`; a single array's path is empty."""
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
 def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The parsed `model.json` of an export, and all its files, checked against their sums. Raises what `load` does."""
     if (path / "export" / PARTS[0]).is_file():
@@ -295,12 +286,6 @@ def _unzipped(path: Path) -> dict[str, bytes]:
         if sum(member.file_size for member in members.values()) > path.stat().st_size:
             raise ValueError("its members are said to be larger than the file is")
         return {name: archive.read(member) for name, member in members.items()}
-
-
-def _tensors(content: bytes) -> dict[str, np.ndarray]:
-    # safetensors.numpy.load knows no bfloat16.
-    entries = safetensors.deserialize(content)
-    return {name: np.frombuffer(entry["data"], TYPES[entry["dtype"]]).reshape(entry["shape"]) for name, entry in entries}
 
 
 def _program(content: bytes) -> Callable[..., Any]:

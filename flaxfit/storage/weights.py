@@ -1,40 +1,65 @@
-"""Weights alone, as safetensors files."""
+"""Arrays by name as safetensors, and the files of weights made of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
+import safetensors
+from safetensors.numpy import save
 
 from flaxfit.state import TrainState
-from flaxfit.storage.predictor import by_path
+
+_TYPES = {"BOOL": "bool", "BF16": "bfloat16", "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"} | {
+    f"{kind[0].upper()}{bits}": f"{kind}{bits}"
+    for kind, sizes in {"float": (16, 32, 64), "int": (8, 16, 32, 64), "uint": (8, 16, 32, 64)}.items()
+    for bits in sizes
+}
+"""The names of types in safetensors -> NumPy's."""
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by path, such as `Dense_0/kernel`; the path of a single array is empty."""
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def pack_arrays(arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Returns the content of a safetensors file.
+
+    Args:
+      arrays: arrays of any shape by name; JAX's are copied from the device.
+      metadata: texts for the file's header. Several come in any order, so that the bytes may differ.
+
+    Raises:
+      ValueError: an array is of a type that safetensors cannot hold.
+
+    Example:
+      >>> unpack_arrays(pack_arrays({"a": np.ones(2), "b/c": np.int32(3)}))
+      {'a': array([1., 1.]), 'b/c': array(3, dtype=int32)}
+    """
+    for name, array in arrays.items():
+        if str(array.dtype) not in _TYPES.values():
+            raise ValueError(f"the array {name} is {array.dtype}, which a safetensors file cannot hold.")
+    return save({name: np.asarray(array, order="C") for name, array in arrays.items()}, dict(metadata) if metadata else None)
+
+
+def unpack_arrays(content: bytes) -> dict[str, np.ndarray]:
+    """Returns the arrays that `pack_arrays` or any writer of safetensors put into `content`, by name.
+
+    Raises:
+      safetensors.SafetensorError, KeyError, ValueError: the content is no safetensors file, or has a type that NumPy does not know.
+    """
+    entries = safetensors.deserialize(content)  # safetensors.numpy.load does not know bfloat16
+    return {name: np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"]) for name, entry in entries}
 
 
 def save_weights(path: Path, state: TrainState) -> None:
-    """Writes params and collections under their paths, such as `params/Dense_0/kernel`; all or nothing."""
-    from safetensors.numpy import save
-
-    named = by_path({"params": state.params, "collections": state.collections})
+    """Writes params and collections under their paths, such as `params/Dense_0/kernel`. The file is written as a whole or not at all."""
+    content = pack_arrays(by_path({"params": state.params, "collections": state.collections}), {"step": str(int(state.step))})
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_bytes(save({name: np.asarray(leaf, order="C") for name, leaf in named.items()}, {"step": str(int(state.step))}))
+    scratch.write_bytes(content)
     scratch.replace(path)
-
-
-def pack_arrays(arrays, metadata=None):
-    import safetensors
-
-    return safetensors.serialize(
-        {n: {"dtype": str(a.dtype), "shape": a.shape, "data": np.ascontiguousarray(a).tobytes()} for n, a in arrays.items()}, metadata
-    )
-
-
-def unpack_arrays(content):
-    import safetensors
-
-    from flaxfit.storage.predictor import TYPES
-
-    return {
-        name: np.frombuffer(entry["data"], TYPES[entry["dtype"]]).reshape(entry["shape"])
-        for name, entry in safetensors.deserialize(content)
-    }

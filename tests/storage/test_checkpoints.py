@@ -9,6 +9,9 @@ import sys
 import time
 import warnings
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +23,7 @@ import flaxfit as ff
 from flaxfit.storage.checkpoints import Checkpoints, _seal
 from flaxfit.train import program
 
+VERSION_2 = Path(__file__).parent / "run_v2"
 HISTORY = np.array([[0.5, math.nan], [-0.0, math.inf], [1 / 3, 5e-324]])
 
 
@@ -82,7 +86,7 @@ def test_round_trip_to_the_bit(states, tmp_path, epochs):
         assert checkpoints.save(7, states[1], HISTORY[:epochs], 0.5, wait=True)
         assert not checkpoints.save(7, states[0], HISTORY, 0.1)  # saved already
     with Checkpoints(tmp_path / "new" / "checkpoints") as checkpoints:
-        restored, history, position = checkpoints.restore(like(states[1]))
+        restored, history, position, _ = checkpoints.restore(like(states[1]))
     assert bits(restored) == bits(states[1])
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored))
     assert (history.dtype, history.shape, history.tobytes()) == (np.float64, (epochs, 2), HISTORY[:epochs].tobytes())
@@ -103,7 +107,7 @@ def test_what_was_given_away_right_after(tmp_path):
                 state = step(state)
     for position in range(20, -1, -5):
         with Checkpoints(tmp_path) as checkpoints:
-            restored, _, found = checkpoints.restore(like(state))
+            restored, _, found, _ = checkpoints.restore(like(state))
         assert found == position
         assert all(np.all(np.asarray(leaf) == position + 1) for leaf in jax.tree.leaves(restored))
         shutil.rmtree(tmp_path / str(position))
@@ -132,7 +136,7 @@ def test_any_damage_to_any_file_is_found_or_harmless(states, two, tmp_path):
             apply()
             with warnings.catch_warnings(record=True) as caught, Checkpoints(directory) as checkpoints:
                 warnings.simplefilter("always")
-                restored, history, position = checkpoints.restore(like(states[0]))
+                restored, history, position, _ = checkpoints.restore(like(states[0]))
             assert bits(restored) == bits(states[position - 9]), (name, fault)
             assert history.tobytes() == HISTORY[: position - 8].tobytes()
             assert kept(home) == (["checkpoints", "checkpoints-damaged"] if position == 9 else ["checkpoints"])
@@ -196,10 +200,59 @@ def test_another_state_is_no_damage(states, copy):
 
 
 def test_another_format(states, copy, monkeypatch):
-    monkeypatch.setattr("flaxfit.storage.checkpoints.FORMATS", (3,))
-    with Checkpoints(copy) as checkpoints, pytest.raises(ValueError, match=r"10 .*: format 2, and this flaxfit reads formats 3"):
+    monkeypatch.setattr("flaxfit.storage.checkpoints.FORMATS", (1, 2))
+    with Checkpoints(copy) as checkpoints, pytest.raises(ValueError, match=r"10 .*: format 3, and this flaxfit reads formats 1 and 2"):
         checkpoints.restore(like(states[0]))
     assert kept(copy) == ["9", "10"]
+
+
+@pytest.fixture(scope="module")
+def shapes_of_version_2():
+    task = ff.Task(model=ff.nn.MLP((2,), 1), loss=ff.losses.mse, optimizer=optax.adam(0.05))
+    plan = program.Plan(3, ff.EarlyStopping("loss", mode="min"), False)
+    return jax.eval_shape(lambda key: program.start(task, plan, key, np.zeros((1, 3), np.float32)), jax.random.key(0))
+
+
+def test_checkpoints_of_version_2(shapes_of_version_2, tmp_path):
+    """Position 8 is inside of an epoch: its best weights are stored as `.finite`, which states no longer have."""
+    directory = shutil.copytree(VERSION_2 / "checkpoints", tmp_path / "checkpoints")
+    expected = json.loads((VERSION_2 / "expected.json").read_text())
+    for name in ("9", "8"):
+        with Checkpoints(directory) as checkpoints:
+            arrays, history, position, notes = checkpoints.read(shapes_of_version_2)
+        assert (str(position), notes) == (name, {})
+        assert history.tolist() == expected[name]["history"]
+        assert {path: array.tolist() for path, array in arrays.items()} == expected[name]["arrays"]
+        shutil.rmtree(directory / name)
+
+
+def test_a_run_goes_on_from_version_2(shapes_of_version_2, tmp_path):
+    directory = shutil.copytree(VERSION_2 / "checkpoints", tmp_path / "checkpoints")
+    with Checkpoints(directory) as checkpoints:
+        state, history, position, _ = checkpoints.restore(shapes_of_version_2)
+        for later in range(1, 4):
+            assert checkpoints.save(position + later, state, history, 0.9)
+        assert bits(checkpoints.restore(shapes_of_version_2)[0]) == bits(state)
+    assert kept(directory) == ["9", "11", "12"]  # 9 is the best
+    more = replace(shapes_of_version_2, plateau=jnp.zeros(()))
+    shutil.copytree(VERSION_2 / "checkpoints", tmp_path / "other")
+    with Checkpoints(tmp_path / "other") as checkpoints, pytest.raises(ValueError, match=r"\.plateau is missing there"):
+        checkpoints.restore(more)
+
+
+def test_notes(tmp_path):
+    notes = {"a": [1, 2.5, None, "x"], 10: {"b": (True,)}, 9: math.inf}
+    state = {"w": jnp.zeros(2)}
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.save(1, state, HISTORY, 0.5, notes)
+        assert checkpoints.read(like(state))[3] == {"a": [1, 2.5, None, "x"], "10": {"b": [True]}, "9": math.inf}
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            checkpoints.save(2, state, HISTORY, 0.5, {"a": np.ones(1)})
+        assert checkpoints.save(2, state, HISTORY, 0.5, {"a": "b"}, wait=True)
+        about = tmp_path / "2" / "about" / "metadata"
+        about.write_text(about.read_text().replace('"a": "b"', '"a": "c"'))
+        with pytest.warns(RuntimeWarning, match="the checksum of its description differs"):
+            assert checkpoints.read(like(state))[2] == 1
 
 
 def described(directory, **changes):
@@ -208,26 +261,6 @@ def described(directory, **changes):
     about = json.loads(path.read_text()) | changes
     about.pop("seal")
     path.write_text(json.dumps(about | {"seal": _seal(about)}))
-
-
-def test_equal_arrays_are_on_disk_once(tmp_path):
-    weights = jax.random.normal(jax.random.key(0), (300, 300))
-    once, other = {"a": weights, "b": weights + 1}, jnp.copy(weights)
-    twice = once | {"c": other, "d": {"e": other.at[3].set(-0.0), "f": weights.astype(jnp.float16)}, "key": jax.random.key(0)}
-    twice |= {"strong": jnp.float32(2.5), "weak": jax.jit(lambda: 2.5)()}  # of one type for all that is stored
-    twice["d"]["g"] = twice["d"]["e"].at[3].set(0.0)  # equal, and of other bits
-    size = {}
-    for name, state in {"once": once, "twice": twice}.items():
-        with Checkpoints(tmp_path / name) as checkpoints:
-            assert checkpoints.save(1, state, HISTORY, 0.5)
-            restored, _, _ = checkpoints.restore(like(state))
-        assert bits(restored) == bits(state)
-        pointers = [leaf.unsafe_buffer_pointer() for leaf in (restored["a"], restored.get("c", restored["b"]))]
-        assert pointers[0] != pointers[1]  # each may be given away
-        size[name] = sum(path.stat().st_size for path in (tmp_path / name).rglob("*") if path.is_file())
-        about = json.loads((tmp_path / name / "1" / "about" / "metadata").read_text())
-        assert (about["format"], about.get("same")) == ((1, None) if name == "once" else (2, {"['c']": "['a']", "['weak']": "['strong']"}))
-    assert size["twice"] < size["once"] + 2.7 * weights.nbytes  # of e, f and g
 
 
 @pytest.mark.parametrize(
@@ -250,7 +283,7 @@ def test_absurd_descriptions_of_what_is_the_same(tmp_path, same):
     state = {name: jnp.full(4, index) for index, name in enumerate("abc")} | {"short": jnp.zeros(3)}
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.save(1, state, HISTORY, 0.5, wait=True)
-        described(tmp_path / "1", same=same)
+        described(tmp_path / "1", format=2, same=same)
         with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged"):
             checkpoints.restore(like(state))
 
@@ -278,20 +311,68 @@ def test_orbax_is_imported_on_a_thread():
 @pytest.mark.parametrize(
     ("keep", "mode", "values", "left"),
     [
-        (1, "min", [0.5, 0.2, math.nan, 0.9], [2, 4]),
-        (1, "max", [0.5, 0.9, math.nan, math.inf, 0.2], [2, 5]),
+        (1, "min", [0.5, 0.2, math.nan, 0.9, 0.8], [2, 4, 5]),
+        (1, "max", [0.5, 0.9, math.nan, math.inf, 0.2], [2, 4, 5]),
         (1, "min", [0.5, 0.4, 0.3], [2, 3]),  # the best is the newest: there is another to fall back to
         (2, "min", [0.1, 0.4, 0.3, -math.inf], [1, 3, 4]),
-        (1, "min", [math.nan] * 3, [3]),
-        (1, "min", [0.3, 0.3, 0.3], [1, 3]),
+        (3, "min", [0.1, 0.4, 0.3, 0.2, 0.5], [1, 3, 4, 5]),
+        (1, "min", [math.nan] * 3, [2, 3]),
+        (1, "min", [0.3] * 4, [1, 3, 4]),
         (None, "min", [0.5, 0.2, math.nan, 0.9], [1, 2, 3, 4]),
     ],
 )
 def test_which_are_kept(tmp_path, keep, mode, values, left):
+    with Checkpoints(tmp_path / "at once", keep=keep, mode=mode) as checkpoints:
+        for position, value in enumerate(values, start=1):
+            assert checkpoints.save(position, {"w": jnp.zeros(2)}, HISTORY, value)
+    assert kept(tmp_path / "at once") == [str(position) for position in left]
+    tmp_path /= "anew"
     for position, value in enumerate(values, start=1):
         with Checkpoints(tmp_path, keep=keep, mode=mode) as checkpoints:  # a new one each time: values are read from disk
             assert checkpoints.save(position, {"w": jnp.zeros(2)}, HISTORY, value)
     assert kept(tmp_path) == [str(position) for position in left]
+
+
+def test_a_damaged_old_one_does_not_stop_saves(copy, states):
+    for path in (copy / "9").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"{")
+    with Checkpoints(copy) as checkpoints:
+        assert checkpoints.save(11, states[1], HISTORY, 0.6)
+        assert checkpoints.save(12, states[1], HISTORY, 0.6)
+    assert kept(copy) == ["10", "11", "12"]
+
+
+def test_an_old_one_that_cannot_be_deleted_costs_nothing(tmp_path, monkeypatch):
+    from orbax.checkpoint._src.path.deleter import StandardCheckpointDeleter
+
+    def refuse(self, step):
+        raise PermissionError("no")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(StandardCheckpointDeleter, "delete", refuse)
+        for position in range(1, 6):
+            assert checkpoints.save(position, {"w": jnp.zeros(2)}, HISTORY, 1 / position)
+        assert checkpoints.save(6, {"w": jnp.zeros(2)}, HISTORY, 0.1, wait=True)
+        monkeypatch.undo()
+        assert checkpoints.save(7, {"w": jnp.zeros(2)}, HISTORY, 0.1)
+    assert kept(tmp_path) == ["6", "7"]
+
+
+def test_threads_save_at_the_same_time(tmp_path):
+    def saved(number):
+        state = {"w": [jnp.arange(30_000) + number] * 4}
+        with Checkpoints(tmp_path / str(number)) as checkpoints:
+            for position in range(5):
+                assert checkpoints.save(position, state, HISTORY, 0.5)
+        with Checkpoints(tmp_path / str(number)) as checkpoints:
+            restored, _, position, _ = checkpoints.restore(like(state))
+        return position == 4 and bits(restored) == bits(state)
+
+    with ThreadPoolExecutor(3) as threads:
+        others = threads.map(saved, range(3))
+        assert saved(3)
+        assert all(others)
 
 
 def test_keep_is_checked(tmp_path):
@@ -318,7 +399,7 @@ def test_killed_during_saves(tmp_path):
             time.sleep(moments.random() / 10)
             process.kill()
         with Checkpoints(tmp_path) as checkpoints:  # a damaged one would warn
-            restored, history, position = checkpoints.restore(shapes)
+            restored, history, position, _ = checkpoints.restore(shapes)
             assert position >= begun - 1  # the one before the save under way was done
             assert all(np.all(np.asarray(leaf) == position) for leaf in [*restored["w"], history])
             assert checkpoints.save(position + 1, restored, history, 0.0)
