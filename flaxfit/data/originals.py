@@ -93,9 +93,9 @@ def find(source: Source, directory: Path | None, name: str | None = None) -> Ori
     if directory is not None and not directory.is_dir():
         raise FileNotFoundError(f"there is no directory of originals {directory}: check --originals or FLAXFIT_ORIGINALS.")
     local = {}
-    for file in (*source.originals, *source.substitutes) if directory is not None else ():
-        path = directory / file.path
-        if path.is_file() and name in (None, path.name):
+    for file in (*source.originals, *source.substitutes):
+        path = directory and directory / file.path
+        if path is not None and path.is_file() and name in (None, path.name):
             local.setdefault(file.stands_for or file.path, (file, path))
     if name is not None and all(path.name != name for _, path in local.values()):
         names = [Path(file.path).name for file in (*source.originals, *source.substitutes)]

@@ -130,7 +130,10 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
         epochs, steps, *flags = batch.status()
         positions = epochs * length + steps
         places = zip(live, positions, *flags, strict=True)
-        return [why_ended(plan, at >= total, *own, trainees[member].stopped) for member, at, *own in places], positions, steps
+        reasons: list[StopReason | None] = []
+        for member, at, stopped, diverged in places:
+            reasons.append(why_ended(plan, at >= total, stopped, diverged, trainees[member].stopped))
+        return reasons, positions, steps
 
     def let_go(reasons: list[StopReason | None]) -> list[StopReason | None]:
         """Takes the results of members that have ended; the others train on, without them once they are half or less."""
@@ -179,7 +182,7 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
             rows = jax.device_get(table)
             if signals is not None and (heard := int(team.gather(signals.heard or 0).max())):
                 signals.heard = signal.Signals(heard)
-                reasons = [reason or "interrupted" for reason in reasons]
+                reasons[:] = [reason or "interrupted" for reason in reasons]
             waiting: list[tuple[int, Trainee]] = []
             for index, member in enumerate(live):
                 trainee = trainees[member]

@@ -78,10 +78,11 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Any, r
     if "arrays" not in old["data"]["train"] or "arrays" not in new["data"]["train"]:
         ignored += ["data.train.arrays", "data.validation.arrays"]
     changed = differences(old, new, ignored)
-    programs, versions = [record.get("program") for record in (old, new)], [_versions(record) for record in (old, new)]
+    was, now = (record.get("program") for record in (old, new))
+    versions = [_versions(record) for record in (old, new)]
     parts: list[str] = []
-    if all(isinstance(program, Mapping) for program in programs):
-        parts = [name for name in programs[1] if programs[0].get(name) != programs[1][name]]
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        parts = [name for name in now if was.get(name) != now[name]]
         named = [name for name in parts if name != "whole"]
         texts = [f"program: the {name} computes something else, such as with another constant" for name in named]
         parts = texts or ["program: the compiled program is another, in none of the task's parts"] * bool(parts)
@@ -119,7 +120,7 @@ def _parts(task: Callable[[Any], Task], numbers: Any, key: Any, state: Any, x: A
     kept = {}
 
     def logits(n: Any, key: Any, state: Any, x: Any) -> Any:
-        return task(n).apply(state.params, state.collections, task(n).prepared(x), dict.fromkeys(task(n).rngs, key))[0]
+        return task(n).apply(state.params, state.collections, task(n).prepared(x), {name: key for name in task(n).rngs})[0]  # noqa: C420  (typed)
 
     def update(n: Any, gradients: Any, opt_state: Any) -> Any:
         return optax.with_extra_args_support(task(n).optimizer).update(gradients, opt_state, gradients, value=jnp.zeros(()))

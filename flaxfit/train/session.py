@@ -41,7 +41,8 @@ class Session:
     """
 
     def __init__(self, run_dir: str | os.PathLike[str], resume: Resume, config: Mapping[str, Any], team: Team = ALONE):
-        self.directory, self._resume, self._team = RunDirectory(run_dir), resume, team
+        self.directory, self._team = RunDirectory(run_dir), team
+        self._resume: Resume = resume
         self._old: dict[str, Any] | None = None
         self._config, self._stack, self.signals = dict(config), ExitStack(), Signals()
 

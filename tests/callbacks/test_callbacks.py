@@ -94,7 +94,7 @@ def test_a_callback_stops_the_run_at_its_epoch_and_it_stays_stopped(net, table, 
         how = {"epochs": epochs, "run_dir": tmp_path, "strategy": strategy}
         return ff.fit_many(task, None, table[0], callbacks=lambda member: [stop], **how).results[0], stop
 
-    first, _ = train(99, 4)
+    train(99, 4)
     assert noted == [(2, None), (4, "epochs")]
     noted.clear()
     result, stop = train(8, 50)

@@ -15,8 +15,10 @@ import optax
 import pytest
 
 import flaxfit as ff
+from flaxfit.storage.store import Store
 from flaxfit.sweep import fit_many as population
-from flaxfit.sweep import lockstep
+from flaxfit.sweep import mapped
+from flaxfit.train import loop
 
 GRID = {"dropout": [0.0, 0.3], "rate": [1e-2, 3e-2, 1e-1]}
 
@@ -80,21 +82,30 @@ def test_lockstep_gives_what_threads_give(study, how):
     close(study, ff.fit_many(make_task, GRID, seeds=2, strategy="vmap", **how), 1e-5)
 
 
-def test_waves_of_what_fits_into_memory_give_the_same(study, how, monkeypatch):
+def test_the_width_follows_from_shapes_and_the_device_s_size_and_parts_give_the_same(study, how, monkeypatch):
     widths = []
-    real = lockstep._Wave.train
-    monkeypatch.setattr(lockstep._Wave, "train", lambda self, *args: (widths.append(len(self.slots)), real(self, *args))[1])
-    monkeypatch.setattr(lockstep, "free_bytes", lambda: 12 * 90_000 * 0.4)
-    monkeypatch.setattr(lockstep, "_bytes", lambda program: 90_000 * program.args_info[0][1].epoch.shape[0])
+    real = mapped.Mapped.__init__
+    monkeypatch.setattr(mapped.Mapped, "__init__", lambda self, group, indices: (real(self, group, indices), widths.append(group.width))[0])
+    whole = mapped.program_bytes
+    needed = []
+    monkeypatch.setattr(mapped, "program_bytes", lambda program: needed.append(whole(program)) or needed[-1])
+    monkeypatch.setattr(mapped, "device_bytes", lambda: 2**40)
+    ff.fit_many(make_task, GRID, seeds=2, strategy="vmap", **{**how, "epochs": 1})
+    monkeypatch.setattr(mapped, "device_bytes", lambda: needed[0] / mapped.MEMORY_SHARE / 2)
+    started = []
+    real_start = mapped.Group.start
+    monkeypatch.setattr(mapped.Group, "start", lambda self: started.append(1) or real_start(self))
     close(study, ff.fit_many(make_task, GRID, seeds=2, strategy="vmap", **how), 1e-5)
-    assert widths == [4, 4, 4]
+    assert widths[0] == 12
+    assert 1 <= widths[1] < 12
+    assert len(started) == len(widths) - 1 == -(-12 // widths[1])  # nothing runs before its turn
 
 
 def test_ended_members_leave_the_program(study, how, monkeypatch):
     widths = []
-    real = lockstep._Group.advance
-    monkeypatch.setattr(lockstep._Group, "advance", lambda self, stack, state: (widths.append(len(stack[1])), real(self, stack, state))[1])
-    monkeypatch.setattr(lockstep, "CHUNK_SECONDS", 1e-9)  # chunks of one step
+    real = mapped.Mapped.advance
+    monkeypatch.setattr(mapped.Mapped, "advance", lambda self, *args: (widths.append(len(self._slots)), real(self, *args))[1])
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)  # chunks of one step
     close(study, ff.fit_many(make_task, GRID, seeds=2, strategy="vmap", **how), 1e-5)
     assert widths[0] == 12
     assert widths[-1] <= 2
@@ -180,7 +191,7 @@ def test_bad_input_is_refused_before_anything_compiles(grid, options, message, h
     def compiled(*args, **kwargs):
         raise AssertionError("compiled before the check")
 
-    monkeypatch.setattr("flaxfit.train.job.compiled", compiled)
+    monkeypatch.setattr("flaxfit.train.compiled.Programs.compiled", compiled)
     with pytest.raises((TypeError, ValueError, KeyError), match=message):
         ff.fit_many(make_task, grid, how["train"], **options)
 
@@ -221,8 +232,10 @@ def test_a_durable_population_goes_on_grows_and_refuses_others(study, how, tmp_p
         again = ff.fit_many(make_task, GRID, seeds=2, strategy=strategy, run_dir=tmp_path / strategy, **how)
         assert all(same(a, b) for a, b in zip(first.results, again.results, strict=True))
         assert sum(r.timing.chunks for r in again.results) == 0
-    member = tmp_path / "threads" / "members" / "dropout=0.0,rate=0.01,seed=1"
-    assert ff.History.from_jsonl(member / "metrics.jsonl") == study.results[1].history
+    assert sorted(path.name for path in (tmp_path / "threads").iterdir()) == [".lock", ".owner", "config.json", "members.sqlite"]
+    with Store(tmp_path / "threads" / "members.sqlite", write=False) as store:
+        assert store["dropout=0.0,rate=0.01,seed=1"].history == study.results[1].history
+        assert store.names == [member.name for member in study.members]
     grown = ff.fit_many(make_task, GRID, seeds=3, run_dir=tmp_path / "threads", **how)
     assert sum(r.timing.chunks > 0 for r in grown.results) == 6
     with pytest.raises(ValueError, match=r"arguments\.batch_size: 32 -> 16"):
@@ -236,16 +249,16 @@ SCRIPT = textwrap.dedent("""
     import numpy as np
     sys.path.insert(0, sys.argv[3])
     import flaxfit as ff
-    from flaxfit.sweep import lockstep
-    from test_population import GRID, make_task
-    lockstep.SAVE_SECONDS, lockstep.CHUNK_SECONDS = 0.05, 0.02
+    from flaxfit.sweep import fit_many
+    from flaxfit.train import loop
+    from test_fit_many import GRID, make_task
+    fit_many.SAVE_SECONDS, loop.CHUNK_SECONDS = 0.05, 0.02
     rng = np.random.default_rng(7)
     x = rng.normal(size=(350, 6)).astype(np.float32)
     y = (x[:, 0] * x[:, 1] + 0.5 * x[:, 2] + 0.5 * rng.normal(size=350) > 0).astype(np.int32)
     ff.fit_many(
         make_task, GRID, ff.Dataset(x[:250], y[:250]), validation=ff.Dataset(x[250:], y[250:]), seeds=2, epochs=400, batch_size=32,
         run_dir=sys.argv[1], strategy=sys.argv[2],
-        callbacks=None if sys.argv[2] == "vmap" else lambda m: [ff.callbacks.Checkpoint(every_seconds=0.05)],
     )
 """)
 
@@ -254,6 +267,45 @@ def start(run_dir, strategy):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", SCRIPT, str(run_dir), strategy, os.path.dirname(__file__)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_population_is_resumed_with_another_strategy_size_and_number_of_epochs(how, tmp_path):
+    task, options = make_task({"dropout": 0.3, "rate": 1e-2}), {**how, "early_stopping": None}
+    ff.fit_many(task, None, seeds=3, strategy="vmap", run_dir=tmp_path, **{**options, "epochs": 4})
+    grown = ff.fit_many(task, None, seeds=5, strategy="threads", run_dir=tmp_path, **{**options, "epochs": 9})
+    whole = ff.fit_many(task, None, seeds=5, strategy="threads", **{**options, "epochs": 9})
+    close(whole, grown, 1e-4)
+    assert all(same(a, b) for a, b in zip(whole.results[3:], grown.results[3:], strict=True))
+    mixed = ff.fit_many(task, None, seeds=6, strategy="vmap", run_dir=tmp_path, **{**options, "epochs": 10})
+    assert [result.timing.chunks > 0 for result in mixed.results] == [True] * 6
+    with pytest.raises(ValueError, match=r"member seed=0, was another(?s:.*)arguments.batch_size: 32 -> 16"):
+        ff.fit_many(task, None, seeds=2, run_dir=tmp_path, **{**options, "epochs": 10, "batch_size": 16})
+
+
+def test_members_of_every_strategy_have_callbacks_with_a_place_of_their_own(how, tmp_path):
+    task = make_task({"dropout": 0.0, "rate": 1e-2})
+    for strategy in ("threads", "vmap"):
+        home = tmp_path / strategy
+        ff.fit_many(
+            task, None, how["train"], seeds=2, epochs=3, strategy=strategy, run_dir=home,
+            callbacks=lambda member: [ff.callbacks.SaveWeights("{epoch}", best_only=False), ff.callbacks.TensorBoard()],
+        )  # fmt: skip
+        assert sorted(path.name for path in (home / "members" / "seed=1" / "weights").iterdir()) == [f"{n}.safetensors" for n in (1, 2, 3)]
+        assert list((home / "members" / "seed=0" / "tensorboard" / "train").iterdir())
+
+
+def test_folds_record_their_own_rows(how, tmp_path):
+    rows = how["train"]
+    ff.cross_validate(make_task({"dropout": 0.0, "rate": 1e-2}), rows, folds=2, epochs=1, strategy="vmap", run_dir=tmp_path)
+    with Store(tmp_path / "folds" / "members.sqlite", write=False) as store:
+        sums = {store[name].record["data"]["train"]["crc32"] for name in store.names}
+    assert len(sums) == 2
+
+
+def test_five_hundred_members_are_a_few_files(how, tmp_path):
+    task = make_task({"dropout": 0.0, "rate": 1e-2})
+    ff.fit_many(task, None, how["train"], seeds=500, epochs=1, batch_size=250, run_dir=tmp_path)
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) <= 60
 
 
 @pytest.mark.parametrize("strategy", ["threads", "vmap"])
@@ -271,7 +323,7 @@ def test_killed_and_terminated_a_population_ends_with_the_same_bits(table, tmp_p
         _, error = process.communicate()
         if signal_sent == signal.SIGTERM:
             assert process.returncode == 143, error
-            assert "To go on: the same command" in error
+            assert "To continue: the same command" in error
     process = start(tmp_path / "run", strategy)
     _, error = process.communicate()
     assert process.returncode == 0, error
