@@ -6,13 +6,11 @@ part of the format, and a description in JSON: shapes, history, the monitored va
 
 from __future__ import annotations
 
-import errno
 import functools
 import itertools
 import json
 import logging
 import math
-import os
 import shutil
 import sys
 import threading
@@ -50,7 +48,7 @@ class Checkpoints:
       mode: whether the monitored value is best when small or large.
 
     Raises:
-      ValueError: `keep` is below 1.
+      ValueError: `keep` is below 1; or the path holds one of `[*?\\`, with which Orbax loses the arrays and does not tell.
 
     Example:
       >>> import tempfile
@@ -66,6 +64,8 @@ class Checkpoints:
         if keep is not None and keep < 1:
             raise ValueError(f"Checkpoints(keep=...) must be at least 1, or None for all, got {keep}.")
         self.directory, self._keep, self._sign = Path(directory).resolve(), keep, 1 if mode == "min" else -1
+        if set("[*?\\") & set(self.directory.as_posix()):
+            raise ValueError(f"checkpoints cannot be saved in {self.directory}: use a path without any of the characters [ * ? \\.")
         self._saving: int | None = None
         self._importer: ThreadPoolExecutor | None = None
 
@@ -114,14 +114,16 @@ class Checkpoints:
                 "notes": json.loads(json.dumps(notes or {})),  # as they will be read
             }
             try:
+                args = _orbax().args
                 self.directory.mkdir(parents=True, exist_ok=True)
-                manager, args = self._manager, _orbax().args
+                self._sweep()
                 size, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self.directory).free
                 if free < size:
-                    raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: it needs up to {size:,} bytes, {free:,} are free")
+                    raise OSError(f"No space left on the disk: it needs up to {size:,} bytes, {free:,} are free")
                 run = args.StandardSave({name: array for name, array in arrays.items() if array.size})  # Orbax takes no empty ones
                 saved = args.Composite(run=run, about=args.JsonSave(about | {"seal": _seal(about)}))
-                manager.save(position, args=saved, metrics=about, force=True)  # without force, Orbax skips some positions
+                # Without `force`, Orbax skips positions before the newest. It keeps the metrics in memory, for `_is_best`.
+                self._manager.save(position, args=saved, metrics={"value": about["value"]}, force=True)
             except Exception as error:
                 return self._failed(position, error)
             self._saving = position
@@ -176,13 +178,12 @@ class Checkpoints:
 
     @functools.cached_property
     def _manager(self) -> Any:
-        """Orbax's manager. What saves left that failed or were killed is deleted here: Orbax would do so later, on a thread."""
         ocp, this = _orbax(), jax.process_index()
-        self._sweep()
-        latest = ocp.checkpoint_managers.LatestN(None if self._keep is None else max(2, self._keep))
+        policies, best = ocp.checkpoint_managers, SimpleNamespace(should_preserve=self._is_best)
+        several = self._keep and policies.AnyPreservationPolicy([policies.LatestN(max(2, self._keep)), best])
         options = ocp.CheckpointManagerOptions(
             create=False,
-            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy([latest, SimpleNamespace(should_preserve=self._is_best)]),
+            preservation_policy=several or policies.LatestN(),  # all
             lightweight_initialize=True,  # reads no files: one may be damaged
             # Otherwise threads wait many minutes for a directory that cannot be made.
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
@@ -231,6 +232,7 @@ class Checkpoints:
         return False
 
     def _sweep(self) -> None:
+        """Deletes what failed and killed saves left. Orbax would when it makes a manager, and then some time later, on a thread."""
         for left in self.directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(left, ignore_errors=True)
 

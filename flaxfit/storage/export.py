@@ -68,10 +68,12 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
         raise TypeError(f"data must be a flaxfit.Dataset, got {type(data).__name__}.")
     shapes, _, _ = check_program(programs_of(task), task, {}, data)
     if isinstance(state, TrainState) and task.eval_params is None:
-        state = replace(state, opt_state=None)  # of another optimiser it may be
+        state = replace(state, opt_state=None)  # it may be another optimizer's
     state = task.evaluated(check_state("state", state, shapes))
     variables = {"params": state.params, "collections": state.collections}
-    tensors = _weights(variables)
+    tensors = by_path(variables)
+    if any("/" in str(key) for path, _ in jax.tree_util.tree_leaves_with_path(variables) for key in path):
+        raise ValueError(f"a model with a / inside the name of a part cannot be exported: {', '.join(tensors)}.")
     rows, programs = _programs(task, variables, data)
     record = {
         "format": FORMAT,
@@ -125,14 +127,6 @@ def pack(directory: str | Path, file: str | Path) -> Path:
     return file
 
 
-def _weights(variables: Any) -> dict[str, np.ndarray]:
-    """The arrays of a model by path, such as `params/Dense_0/kernel`."""
-    named = by_path(variables)
-    if any("/" in str(key) for path, _ in jax.tree_util.tree_leaves_with_path(variables) for key in path):
-        raise ValueError(f"a model with a / inside the name of a part cannot be exported: {', '.join(named)}.")
-    return {name: np.asarray(leaf, order="C") for name, leaf in named.items()}
-
-
 def _programs(task: Task, variables: Any, data: Dataset) -> tuple[int | None, list[bytes]]:
     """Rows a call, None for any number, and the programs: (weights, x) -> logits; (weights, x, y) -> (losses, metrics, penalty)."""
 
@@ -145,7 +139,7 @@ def _programs(task: Task, variables: Any, data: Dataset) -> tuple[int | None, li
         metrics = {name: metric(logits, y).astype(jnp.float32) for name, metric in task.metrics.items()}
         return task.loss(logits, y), metrics, task.penalized(_like(variables, weights)["params"])
 
-    def serialised(function: Callable[..., Any], rows: Any, *names: str) -> bytes:
+    def serialized(function: Callable[..., Any], rows: Any, *names: str) -> bytes:
         def abstract(array: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((rows, *array.shape[1:]), array.dtype)
 
@@ -164,7 +158,7 @@ def _programs(task: Task, variables: Any, data: Dataset) -> tuple[int | None, li
     for rows in (None, FIXED_ROWS):
         size = jax.export.symbolic_shape("rows")[0] if rows is None else rows
         try:
-            return rows, [serialised(predict, size, "x"), serialised(score, size, "x", "y")]
+            return rows, [serialized(predict, size, "x"), serialized(score, size, "x", "y")]
         except Exception as error:
             failure = error
     model = type(task.model).__name__
@@ -176,7 +170,7 @@ def _like(tree: Any, named: Mapping[str, Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(tree), [named[name] for name in by_path(tree)])
 
 
-def _described(preprocess: Any, tensors: dict[str, np.ndarray]) -> Any:
+def _described(preprocess: Any, tensors: dict[str, Any]) -> Any:
     """A scaling as its containers with the names of its arrays, which go to `tensors`; another function by its name."""
     if not isinstance(preprocess, Scaling):
         return None if preprocess is None else {"function": getattr(preprocess, "__qualname__", repr(preprocess))}

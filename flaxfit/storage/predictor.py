@@ -37,7 +37,7 @@ _CALLS = re.compile(
 
 
 def load(path: str | Path) -> Predictor:
-    """A model from what `flaxfit.storage.export` wrote.
+    """Loads a model from what `flaxfit.storage.export` wrote.
 
     Args:
       path: a run's directory (its `export/`, the best epoch's weights), an export's own, or a `.flaxfit` file.
@@ -59,14 +59,14 @@ def load(path: str | Path) -> Predictor:
 
 
 class Predictor:
-    """A trained model that needs none of the code that made it. From `load`.
+    """A trained model that needs none of the code that made it; `load` returns it.
 
     Attributes:
       about: what the exporter said about the model.
       metadata: all of `model.json`: versions, shapes, names, where the training rows are from.
       features: names of x's columns, or None.
       classes: names of the classes, or None.
-      scaling: the fitted normalisation, a `flaxfit.data.Scaling`, where the model has one. It is applied already: give raw rows.
+      scaling: the fitted normalization, a `flaxfit.data.Scaling`, where the model has one. It is applied already: give raw rows.
       params: the weights, nested dicts of NumPy arrays.
       collections: likewise every other Linen collection, by name.
     """
@@ -77,10 +77,9 @@ class Predictor:
         self._name, self._predict, self._score = name, predict, score
         self.metadata, self.about = metadata, metadata["about"]
         self.features, self.classes = (tuple(metadata[name]) if metadata[name] else None for name in ("features", "classes"))
-        self.params, self.collections = _nested(tensors, "params"), _nested(tensors, "collections")
+        self._hold(tensors)
         scaling = (metadata["preprocess"] or {}).get("scaling")
         self.scaling = Scaling(**{name: _filled(tree, tensors) for name, tree in scaling.items()}) if scaling else None
-        self._weights = jax.device_put({name: array for name, array in tensors.items() if not name.startswith("scaling/")})
         # That the parts belong together shows when the programs are traced for what model.json says of the rows.
         rows = metadata["rows"] or 1
         x, y = ({path: jax.ShapeDtypeStruct((rows, *row["shape"]), row["dtype"]) for path, row in metadata[name].items()} for name in "xy")
@@ -93,8 +92,12 @@ class Predictor:
         weights = sum(array.size for array in jax.tree.leaves(self.params))
         return f"Predictor({self._name}: {rows}; {weights:,} weights; scores {scores}; about {self.about})"
 
+    def _hold(self, tensors: Mapping[str, np.ndarray]) -> None:
+        self.params, self.collections = _nested(tensors, "params"), _nested(tensors, "collections")
+        self._weights = jax.device_put(_without_scaling(tensors))
+
     def with_weights(self, file: str | Path) -> Predictor:
-        """The same model with other weights.
+        """Returns the same model with other weights.
 
         Args:
           file: safetensors that `flaxfit.callbacks.Checkpoint(weights=...)` wrote, or an export's `weights.safetensors`.
@@ -104,21 +107,20 @@ class Predictor:
           ValueError: it is not sound, or holds other weights than the model has.
         """
         with _named(Path(file)):
-            tensors = {name: array for name, array in unpack_arrays(Path(file).read_bytes()).items() if not name.startswith("scaling/")}
+            tensors = _without_scaling(unpack_arrays(Path(file).read_bytes()))
             given, own = ({name: f"{a.dtype} {a.shape}" for name, a in arrays.items()} for arrays in (tensors, self._weights))
             if other := sorted(name for name in given | own if given.get(name) != own.get(name)):
                 name = other[0]
                 raise ValueError(f"{name} is {given.get(name, 'not there')}, in the model {own.get(name, 'not there')}")
         model = copy.copy(self)
-        model.params, model.collections = _nested(tensors, "params"), _nested(tensors, "collections")
-        model._weights = jax.device_put(tensors)
+        model._hold(tensors)
         return model
 
     def predict(self, x: Any, *, batch_size: int = 1024) -> Any:
-        """The model's outputs (logits) for rows, as `flaxfit.predict`.
+        """Computes the model's outputs (logits) for rows, as `flaxfit.predict` does.
 
         Args:
-          x: raw rows as in training, before normalisation: arrays with leading axis (rows,).
+          x: raw rows as in training, before normalization: arrays with leading axis (rows,).
           batch_size: rows a step, for memory.
 
         Returns:
@@ -151,18 +153,18 @@ class Predictor:
             raise TypeError(f"data must be a flaxfit.Dataset, got {type(data).__name__}: wrap the arrays as ff.Dataset(x, y).")
         size = check_count("batch_size", batch_size, 1, "rows a step")
         starts = range(0, len(data), size) if isinstance(data, Stream) else [0]
-        parts, outputs, penalty = [], [], 0.0
+        parts, penalty = [], 0.0
         for first in starts:
             piece = data[first : first + size] if isinstance(data, Stream) else data
             try:
                 losses, own, penalty = self._rowwise(self._score, size, piece, "x", "y")
-                outputs += [(self.predict(piece.x, batch_size=size), jax.tree.map(np.asarray, piece.y))] if metrics else []
             except ValueError as error:
                 if first:
                     error.add_note(f"rows are counted from the stream's row {first}")
                 raise
-            parts.append((losses if piece.sample_weight is None else losses * piece.sample_weight, own))
-        losses, own = _joined(parts)
+            outputs = (self.predict(piece.x, batch_size=size), jax.tree.map(np.asarray, piece.y)) if metrics else ()
+            parts.append((losses if piece.sample_weight is None else losses * piece.sample_weight, own, outputs))
+        losses, own, outputs = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
         loss = float(np.mean(losses, dtype=float))
         scores = {"loss": loss + float(penalty), self.metadata["loss"]: loss}
         scores |= {"penalty": float(penalty)} if self.metadata["penalty"] else {}
@@ -172,7 +174,7 @@ class Predictor:
             raise ValueError(
                 f"evaluate(metrics=...) may not hold {min(taken)!r}: that name is scored already; call the metric something else."
             )
-        return scores | {name: metric(*_joined(outputs)) for name, metric in (metrics or {}).items()}
+        return scores | {name: metric(*outputs) for name, metric in (metrics or {}).items()}
 
     def _rowwise(self, program: Callable[..., Any], batch_size: int, data: Dataset, *names: str) -> Any:
         """What a program gives for all rows, batch by batch."""
@@ -202,7 +204,7 @@ class Predictor:
 
 
 def transfer(source: Predictor | str | Path | Mapping[str, Any], params: Any) -> tuple[Any, dict[str, str]]:
-    """Weights of one model for another: those whose path and shape agree. A changed head keeps its fresh weights.
+    """Takes the weights of one model for another where path and shape agree. A changed head keeps its fresh weights.
 
     Args:
       source: a Predictor, the path of one, or nested dicts of arrays; of `Predictor.collections`, to take those.
@@ -220,7 +222,7 @@ def transfer(source: Predictor | str | Path | Mapping[str, Any], params: Any) ->
       >>> left
       {'head/kernel': '(8, 1) in the source, (8, 3) here'}
 
-      To train on from there, with a new optimiser state and step 0 (nothing is frozen; `optax.masked` does that):
+      To train on from there, with a new optimizer state and step 0 (nothing is frozen; `optax.masked` does that):
 
       state = task.init(jax.random.key(0), train.x[:1])
       params, left = transfer("runs/large", state.params)
@@ -301,6 +303,10 @@ def check_calls(program: jax.export.Exported) -> None:
             raise ValueError(f"the program calls {call[1]!r}, which is not known to be a computation")
 
 
+def _without_scaling(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array for name, array in tensors.items() if not name.startswith("scaling/")}
+
+
 def _nested(tensors: Mapping[str, np.ndarray], root: str) -> dict[str, Any]:
     """The arrays whose paths start with `root`, as nested dicts."""
     tree: dict[str, Any] = {}
@@ -336,10 +342,6 @@ def _fitting(name: str, array: np.ndarray, shape: list[int], dtype: str) -> np.n
         row = np.argwhere(changed)[0][0]
         raise ValueError(f"{name} has values that {dtype} cannot hold, first in row {row}; the model takes {_rows(shape, dtype)}.")
     return cast
-
-
-def _joined(parts: list[Any]) -> Any:
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def _kind(dtype: Any) -> str:

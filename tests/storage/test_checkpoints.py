@@ -380,6 +380,12 @@ def test_keep_is_checked(tmp_path):
         Checkpoints(tmp_path, keep=0)
 
 
+@pytest.mark.parametrize("name", ["lr=[0.1]", "a*", "a?", "a\\b"])
+def test_paths_in_which_orbax_loses_arrays(tmp_path, name):
+    with pytest.raises(ValueError, match="use a path without any of"):
+        Checkpoints(tmp_path / name / "checkpoints")
+
+
 KILLED = """
 import sys, jax.numpy as jnp, numpy as np
 from flaxfit.storage.checkpoints import Checkpoints
