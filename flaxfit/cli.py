@@ -28,6 +28,8 @@ class Show:
 
     run: Run
     """The run directory."""
+    member: str | None = None
+    """Of a population, the name of the member to show, such as l2=0.001,seed=0."""
     plot: bool = False
     """Draw the learning curves too, into the run's plots/learning_curves.png."""
 
@@ -72,8 +74,12 @@ def _show(command: Show) -> None:
     directory = RunDirectory(command.run)
     config, history = _config(directory), directory.read_metrics()
     if "population" in config:
-        _show_population(directory, config)
-        return
+        if command.member is None:
+            _show_population(directory, config)
+            return
+        saved = _members(directory, command.member)[command.member]
+        directory = RunDirectory(directory.members / command.member)
+        config, history = {**saved.record, "environment": config["environment"]}, saved.history
     print(f"{directory.path}\n  model: {config['task']['model']}")
     for name, data in config["data"].items():
         print(f"  {name}: {data['count']} rows of {data['source']} {data.get('rows', '')}")
@@ -97,19 +103,28 @@ def _show(command: Show) -> None:
 
 
 def _show_population(directory: Any, config: dict[str, Any]) -> None:
-    from flaxfit.storage.directory import RunDirectory
-
     environment = config["environment"]
     print(f"{directory.path}\n  a population, started {environment['started']}: {' '.join(environment['command'])}")
-    for path in sorted(directory.members.glob("*")):
-        history = RunDirectory(path).read_metrics()
-        if history is None or not len(history.epochs):
-            print(f"  {path.name}: no epoch is finished")
+    for name, saved in _members(directory).items():
+        history = saved.history
+        if not len(history.epochs):
+            print(f"  {name}: no epoch is finished")
             continue
-        name = f"val_{history.data_loss}" if f"val_{history.data_loss}" in history else history.data_loss
+        column = f"val_{history.data_loss}" if f"val_{history.data_loss}" in history else history.data_loss
         best = history.best_epoch
-        score = "" if best is None else f", best epoch {best}: {name} {history[name][best - 1]:.4g}"
-        print(f"  {path.name}: {history.epochs[-1]} epochs{score}")
+        score = "" if best is None else f", best epoch {best}: {column} {history[column][best - 1]:.4g}"
+        print(f"  {name}: {history.epochs[-1]} epochs{'' if saved.finished else ' so far'}{score}")
+
+
+def _members(directory: Any, name: str | None = None) -> dict[str, Any]:
+    """What is saved of a population's members, or of one of them, by name."""
+    from flaxfit.arguments import unknown
+    from flaxfit.storage.store import Store
+
+    with Store(directory.store, write=False) as store:
+        if name is not None and name not in store:
+            raise ValueError(unknown("member", name, store.names))
+        return {each: store[each] for each in ([name] if name is not None else store.names)}
 
 
 def _evaluate(command: Evaluate) -> None:

@@ -48,8 +48,17 @@ def test_show_a_population(finished, tmp_path, capsys):
     text = capsys.readouterr().out
     best = study.results[1].history["val_categorical_crossentropy"][study.results[1].best_epoch - 1]
     assert f"seed=1: 3 epochs, best epoch {study.results[1].best_epoch}: val_categorical_crossentropy {best:.4g}" in text
-    assert main(["show", str(tmp_path / "many" / "members" / "seed=0")]) == 0
+    assert main(["show", str(tmp_path / "many"), "--member", "seed=0"]) == 0
     assert "Epoch 3 of 3" in capsys.readouterr().out
+    assert main(["show", str(tmp_path / "many"), "--member", "sed=0"]) == 1
+    assert "did you mean 'seed=0'" in capsys.readouterr().err
+    place = study.export("seed=1", splits.train)
+    model = ff.load(tmp_path / "many", member="seed=1")
+    assert place == tmp_path / "many" / "members" / "seed=1" / "export"
+    expected = ff.evaluate(task, study.results[1].best, splits.validation)
+    assert model.evaluate(splits.validation) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(FileNotFoundError, match="study.export"):
+        ff.load(tmp_path / "many", member="seed=0")
 
 
 def test_show_plot(finished, capsys):
@@ -126,7 +135,7 @@ def test_a_run_directory_of_version_1(tmp_path, capsys):
     plan = program.Plan(3, ff.EarlyStopping("loss", mode="min"), False)
     shapes = jax.eval_shape(lambda key: program.start(task, plan, key, np.eye(3, dtype=np.float32)[:1]), jax.random.key(0))
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
-        state, history, position = checkpoints.restore(shapes)
+        state, history, position, _ = checkpoints.restore(shapes)
     assert (int(state.epoch), len(history), position) == (2, 2, 2)
 
 

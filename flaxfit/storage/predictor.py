@@ -36,11 +36,12 @@ _CALLS = re.compile(
 )
 
 
-def load(path: str | Path) -> Predictor:
+def load(path: str | Path, member: str | None = None) -> Predictor:
     """Loads a model from what `flaxfit.storage.export` wrote.
 
     Args:
       path: a run's directory (its `export/`, the best epoch's weights), an export's own, or a `.flaxfit` file.
+      member: of a population's directory, the name of the member to load, which `Study.export` has written.
 
     Raises:
       FileNotFoundError: there is no model.
@@ -53,6 +54,10 @@ def load(path: str | Path) -> Predictor:
       FileNotFoundError: there is no exported model in runs/absent: neither a .flaxfit file nor a model.json, there or in export/.
     """
     path = Path(path)
+    if member is not None:
+        path = path / "members" / member
+        if not path.is_dir():
+            raise FileNotFoundError(f"there is no exported model in {path}: study.export({member!r}, data) writes it.")
     record, files = read(path)
     with _named(path):
         return Predictor(path.name, record, unpack_arrays(files[PARTS[1]]), *(_program(files[name]) for name in PARTS[2:]))

@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack
 import jax
 import numpy as np
 
-from flaxfit.arguments import check_count
+from flaxfit.arguments import check_count, unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import folds as rows_of_folds
 from flaxfit.data.splits import hold_outs, split
@@ -155,6 +155,8 @@ def cross_validate(
     """
     check_data("data", data)
     settings, traced = expand(grid)
+    if wrong := options.keys() - TrainOptions.__annotations__.keys():
+        raise TypeError(unknown("argument", min(wrong), TrainOptions.__annotations__, "of cross_validate or TrainConfig"))
     config = TrainConfig(**options)
     if (config.early_stopping is None) != (stopping_rows is None):
         raise ValueError("cross_validate takes early_stopping=... and stopping_rows=0.2 (a share of each fold's training rows) together.")

@@ -111,7 +111,7 @@ def fit_many(
       callbacks: member -> its callbacks. Their files go to the directory `members/NAME` of `run_dir`.
       progress: a name under which to tell on standard error how many members have ended.
       run_dir: a directory for the population, of a few files whatever its size: `config.json`, and `members.sqlite` with the history and
-        the state of every member. A member gets a directory of its own only where a callback writes for it or `Study.export` exports it.
+        the state of every member. A member gets a directory of its own only where a callback writes for it or `Study.export` writes its model.
         Members are saved every minute, or when a `Checkpoint` among their callbacks says, and when they end.
       resume: as for `fit`. Members are grouped anew: the population may have grown, and the strategy and the devices may be others.
       strategy: "threads" trains members one by one, a thread a core: best on a CPU. "vmap" maps over them and trains as many side by side

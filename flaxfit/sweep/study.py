@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +15,7 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.report.diagnosis import smaller_is_better as smaller
 from flaxfit.report.statistics import Comparison, Interval, compare, interval
 from flaxfit.storage.directory import RunDirectory
+from flaxfit.storage.export import export
 from flaxfit.sweep.grid import name_of
 from flaxfit.train.evaluate import evaluate_member, predict_member
 from flaxfit.train.job import Member
@@ -230,6 +233,31 @@ class Study:
         ]
         common = [name for name in scores[0] if all(name in score for score in scores)]  # a setting may be another loss
         return {name: np.array([score[name] for score in scores]) for name in common}
+
+    def export(self, member: str, data: Dataset, directory: str | os.PathLike[str] | None = None) -> Path:
+        """Writes a member's best model for `flaxfit.load`.
+
+        Args:
+          member: its name, such as `l2=0.001,seed=3`.
+          data: rows as in training; their shapes and names are kept, not their numbers.
+          directory: where to; by default where `flaxfit.load(run_dir, member=...)` looks for it.
+
+        Returns:
+          The directory of the export.
+
+        Raises:
+          ValueError: there is no such member, or neither a directory nor one of the population.
+        """
+        names = [m.name for m in self.members]
+        if member not in names:
+            raise ValueError(unknown("member", member, names))
+        if directory is None:
+            if self.directory is None:
+                raise ValueError("this population has no directory: give export(member, data, directory).")
+            directory = RunDirectory(self.directory.members / member).export
+        m, result = self.members[names.index(member)], self.results[names.index(member)]
+        about = {"best_epoch": result.best_epoch, "epochs": len(result.history.epochs), "stop_reason": result.stop_reason}
+        return export(Path(directory), m.task, result.best, data[:1], about={**about, "member": member})
 
     def predict(self, x: Any, at: At = "best", *, batch_size: int = 1024) -> list[Any]:
         """`flaxfit.predict` for each member."""

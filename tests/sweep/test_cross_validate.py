@@ -50,7 +50,7 @@ def test_folds_are_scikit_learns_and_each_is_the_run_that_fit_makes(data):
 def test_folds_of_unequal_sizes_are_two_programs(data, monkeypatch):
     programs = []
     real = program.advance
-    monkeypatch.setattr("flaxfit.train.job.run.advance", lambda *args: (programs.append(len(args[3])), real(*args))[1])
+    monkeypatch.setattr(program, "advance", lambda *args: (programs.append(len(args[3])), real(*args))[1])
     scores = ff.cross_validate(lambda hp: make_task(hp), data, folds=10, epochs=2)
     assert sorted({len(train) for train, _ in scores.folds}) == [92, 93]
     assert sorted(programs) == [92, 93]
@@ -112,7 +112,7 @@ def test_repeated_hold_out(data):
         ({"folds": 5, "test": 0.3}, "leave out folds"),
         ({"test": 0.3, "shuffle_seed": None}, "give a shuffle_seed"),
         ({"inner": 3}, "two settings or more"),
-        ({"epoch": 3}, "no argument 'epoch'"),
+        ({"epoch": 3}, "no argument 'epoch' of cross_validate or TrainConfig; did you mean 'epochs'"),
         ({"stopping_rows": 0.2}, "together"),
         ({"grid": {"rate": [1e-2, 1e-3]}, "inner": 2, "select": "acuracy"}, "scored are"),
     ],

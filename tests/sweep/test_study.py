@@ -109,7 +109,7 @@ def test_studies_are_joined(study):
         (lambda s: s + s.select(dropout=0.5), "both have dropout=0.5,rate=0.001,seed=0"),
         (lambda s: s + ff.Study([], [], "val_mse", 0.0), "they monitor val_loss and val_mse"),
         (
-            lambda s: s + ff.Study([replace(s.members[0], setting={"n": 1})], s.results[:1], s.monitor, 0.0),
+            lambda s: s + ff.Study([replace(s.members[0], setting={"n": 1}, name="n=1,seed=0")], s.results[:1], s.monitor, 0.0),
             "their hyperparameters are",
         ),
         (lambda s: s.select(dropuot=0.0), "did you mean 'dropout'"),
