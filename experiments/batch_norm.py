@@ -98,7 +98,7 @@ def report(page, name: str, splits, study) -> None:
     }
     rows, pairs = [], {}
     for measure, (values, larger) in measures.items():
-        pairs[measure] = study.compare({"net": PLAIN}, {"net": NORMED}, values, larger_is_better=larger)
+        pairs[measure] = study.compare({"net": PLAIN}, {"net": NORMED}, values, mode="max" if larger else "min")
         rows.append((measure, *(row.interval for row in study.table(values).rows), pairs[measure].difference))
     page.table(title, ("measure", PLAIN, NORMED, "difference"), rows)
     missed = sum(not each.any() for each in reached)

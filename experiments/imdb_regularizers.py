@@ -100,9 +100,9 @@ def main(config: Config) -> None:
                 left = dict(zip(names, intervals[-2], strict=True))
                 text = f"{left['L1 0.001']} %, L2 {left['L2 0.001']} %"
                 page.claim(f"L1 leaves few weights (under half, |w| > {SMALL:g})", within(left["L1 0.001"], -np.inf, 50), text)
-                smaller = study.compare({"net": "plain"}, {"net": "L2 0.001"}, norm, larger_is_better=False)
+                smaller = study.compare({"net": "plain"}, {"net": "L2 0.001"}, norm, mode="min")
                 page.claim("L2 leaves small weights", smaller, f"L2 norm {smaller.difference} against plain")
-                fewer = study.compare({"net": "L2 0.001"}, {"net": "L1 0.001"}, share, larger_is_better=False)
+                fewer = study.compare({"net": "L2 0.001"}, {"net": "L1 0.001"}, share, mode="min")
                 page.claim("L1 leaves fewer weights than L2", fewer, f"{fewer.difference} points, p {fewer.p_value:.2g}")
 
             first = {name: study.select(net=name).results[0].history for name in names}

@@ -162,7 +162,7 @@ def search(config: Config, page, splits) -> None:
     rows = [(f"{row.setting['dropout']:g}", row.interval) for row in fresh.table(test).rows]
     page.table(f"The rate found, {found.best:g}, and the ends: fresh seeds", ("dropout rate", "test accuracy, percent"), rows)
     for end in [rate for rate in (0.1, 0.2) if rate != found.best]:
-        pair = fresh.compare({"dropout": end}, {"dropout": found.best}, test, larger_is_better=True)
+        pair = fresh.compare({"dropout": end}, {"dropout": found.best}, test, mode="max")
         page.claim(f"the search's dropout rate, {found.best:g}, is better than {end}", pair)
 
 

@@ -69,7 +69,7 @@ def main(config: Config) -> None:
         full = np.array([next(iter(np.flatnonzero(curve == 100) + 1.0), np.nan) for curve in curves[0]])
         scores = (fitted, scored, fitted - scored, tested.scores("kernel_l1", "last"))
         intervals = [[row.interval for row in tested.table(each).rows] for each in scores]
-        changes = [tested.compare({"net": plain}, {"net": name}, scored, larger_is_better=True).difference for name in variants]
+        changes = [tested.compare({"net": plain}, {"net": name}, scored, mode="max").difference for name in variants]
         reached = [row.interval for row in tested.table(full).rows]
         rows = zip(variants, *intervals, [None, *changes[1:]], [epoch if epoch.count else "never" for epoch in reached], strict=True)
         columns = ("net", "train, %", "test, %", "gap, points", "sum of |w|", "test against plain, points", "first epoch at 100%")
@@ -82,7 +82,7 @@ def main(config: Config) -> None:
         page.claim(claim, False if missed else near, text)
         page.claim("a wide gap to test is left (over 10 points)", within(gap, 10, np.inf), f"gap {gap} points")
         for name in (decay, dropout, *others, classic):
-            narrower = tested.compare({"net": plain}, {"net": name}, fitted - scored, larger_is_better=False)
+            narrower = tested.compare({"net": plain}, {"net": name}, fitted - scored, mode="min")
             page.claim(f"with {name} the gap narrows", narrower, f"gap {narrower.difference} points, p {narrower.p_value:.2g}")
         for name in (decay, dropout):
             most = interval(curves[0].max(1)[nets == name])

@@ -155,7 +155,7 @@ def main(config: Config) -> None:
         page.table("Binary cross-entropy; epochs are medians", [*columns, "diagnosis"], map(row, nets))
 
         def compared(a: str, b: str, scores: Any = None) -> ff.statistics.Comparison:
-            return study.compare({"net": a}, {"net": b}, scores, larger_is_better=False)
+            return study.compare({"net": a}, {"net": b}, scores, mode="min")
 
         remedies = [net for net in nets if net not in SIZES]
         pairs = {(net, rival): compared(rival, net) for net in remedies for rival in ("Large", "Tiny")}

@@ -8,6 +8,7 @@ from .data.dataset import Dataset as Dataset
 from .devices import distributed as distributed
 from .devices import sharding as sharding
 from .history import History as History
+from .metrics import Metric as Metric
 from .nn import summary as summary
 from .regularize import augmentation as augmentation
 from .regularize import averaging as averaging

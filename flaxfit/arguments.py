@@ -1,12 +1,15 @@
-"""What arguments must be: counts; names, for which unknown ones get a suggestion. It stands below all other modules."""
+"""What arguments must be: counts, names, modes of metrics. All other modules stand above it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import numpy as np
+
+Mode = Literal["min", "max"]
+"""Whether a metric is best when small or large."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
@@ -31,3 +34,26 @@ def check_count(name: str, value: Any, least: int, unit: str) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least} ({unit}), got {value}.")
     return int(value)
+
+
+def mode_of(metric: str, modes: Mapping[str, Mode] | None) -> Mode:
+    """Whether a logged metric is best when small or large, as the metric itself says.
+
+    Args:
+      metric: a column of a history, with or without `val_`.
+      modes: base name -> mode, such as `Task.modes`. The objective, `loss`, is best when small.
+
+    Raises:
+      ValueError: the metric does not say.
+
+    Example:
+      >>> mode_of("val_accuracy", {"accuracy": "max"})
+      'max'
+    """
+    found = {"loss": "min", **(modes or {})}.get(metric.removeprefix("val_"))
+    if found is None:
+        raise ValueError(
+            f'the metric {metric!r} does not say whether larger is better: give mode="min" or mode="max", or say it where the metric '
+            f'is defined, metrics={{"{metric.removeprefix("val_")}": ff.Metric(function, mode="max")}}.'
+        )
+    return found  # pyright: ignore[reportReturnType]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaxfit.arguments import unknown
+from flaxfit.arguments import Mode, mode_of, unknown
 
 if TYPE_CHECKING:
     import pandas
@@ -19,12 +19,21 @@ if TYPE_CHECKING:
 class History(Mapping[str, np.ndarray]):
     """Arrays by name and epoch, read like a mapping.
 
-    `loss` and `val_loss` are the objective, the data loss stands second under the loss function's name, then
-    the metrics, each also with `val_`. `best_epoch` is a column too: the best epoch as known at that epoch.
+    `loss` and `val_loss` are the objective; the data loss is under the loss function's name; metrics are by name, each also with `val_`.
+    `best_epoch` is a column too: the best epoch as known at that epoch.
 
     Args:
-      columns: name -> one number an epoch, all of one length, in the order they shall be written.
+      columns: name -> one number an epoch, all of one length, in the order in which they are written.
       first_epoch: the epoch of the first entry.
+      data_loss: the name of the data loss; by default the column after `loss`.
+      rows: training rows, or None where it is not known.
+      validation_rows: validation rows, likewise.
+      modes: name -> "min" or "max", of the metrics that say it.
+
+    Attributes:
+      epochs: the number of each epoch, shape (epochs,).
+      best_epoch: the best epoch by the run's monitor, from 1; None where there was none or it was not logged.
+      rows, validation_rows, modes: as given.
 
     Raises:
       ValueError: columns of unequal length, or one called `epoch`, which is the index.
@@ -40,7 +49,16 @@ class History(Mapping[str, np.ndarray]):
       KeyError: "no column 'val_los' in the history; did you mean 'val_loss'? There are: loss, mse, val_loss, val_mse"
     """
 
-    def __init__(self, columns: Mapping[str, Sequence[float] | np.ndarray], first_epoch: int = 1):
+    def __init__(
+        self,
+        columns: Mapping[str, Sequence[float] | np.ndarray],
+        first_epoch: int = 1,
+        *,
+        data_loss: str | None = None,
+        rows: int | None = None,
+        validation_rows: int | None = None,
+        modes: Mapping[str, Mode] | None = None,
+    ):
         self._columns = {name: np.asarray(values, float) for name, values in columns.items()}
         if "epoch" in self._columns:
             raise ValueError("a History numbers its epochs itself: leave out the column 'epoch' and give first_epoch")
@@ -48,6 +66,11 @@ class History(Mapping[str, np.ndarray]):
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the columns of a History must be of one length, got {lengths}")
         self.epochs = first_epoch + np.arange(next(iter(lengths.values()), 0))
+        self.rows, self.validation_rows, self.modes = rows, validation_rows, dict(modes or {})
+        logged = self._columns.get("best_epoch")
+        self.best_epoch = int(logged[-1]) or None if logged is not None and len(logged) else None
+        names = [name for name in self if name != "loss" and not name.startswith("val_")] if "loss" in self else []
+        self._data_loss = data_loss or next(iter(names), None)
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._columns:
@@ -74,35 +97,29 @@ class History(Mapping[str, np.ndarray]):
     def __repr__(self) -> str:
         return f"History({len(self.epochs)} epochs of {', '.join(self)})"
 
-    @property
-    def data_loss(self) -> str:
-        """The data loss's name: the column after `loss`."""
-        names = [name for name in self if name != "loss" and not name.startswith("val_")]
-        if "loss" not in self or not names:
-            raise ValueError(f"a history of training starts with the columns loss and the data loss, this one has: {', '.join(self)}")
-        return names[0]
+    def mode(self, metric: str) -> Mode:
+        """Whether a column, named with or without `val_`, is best when small or large. The objective and the data loss are best small.
+
+        Raises:
+          ValueError: it is not known.
+        """
+        smallest: Mode = "min"
+        return mode_of(metric, self.modes if self._data_loss is None else {**self.modes, self._data_loss: smallest})
 
     @property
-    def best_epoch(self) -> int | None:
-        """The best epoch by the run's monitor, from 1; None where there was none or it was not logged."""
-        logged = self._columns.get("best_epoch")
-        return int(logged[-1]) or None if logged is not None and len(logged) else None
+    def data_loss(self) -> str:
+        """The name of the data loss.
+
+        Raises:
+          ValueError: it was not given, and no column stands after `loss`.
+        """
+        if self._data_loss is None:
+            raise ValueError(f"a history of training starts with the columns loss and the data loss, this one has: {', '.join(self)}")
+        return self._data_loss
 
     def row(self, index: int) -> dict[str, float]:
         """The metrics of one epoch by position, as plain numbers; -1 is the last."""
         return {name: float(values[index]) for name, values in self._columns.items()}
-
-    def extended(self, other: History) -> History:
-        """This history and the epochs after it.
-
-        Raises:
-          ValueError: `other` has other columns, or does not start where this one ends.
-        """
-        if not len(self.epochs):
-            return other
-        if list(self) != list(other) or (len(other.epochs) and other.epochs[0] != self.epochs[-1] + 1):
-            raise ValueError(f"{other!r} from epoch {other.epochs[:1]} does not continue {self!r}")
-        return History({name: np.concatenate([self[name], other[name]]) for name in self}, int(self.epochs[0]))
 
     @classmethod
     def mean(cls, histories: Iterable[History]) -> History:
@@ -120,7 +137,9 @@ class History(Mapping[str, np.ndarray]):
             raise ValueError(f"a mean needs histories of the same columns and first epoch, at least one, got {runs}.")
         length = min(len(run.epochs) for run in runs)
         columns = {name: np.mean([run[name][:length] for run in runs], axis=0) for name in runs[0] if name != "best_epoch"}
-        return cls(columns, int(runs[0].epochs[0]) if length else 1)
+        first = runs[0]
+        facts: dict[str, Any] = {name: getattr(first, name) for name in ("rows", "validation_rows", "modes")}
+        return cls(columns, int(first.epochs[0]) if length else 1, data_loss=first._data_loss, **facts)
 
     def lines(self) -> Iterator[str]:
         """One line of JSON an epoch. NaN and infinities, which JSON lacks, are the strings "nan", "inf" and "-inf"."""
@@ -134,8 +153,8 @@ class History(Mapping[str, np.ndarray]):
             file.writelines(line + "\n" for line in self.lines())
 
     @classmethod
-    def from_jsonl(cls, path: str | os.PathLike[str]) -> History:
-        """Reads what `to_jsonl` or `flaxfit.callbacks.Metrics` wrote.
+    def from_jsonl(cls, path: str | os.PathLike[str], **facts: Any) -> History:
+        """Reads what `to_jsonl` or a run in its directory wrote; `facts` are `data_loss`, `rows`, ..., which the file does not have.
 
         Raises:
           ValueError: a line that is no such JSON, or out of order, with its number.
@@ -151,21 +170,10 @@ class History(Mapping[str, np.ndarray]):
                     raise ValueError(f"{os.fspath(path)}, line {number}: not a line of metrics ({error})") from error
                 rows.append(row)
         columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else {}) if name != "epoch"}
-        return cls(columns, int(rows[0]["epoch"]) if rows else 1)
+        return cls(columns, int(rows[0]["epoch"]) if rows else 1, **facts)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A data frame with one row an epoch, indexed by `epoch`. Needs pandas."""
         import pandas
 
         return pandas.DataFrame(dict(self), index=pandas.Index(self.epochs, name="epoch"))
-
-    @classmethod
-    def from_pandas(cls, frame: pandas.DataFrame) -> History:
-        """The inverse of `to_pandas`.
-
-        Raises:
-          ValueError: the index is not one epoch after the other.
-        """
-        if np.any(np.diff(frame.index) != 1):
-            raise ValueError("a History needs consecutive epochs: sort the frame by its index, and leave out none")
-        return cls({str(name): frame[name].to_numpy() for name in frame}, int(frame.index[0]) if len(frame) else 1)

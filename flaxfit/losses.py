@@ -5,6 +5,7 @@ To set an argument: `functools.partial(categorical_crossentropy, label_smoothing
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
+from flaxfit.arguments import Mode
 from flaxfit.shapes import Outputs, Rows, Targets
 
 
@@ -121,3 +123,19 @@ def _smooths(label_smoothing: Any) -> bool:
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie from 0 to 1, got {label_smoothing!r}.")
     return bool(label_smoothing)
+
+
+def mode_of_function(function: Any) -> Mode | None:
+    """Whether a loss or metric is best when small or large, as it says itself; None where it does not.
+
+    A function says it by an attribute `mode`, as those of `flaxfit.metrics` and `flaxfit.Metric` do. Losses of this module and of optax are
+    best when small. A `functools.partial` is as its function.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if (mode := getattr(function, "mode", None)) is not None:
+        return mode
+    return "min" if (getattr(function, "__module__", None) or "").split(".")[0] == "optax" or function in _LOSSES else None
+
+
+_LOSSES = (binary_crossentropy, categorical_crossentropy, mse)

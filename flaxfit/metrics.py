@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,10 +11,51 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from flaxfit.arguments import Mode
 from flaxfit.losses import aligned, is_class_number, row_means
 from flaxfit.shapes import Outputs, Rows, Targets
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A metric of your own that says whether it is best when small or large.
+
+    Attributes:
+      function: (logits, y) -> one number a row, shape (rows,).
+      mode: "min" or "max".
+
+    Raises:
+      ValueError: another mode.
+
+    Example:
+      >>> margin = Metric(lambda logits, y: logits[:, 0] * (2 * y - 1), mode="max")
+      >>> margin(jnp.array([[2.0], [-1.0]]), jnp.array([1, 1]))
+      Array([ 2., -1.], dtype=float32)
+    """
+
+    function: Callable[[Any, Any], Any]
+    mode: Mode
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("min", "max"):
+            raise ValueError(f'Metric(mode=...) is "min" or "max", got {self.mode!r}.')
+
+    def __call__(self, logits: Any, y: Any) -> Any:
+        """The function's numbers."""
+        return self.function(logits, y)
+
+
+def _says(mode: Mode) -> Callable[[Any], Any]:
+    """Lets a function say whether it is best when small or large."""
+
+    def decorate(function: Any) -> Any:
+        function.mode = mode
+        return function
+
+    return decorate
+
+
+@_says("max")
 def binary_accuracy(logits: Outputs, y: Targets) -> Rows:
     """Whether the logit's sign tells the label: logit > 0 for label 1, else 0. Shapes as `flaxfit.losses.binary_crossentropy`.
 
@@ -25,6 +67,7 @@ def binary_accuracy(logits: Outputs, y: Targets) -> Rows:
     return row_means(((logits > 0) == (y > 0.5)).astype(jnp.float32))
 
 
+@_says("max")
 def categorical_accuracy(logits: Outputs, y: Targets) -> Rows:
     """Whether the largest logit is the label's. Shapes as `flaxfit.losses.categorical_crossentropy`.
 
@@ -55,6 +98,7 @@ def top_k(k: int) -> Callable[[Outputs, Targets], Rows]:
     if k < 1:
         raise ValueError(f"top_k(k) needs k of 1 or more, got {k!r}.")
 
+    @_says("max")
     def metric(logits: Outputs, y: Targets) -> Rows:
         classes = _classes(logits, y)
         if k > logits.shape[-1]:
@@ -66,6 +110,7 @@ def top_k(k: int) -> Callable[[Outputs, Targets], Rows]:
     return metric
 
 
+@_says("min")
 def mae(logits: Outputs, y: Targets) -> Rows:
     """Absolute error, averaged over a row's outputs. Shapes as `flaxfit.losses.mse`.
 
@@ -77,6 +122,7 @@ def mae(logits: Outputs, y: Targets) -> Rows:
     return row_means(jnp.abs(logits - y))
 
 
+@_says("max")
 def auc(logits: Any, y: Any) -> float:
     """Area under the ROC curve. **Needs the whole set: for evaluation only**, not for `Task(metrics=...)`.
 

@@ -57,7 +57,7 @@ def test_show_a_population(finished, tmp_path, capsys):
     assert place == tmp_path / "many" / "members" / "seed=1" / "export"
     expected = ff.evaluate(task, study.results[1].best, splits.validation)
     assert model.evaluate(splits.validation) == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(FileNotFoundError, match="study.export"):
+    with pytest.raises(FileNotFoundError, match=r"study\.export"):
         ff.load(tmp_path / "many", member="seed=0")
 
 

@@ -50,7 +50,6 @@ def test_an_empty_file_is_an_empty_history(tmp_path):
     (tmp_path / "a.jsonl").write_text("")
     empty = History.from_jsonl(tmp_path / "a.jsonl")
     assert (len(empty), len(empty.epochs), empty.best_epoch) == (0, 0, None)
-    assert empty.extended(make()) == make()
 
 
 @pytest.mark.parametrize(
@@ -81,24 +80,19 @@ def test_pandas_round_trip(history):
     frame = history.to_pandas()
     assert frame.index.name == "epoch"
     assert frame.index.tolist() == history.epochs.tolist()
-    assert History.from_pandas(frame) == history
+    for name in history:
+        np.testing.assert_array_equal(frame[name].to_numpy(), history[name])
 
 
-def test_extended_goes_on_where_the_first_ended():
-    whole = make(val_loss=[1.0, np.nan])
-    first, second = (History({name: whole[name][part] for name in whole}, 1 + part.start) for part in (slice(0, 1), slice(1, 2)))
-    assert first.extended(second) == whole
-    assert whole.extended(make(3, val_loss=[0.0, 0.0])).epochs.tolist() == [1, 2, 3, 4]
-    assert len(first.epochs) == 1  # unchanged
-    nothing_new = History({name: [] for name in whole}, 99)
-    assert whole.extended(nothing_new) == whole
-    assert History({}).extended(whole) == whole
-
-
-@pytest.mark.parametrize("other", [make(2), make(4), make(3, extra=[1.0, 1.0]), History({"mse": [1.0], "loss": [1.0]}, 3)])
-def test_extended_refuses_what_does_not_continue(other):
-    with pytest.raises(ValueError, match=r"does not continue History\(2 epochs of loss, mse\)"):
-        make().extended(other)
+def test_facts_are_fields(tmp_path):
+    history = History({"loss": [0.5], "auc": [0.7], "own": [0.4]}, data_loss="own", rows=10, validation_rows=4, modes={"auc": "max"})
+    assert (history.data_loss, history.rows, history.validation_rows, history.best_epoch) == ("own", 10, 4, None)
+    assert [history.mode(name) for name in ("val_auc", "own", "val_loss")] == ["max", "min", "min"]
+    with pytest.raises(ValueError, match="'accuracy' does not say whether larger is better"):
+        history.mode("accuracy")
+    history.to_jsonl(tmp_path / "m.jsonl")
+    assert History.from_jsonl(tmp_path / "m.jsonl", modes={"auc": "max"}).mode("auc") == "max"
+    assert History.mean([history, history]).mode("auc") == "max"
 
 
 def test_a_mapping_of_float_arrays():
@@ -158,10 +152,6 @@ def test_errors_say_what_to_do():
 def test_what_numbers_epochs_otherwise_is_refused():
     with pytest.raises(ValueError, match="leave out the column 'epoch'"):
         make(epoch=[1.0, 2.0])
-    frame = make().to_pandas()
-    for wrong in (frame.iloc[::-1], frame.iloc[[0, 0]]):
-        with pytest.raises(ValueError, match="consecutive epochs"):
-            History.from_pandas(wrong)
 
 
 def test_a_mean_wants_like_histories():

@@ -46,15 +46,11 @@ class Run:
     directory: RunDirectory | None = None
     history: History | None = None
 
-    def mode_of(self, metric: str) -> Literal["min", "max"]:
-        """Whether a logged metric is best when small or large.
-
-        Raises:
-          ValueError: the metric does not say.
-        """
-        if (mode := self.task.modes.get(metric.removeprefix("val_"))) is None:
-            raise ValueError(f'the metric {metric!r} does not say whether larger is better: give mode="min" or mode="max".')
-        return mode
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a `History` of the run knows besides its columns."""
+        names = {"data_loss": self.task.loss_name, "modes": self.task.modes}
+        return {**names, "rows": self.rows, "validation_rows": self.validation_rows}
 
     def default(self, what: str) -> Path:
         """The place of `what` in the run's directory.

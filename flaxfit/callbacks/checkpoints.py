@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from flaxfit.arguments import unknown
+from flaxfit.arguments import mode_of, unknown
 from flaxfit.callbacks.base import Callback, Progress, Run
 from flaxfit.history import History
 from flaxfit.storage.checkpoints import Checkpoints
@@ -158,4 +158,4 @@ def _watched(kind: str, run: Run, monitor: str | None, mode: Mode) -> tuple[str,
         return run.monitor, 1 if run.mode == "min" else -1
     if monitor not in run.columns[:-1]:  # the last is the best epoch
         raise ValueError(f"{kind}(monitor=...): {unknown('metric', monitor, run.columns[:-1])}")
-    return monitor, 1 if (run.mode_of(monitor) if mode == "auto" else mode) == "min" else -1
+    return monitor, 1 if (mode_of(monitor, run.task.modes) if mode == "auto" else mode) == "min" else -1

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from flaxfit.arguments import unknown
+from flaxfit.arguments import Mode, unknown
 from flaxfit.history import History
 
 _ALPHA = 0.01  # the chance of a false alarm
@@ -81,13 +81,14 @@ class Diagnosis:
         }.get(self.verdict, f"{self.verdict}: {ends}")
 
 
-def diagnose(history: History, metric: str | None = None) -> Diagnosis:
+def diagnose(history: History, metric: str | None = None, mode: Mode | None = None) -> Diagnosis:
     """Whether a run over-fitted and since when, judged from its curves with allowance for their noise.
 
     Args:
       history: what the run logged.
       metric: the training column to judge, which needs a `val_` twin; by default the data loss, because the objective's penalty
-        says nothing about over-fitting. For others the name tells whether larger is better, as in `EarlyStopping`.
+        says nothing about over-fitting.
+      mode: "min" or "max", for a metric that does not say itself whether larger is better.
 
     Returns:
       A Diagnosis. Epochs that are not finite are left out, unless they are the last.
@@ -95,7 +96,7 @@ def diagnose(history: History, metric: str | None = None) -> Diagnosis:
     Raises:
       TypeError: not a History.
       KeyError: no such metric in the history.
-      ValueError: no validation column, or a name that does not tell whether larger is better.
+      ValueError: no validation column, or a metric that does not say whether larger is better.
 
     Example:
       >>> epochs = np.arange(100)
@@ -112,7 +113,7 @@ def diagnose(history: History, metric: str | None = None) -> Diagnosis:
     if name not in history:
         message = unknown("column", name, history, "in the history")
         raise ValueError(f"a diagnosis compares training with validation, so fit with validation=...: {message}")
-    sign, finite = 1 if smaller_is_better(history, metric) else -1, np.isfinite(train) & np.isfinite(history[name])
+    sign, finite = 1 if (mode or history.mode(metric)) == "min" else -1, np.isfinite(train) & np.isfinite(history[name])
     ended, epochs = bool(len(finite) and not finite[-1]), history.epochs[finite]
     count = len(epochs)
     if count < 5:  # the fewest with two third differences
@@ -213,21 +214,3 @@ def _quantile(alpha: float, blocks: float) -> float:
     from scipy.stats import t
 
     return float(t.isf(alpha, max(blocks - 4, 1)))
-
-
-def smaller_is_better(history: History, metric: str) -> bool:
-    """Whether a metric of a history, named without `val_`, is best when small: as its name tells, and the objective and the data loss are.
-
-    Raises:
-      ValueError: the name does not tell.
-    """
-    from flaxfit.train.stopping import EarlyStopping
-
-    if metric == "loss" or ("loss" in history and metric == history.data_loss):
-        return True
-    try:
-        return EarlyStopping(f"val_{metric}").direction == "min"
-    except ValueError:
-        raise ValueError(
-            f"the name {metric!r} does not tell whether larger is better, so it cannot be diagnosed or ranked; try the data loss"
-        ) from None

@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack
 import jax
 import numpy as np
 
-from flaxfit.arguments import check_count, unknown
+from flaxfit.arguments import Mode, check_count, unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import folds as rows_of_folds
 from flaxfit.data.splits import hold_outs, split
@@ -99,6 +99,7 @@ def cross_validate(
     stopping_rows: float | None = None,
     inner: int | None = None,
     select: str | None = None,
+    mode: Mode | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     resume: Resume = "auto",
     progress: str | None = None,
@@ -129,6 +130,7 @@ def cross_validate(
       inner: nested cross-validation (Stone 1974; Varma and Simon 2006, "Bias in error estimation when using cross-validation for model
         selection"): in each fold the setting is chosen by so many inner folds, trained on all of the fold's training rows, and scored.
       select: the metric that chooses, by default the data loss.
+      mode: "min" or "max", for a `select` that does not say it itself.
       run_dir, resume, progress, strategy, workers: as for `fit_many`.
       options: the arguments of `flaxfit.TrainConfig`: `epochs`, `batch_size`, `early_stopping`, ...
 
@@ -213,7 +215,7 @@ def cross_validate(
     if metric not in scores:
         raise ValueError(f"cross_validate(select={metric!r}): scored are {', '.join(scores)}.")
     means = scores[metric].reshape(len(settings), len(outer), -1).mean(2)
-    sign = 1 if search.smaller_is_better(metric) else -1
+    sign = 1 if (mode or search.mode(metric)) == "min" else -1
     chosen = [settings[index] for index in np.argmin(sign * means, axis=0)]
     trials = [Trial(chosen[i], seed, fold=i, **part) for i, part in enumerate(prepared(outer)) for seed in listed]
     study = trained(trials, "outer")

@@ -111,7 +111,7 @@ def fit_many(
       callbacks: member -> its callbacks. Their files go to the directory `members/NAME` of `run_dir`.
       progress: a name under which to tell on standard error how many members have ended.
       run_dir: a directory for the population, of a few files whatever its size: `config.json`, and `members.sqlite` with the history and
-        the state of every member. A member gets a directory of its own only where a callback writes for it or `Study.export` writes its model.
+        the state of every member. A member gets a directory of its own only where a callback writes for it or `Study.export` does.
         Members are saved every minute, or when a `Checkpoint` among their callbacks says, and when they end.
       resume: as for `fit`. Members are grouped anew: the population may have grown, and the strategy and the devices may be others.
       strategy: "threads" trains members one by one, a thread a core: best on a CPU. "vmap" maps over them and trains as many side by side
@@ -263,7 +263,8 @@ class _Entry:
         flags = bool(self.state.stopper.stopped), bool(self.state.diverged), bool(saved.notes.get("stopped"))
         reason = why_ended(job.plan, self.position >= job.config.epochs * job.steps, *flags)
         if reason is not None:
-            self.result = result_of(self.member.task, self.state, saved.history, reason, Timing(0.0, 0.0, 0.0, 0), job.origins)
+            history = History(saved.history, **job.run(self.member.task).facts)
+            self.result = result_of(self.member.task, self.state, history, reason, Timing(0.0, 0.0, 0.0, 0), job.origins)
 
     def trainee(self) -> Trainee:
         """The member for the loop."""

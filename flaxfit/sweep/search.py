@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxfit.arguments import check_count
+from flaxfit.arguments import Mode, check_count
 from flaxfit.data.dataset import Dataset
 from flaxfit.sweep.fit_many import fit_many
 from flaxfit.sweep.grid import Grid, name_of
@@ -54,6 +54,7 @@ def narrow(
     points: int = 5,
     metric: str | None = None,
     at: At = "best",
+    mode: Mode | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     progress: str | None = None,
     **options: Any,
@@ -72,6 +73,7 @@ def narrow(
       points: values a round, 3 or more.
       metric: what is best, by mean over seeds; by default what is monitored.
       at: where in a run.
+      mode: "min" or "max", for a metric that does not say it itself.
       run_dir: a directory for the rounds; the same call goes on where it stopped.
       progress: as for `fit_many`.
       options: `seeds`, `validation`, `epochs` and all else that `flaxfit.fit_many` takes.
@@ -101,7 +103,7 @@ def narrow(
         title = None if progress is None else f"{progress}, round {number}"
         study = fit_many(make_task, grid, train, run_dir=place, progress=title, **options)
         studies.append(study)
-        best = study.rank(metric, at)[0][name]
+        best = study.rank(metric, at, mode=mode)[0][name]
         index = values.index(best)
         low, high = values[max(0, index - 1)], values[min(points - 1, index + 1)]
     return Narrowing(name, studies, (low, high), best)
@@ -117,6 +119,7 @@ def optimise(
     batch: int = 8,
     epochs: int | Sequence[int] = 1,
     metric: str | None = None,
+    mode: Mode | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     progress: str | None = None,
     **options: Any,
@@ -136,6 +139,7 @@ def optimise(
       batch: trials a population.
       epochs: how many; or several numbers, rising: after each but the last the pruner decides who goes on, from the weights it had.
       metric: what is told, by mean over seeds, at the best epoch so far; by default what is monitored.
+      mode: "min" or "max", for a metric that does not say it itself.
       run_dir: a directory for the runs.
       progress: as for `fit_many`.
       options: `seeds`, `validation`, `batch_size` and all else that `flaxfit.fit_many` takes.
@@ -163,7 +167,7 @@ def optimise(
                 settings = list({name_of(setting): setting for _, setting in going.values()}.values())
                 title = None if progress is None else f"{progress}, trials {min(going)} to {max(going)}, {rung} epochs"
                 population = fit_many(make_task, settings, train, epochs=rung, run_dir=home, progress=title, **options)
-                smaller = population.smaller_is_better(metric)
+                smaller = (mode or population.mode(metric)) == "min"
                 if (study.direction.name == "MINIMIZE") != smaller:
                     raise ValueError(f"the Optuna study would {study.direction.name.lower()} {metric or population.monitor}.")
                 means = {name_of(row.setting): float(row.scores.mean()) for row in population.table(metric).rows}

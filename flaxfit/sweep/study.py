@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flaxfit.arguments import unknown
+from flaxfit.arguments import Mode, mode_of, unknown
 from flaxfit.data.dataset import Dataset
-from flaxfit.report.diagnosis import smaller_is_better as smaller
 from flaxfit.report.statistics import Comparison, Interval, compare, interval
 from flaxfit.storage.directory import RunDirectory
 from flaxfit.storage.export import export
@@ -167,7 +166,7 @@ class Study:
         at: At = "best",
         *,
         level: float = 0.95,
-        larger_is_better: bool | None = None,
+        mode: Mode | None = None,
     ) -> Comparison:
         """Whether setting `b` is better than `a`: differences over common seeds (and folds), of which chance is shared.
 
@@ -177,16 +176,15 @@ class Study:
           metric: what to compare.
           at: where.
           level: of the interval.
-          larger_is_better: needed for an array of scores; a metric's name tells.
+          mode: "min" or "max", for an array of scores and for a metric that does not say it itself.
 
         Raises:
           ValueError: a setting that is not there, or no common seeds.
         """
         scores = self.scores(metric, at)
-        if larger_is_better is None:
-            if metric is not None and not isinstance(metric, str):
-                raise ValueError("compare(larger_is_better=...) must be given for scores of one's own.")
-            larger_is_better = not self.smaller_is_better(metric)
+        if mode is None and metric is not None and not isinstance(metric, str):
+            raise ValueError('compare(mode="min" or mode="max") must be given for an array of scores.')
+        larger_is_better = (mode or self.mode(metric if isinstance(metric, str) else None)) == "max"
         sides = []
         for setting in (a, b):
             self.select(**setting)
@@ -199,9 +197,9 @@ class Study:
         x, y = (np.array([side[key] for key in common]) for side in sides)
         return compare(x, y, level=level, larger_is_better=larger_is_better, names=(name_of(a), name_of(b)))
 
-    def rank(self, metric: str | None = None, at: At = "best") -> list[Mapping[str, Any]]:
-        """The settings, best mean first; one with a score that is not finite last."""
-        sign, rows = 1 if self.smaller_is_better(metric) else -1, self.scores(metric, at)
+    def rank(self, metric: str | None = None, at: At = "best", *, mode: Mode | None = None) -> list[Mapping[str, Any]]:
+        """The settings, best mean first; one with a score that is not finite last. `mode` as in `compare`."""
+        sign, rows = 1 if (mode or self.mode(metric)) == "min" else -1, self.scores(metric, at)
         means = {index: sign * rows[self._chosen(setting)].mean() for index, setting in enumerate(self.settings)}
         return [self.settings[index] for index in sorted(means, key=lambda i: means[i] if np.isfinite(means[i]) else np.inf)]
 
@@ -264,9 +262,13 @@ class Study:
         pairs = zip(self.members, self.results, strict=True)
         return [predict_member(m.programs, m.task, m.numbers, getattr(r, at), x, batch_size) for m, r in pairs]
 
-    def smaller_is_better(self, metric: str | None) -> bool:
-        """Whether a metric is best when small."""
-        return smaller(self.results[0].history, (metric or self.monitor).removeprefix("val_"))
+    def mode(self, metric: str | None = None) -> Mode:
+        """Whether a metric (None: what was monitored) is best when small or large.
+
+        Raises:
+          ValueError: the metric does not say.
+        """
+        return mode_of(metric or self.monitor, self.members[0].task.modes)
 
     def _chosen(self, setting: Mapping[str, Any]) -> np.ndarray:
         return np.array([i for i, m in enumerate(self.members) if all(m.setting[name] == value for name, value in setting.items())], int)

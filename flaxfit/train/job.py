@@ -244,8 +244,6 @@ def validate(
             if jnp.issubdtype(leaf.dtype, jnp.inexact):
                 check_finite(f"initial{jax.tree_util.keystr(path)}", jnp.atleast_1d(leaf))
     stopping = config.early_stopping or EarlyStopping("loss" if validation is None else "val_loss", mode="min")
-    if stopping.mode == "auto" and stopping.monitor.removeprefix("val_") == task.loss_name:
-        stopping = replace(stopping, mode="min")  # whatever the loss is called
     rows = len(train) * placement.team.size
     plan = program.Plan(
         min(config.batch_size, rows),
@@ -257,8 +255,10 @@ def validate(
         placement=placement,
     )
     columns = program.columns(task, validation is not None, plan, measures)
-    check_monitor(stopping.monitor, columns[:-1])
-    stopping.direction  # noqa: B018  (raises for a name that does not tell)
+    for rule in (stopping, config.plateau):
+        if rule is not None:
+            check_monitor(rule.monitor, columns[:-1])
+    plan = replace(plan, stopping=stopping.resolved(task.modes), plateau=config.plateau and config.plateau.resolved(task.modes))
     if placement.mesh is not None and (ways := placement.mesh.devices.shape[0]) and plan.batch_size % ways:
         message = f"steps of {plan.batch_size} rows do not divide over {ways} devices, so that each computes all of them"
         warnings.warn(f"{message}: take a batch_size that does.", UserWarning, stacklevel=3)

@@ -276,7 +276,7 @@ class _Log:
     """The metrics of a run, in an array that grows."""
 
     def __init__(self, run: Run):
-        self._names, self._rows, self.epochs = run.columns, np.empty((64, len(run.columns))), 0
+        self._run, self._names, self._rows, self.epochs = run, run.columns, np.empty((64, len(run.columns))), 0
         if run.history is not None:
             self.add(np.stack([run.history[name] for name in run.columns], axis=1))
 
@@ -289,4 +289,4 @@ class _Log:
 
     def history(self, first: int = 0) -> History:
         rows = self._rows[first : self.epochs].copy()
-        return History({name: rows[:, column] for column, name in enumerate(self._names)}, first + 1)
+        return History({name: rows[:, column] for column, name in enumerate(self._names)}, first + 1, **self._run.facts)

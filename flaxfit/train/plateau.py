@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax.numpy as jnp
 from jax import Array
 
-from flaxfit.arguments import check_count
+from flaxfit.arguments import Mode, check_count, mode_of
 from flaxfit.state import PlateauState
 
 
@@ -63,6 +64,14 @@ class Plateau:
             raise ValueError(f"Plateau(min_delta=...) must be 0 or more, got {self.min_delta!r}.")
         if self.mode not in ("auto", "min", "max"):
             raise ValueError(f'Plateau(mode=...) is "auto", "min" or "max", got {self.mode!r}.')
+
+    def resolved(self, modes: Mapping[str, Mode]) -> Plateau:
+        """The same with the mode that the metric says.
+
+        Raises:
+          ValueError: "auto", and the metric does not say.
+        """
+        return self if self.mode != "auto" else replace(self, mode=mode_of(self.monitor, modes))
 
     def init(self) -> PlateauState:
         """The state before the first epoch."""

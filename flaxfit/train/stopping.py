@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from flaxfit.arguments import Mode, mode_of
 from flaxfit.state import StopperState
-
-_LARGER_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "top_", "r2", "iou")
-_SMALLER_IS_BETTER = (
-    "loss",
-    "entropy",
-    "error",
-    "mse",
-    "mae",
-    "mape",
-    "deviance",
-    "penalty",
-    "norm",
-    "nll",
-    "perplexity",
-    "hinge",
-    "divergence",
-)
 
 
 @dataclass(frozen=True)
@@ -41,7 +26,7 @@ class EarlyStopping:
       monitor: a column of the history, such as `val_loss`.
       patience: stop after this many checks in a row without improvement (0 stops at the first, as 1 does).
       min_delta: an improvement must be larger than this.
-      mode: "min", "max", or "auto": by the metric's name; `fit` knows that its own data loss is to be small.
+      mode: "min", "max", or "auto": as the metric says, see `flaxfit.Metric`.
       baseline: improvements count only once the metric is better than this.
       start_from_epoch: epochs before the first check.
 
@@ -81,20 +66,22 @@ class EarlyStopping:
         if self.mode not in ("auto", "min", "max"):
             raise ValueError(f'EarlyStopping(mode=...) is "auto", "min" or "max", got {self.mode!r}.')
 
-    @property
-    def direction(self) -> Literal["min", "max"]:
-        """Whether smaller or larger is better.
+    def resolved(self, modes: Mapping[str, Mode]) -> EarlyStopping:
+        """The same with the mode that the metric says.
 
         Raises:
-          ValueError: "auto" and a name that does not tell.
+          ValueError: "auto", and the metric does not say.
         """
-        if self.mode != "auto":
-            return self.mode
-        name = self.monitor.removeprefix("val_")
-        smaller, larger = (any(word in name for word in words) for words in (_SMALLER_IS_BETTER, _LARGER_IS_BETTER))
-        if smaller != larger:
-            return "min" if smaller else "max"
-        raise ValueError(f'The name {self.monitor!r} does not tell whether larger is better: give mode="min" or mode="max".')
+        return self if self.mode != "auto" else replace(self, mode=mode_of(self.monitor, modes))
+
+    @property
+    def direction(self) -> Mode:
+        """Whether smaller or larger is better. Alone, "auto" knows it of `loss` and `val_loss` only; `fit` asks the task's metrics.
+
+        Raises:
+          ValueError: it is not known.
+        """
+        return mode_of(self.monitor, None) if self.mode == "auto" else self.mode
 
     def init(self) -> StopperState:
         """Nothing seen yet."""

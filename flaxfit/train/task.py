@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from flaxfit.arguments import Mode
+from flaxfit.losses import mode_of_function
 from flaxfit.rng import stream
 from flaxfit.state import TrainState
 
@@ -90,6 +92,13 @@ class Task:
                 raise ValueError(f"Task(metrics=...) may not hold {name!r}: that name is logged already; call the metric something else.")
         object.__setattr__(self, "metrics", dict(self.metrics))
         object.__setattr__(self, "rngs", (self.rngs,) if isinstance(self.rngs, str) else tuple(self.rngs))
+
+    @property
+    def modes(self) -> dict[str, Mode]:
+        """Logged name -> "min" or "max", of the objective, the data loss, the penalty, and each metric that says its mode."""
+        said = {name: mode for name, metric in self.metrics.items() if (mode := mode_of_function(metric)) is not None}
+        losses: dict[str, Mode] = {"loss": "min", self.loss_name: "min", "penalty": "min"}
+        return losses | said
 
     @property
     def loss_name(self) -> str:

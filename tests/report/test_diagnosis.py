@@ -203,7 +203,7 @@ def test_few_epochs_show_what_is_plain_and_no_more():
 def test_larger_is_better():
     training, validation, turn = curves("over-fitted", 200)
     zero = np.zeros(200)
-    found = diagnose(History({"loss": zero, "mse": zero, "accuracy": 1 - training, "val_accuracy": 1 - validation}), "accuracy")
+    found = diagnose(History({"loss": zero, "mse": zero, "accuracy": 1 - training, "val_accuracy": 1 - validation}), "accuracy", mode="max")
     assert (found.verdict, found.metric) == ("over-fitted", "accuracy")
     assert found.epoch == pytest.approx(turn, abs=5)
     assert found.final_gap > found.gap > 0 < found.rise

@@ -76,9 +76,9 @@ def test_scores_of_ones_own(study, table):
     np.testing.assert_allclose(
         study.predict(validation.x[:7])[5], ff.predict(study.members[5].task, study.results[5].best, validation.x[:7])
     )
-    with pytest.raises(ValueError, match="larger_is_better"):
+    with pytest.raises(ValueError, match="mode"):
         study.compare({"dropout": 0.0, "rate": 1e-3}, {"dropout": 0.0, "rate": 3e-2}, scores["accuracy"])
-    difference = study.compare({"dropout": 0.0, "rate": 1e-3}, {"dropout": 0.0, "rate": 3e-2}, scores["accuracy"], larger_is_better=True)
+    difference = study.compare({"dropout": 0.0, "rate": 1e-3}, {"dropout": 0.0, "rate": 3e-2}, scores["accuracy"], mode="max")
     assert difference.verdict == "better"
 
 
