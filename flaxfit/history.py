@@ -66,7 +66,8 @@ class History(Mapping[str, np.ndarray]):
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the columns of a History must be of one length, got {lengths}")
         self.epochs = first_epoch + np.arange(next(iter(lengths.values()), 0))
-        self.rows, self.validation_rows, self.modes = rows, validation_rows, dict(modes or {})
+        self.rows, self.validation_rows = rows, validation_rows
+        self.modes: dict[str, Mode] = dict(modes or {})
         logged = self._columns.get("best_epoch")
         self.best_epoch = int(logged[-1]) or None if logged is not None and len(logged) else None
         names = [name for name in self if name != "loss" and not name.startswith("val_")] if "loss" in self else []
@@ -103,8 +104,7 @@ class History(Mapping[str, np.ndarray]):
         Raises:
           ValueError: it is not known.
         """
-        smallest: Mode = "min"
-        return mode_of(metric, self.modes if self._data_loss is None else {**self.modes, self._data_loss: smallest})
+        return "min" if metric.removeprefix("val_") == self._data_loss else mode_of(metric, self.modes)
 
     @property
     def data_loss(self) -> str:

@@ -96,9 +96,8 @@ class Task:
     @property
     def modes(self) -> dict[str, Mode]:
         """Logged name -> "min" or "max", of the objective, the data loss, the penalty, and each metric that says its mode."""
-        said = {name: mode for name, metric in self.metrics.items() if (mode := mode_of_function(metric)) is not None}
-        losses: dict[str, Mode] = {"loss": "min", self.loss_name: "min", "penalty": "min"}
-        return losses | said
+        said: dict[str, Mode] = {name: mode for name, metric in self.metrics.items() if (mode := mode_of_function(metric)) is not None}
+        return {"loss": "min", self.loss_name: "min", "penalty": "min"} | said
 
     @property
     def loss_name(self) -> str:
