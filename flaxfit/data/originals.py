@@ -108,55 +108,57 @@ def find(source: Source, directory: Path | None, name: str | None = None) -> Ori
 def _downloaded(source: Source, original: File, rows: int | None, scratch: Path) -> Path:
     """The verified file, or of a source too large to be fetched whole, as much of it as holds the first rows."""
     pooch = needed("pooch", f"downloading {source.name}")
-    request = {"timeout": TIMEOUT, "headers": {"Accept-Encoding": "identity"}, "hooks": {"response": _check}}
-    known, downloader = f"sha256:{original.sha256}", pooch.HTTPDownloader(progressbar=True, chunk_size=2**18, **request)
-    if source.first_rows:
-        known, downloader = None, _FirstRows(rows, request)
-    registry, urls = {original.path: known}, {original.path: original.url}
-    downloads = pooch.create(scratch, base_url="", registry=registry, urls=urls, retry_if_failed=ATTEMPTS - 1)
+    known = {original.path: None if source.first_rows else f"sha256:{original.sha256}"}
+    urls = {original.path: original.url}
+    downloads = pooch.create(scratch, base_url="", registry=known, urls=urls, retry_if_failed=ATTEMPTS - 1)
     try:
-        return Path(downloads.fetch(original.path, downloader=downloader))
-    except (OSError, ValueError) as error:
+        return Path(downloads.fetch(original.path, downloader=_Downloader(rows if source.first_rows else None)))
+    except (OSError, ValueError, zlib.error) as error:
         if getattr(error, "errno", None) is not None:  # the disk's
             raise
-        tried = "" if type(error) is OSError else f", the last of {ATTEMPTS} attempts"  # those of `_check` are not repeated
+        tried = "" if type(error) is OSError else f", the last of {ATTEMPTS} attempts"  # an OSError of ours is not repeated
         cure = f"To do without: put it below a directory, as {original.path}, and name that by --originals or FLAXFIT_ORIGINALS."
         kind = OSError if isinstance(error, OSError) else ValueError
         raise kind(f"{source.name} could not be downloaded: {original.url}{tried}: {str(error).rstrip('.')}. {cure}") from error
 
 
-def _check(response: Any, **_: Any) -> None:
-    """Refuses a response that another attempt would not better. Pooch tries again after an error of requests, not after this."""
-    if 400 <= response.status_code < 500:
-        raise OSError(f"the host answers {response.status_code} {response.reason}")
-    target = urljoin(response.url, response.headers.get("Location", ""))
-    if response.is_redirect and response.url.startswith("https:") and not target.startswith("https:"):
-        raise OSError(f"it leaves https for {target}")
-
-
 @dataclass(frozen=True)
-class _FirstRows:
-    """A downloader for pooch that stops when it has so many lines of a gzipped file."""
+class _Downloader:
+    """A downloader for pooch, which tries again after an error of requests or a wrong checksum, but not after a plain `OSError`.
+
+    Attributes:
+      rows: stop when so many lines of a gzipped file are there; None: the whole file.
+    """
 
     rows: int | None
-    request: Mapping[str, Any]
 
     def __call__(self, url: str, output_file: str, _: Any) -> None:
         requests, tqdm = needed("requests", "downloading"), needed("tqdm.auto", "downloading").tqdm
+        how = {"timeout": TIMEOUT, "headers": {"Accept-Encoding": "identity"}, "hooks": {"response": _stay_with_https}}
         unpack, lines = zlib.decompressobj(wbits=31), 0
-        with (
-            requests.get(url, stream=True, **self.request) as response,
-            Path(output_file).open("wb") as file,
-            tqdm(total=self.rows, unit=" rows") as progress,
-        ):
+        with requests.get(url, stream=True, **how) as response:
+            if 400 <= response.status_code < 500:
+                raise OSError(f"the host answers {response.status_code} {response.reason}")
             response.raise_for_status()
-            for block in response.iter_content(2**16):
-                file.write(block)
-                try:
+            size = int(response.headers.get("Content-Length", 0)) or None
+            unit = {"total": size, "unit": "B", "unit_scale": True} if self.rows is None else {"total": self.rows, "unit": " rows"}
+            with Path(output_file).open("wb") as file, tqdm(**unit) as progress:
+                for block in response.iter_content(2**16):
+                    if not file.tell() and url.endswith(".gz") and not block.startswith(b"\x1f\x8b"):
+                        raise OSError(f"what the host sends is not a gzip file, but perhaps a page to sign in: {block[:60]!r}")
+                    file.write(block)
+                    if self.rows is None:
+                        progress.update(len(block))
+                        continue
                     found = unpack.decompress(block).count(b"\n")
-                except zlib.error as error:
-                    raise OSError(f"what the host sends is not a gzip file, but perhaps a page to sign in: {block[:60]!r}") from error
-                lines += found
-                progress.update(found)
-                if self.rows is not None and lines >= self.rows:
-                    return
+                    progress.update(found)
+                    lines += found
+                    if lines >= self.rows:
+                        return
+
+
+def _stay_with_https(response: Any, **_: Any) -> None:
+    """Refuses a redirect from https to http."""
+    target = urljoin(response.url, response.headers.get("Location", ""))
+    if response.is_redirect and response.url.startswith("https:") and not target.startswith("https:"):
+        raise OSError(f"it leaves https for {target}")
