@@ -92,13 +92,13 @@ def find(source: Source, directory: Path | None, name: str | None = None) -> Ori
     """
     if directory is not None and not directory.is_dir():
         raise FileNotFoundError(f"there is no directory of originals {directory}: check --originals or FLAXFIT_ORIGINALS.")
-    local = {}
-    for file in (*source.originals, *source.substitutes) if directory is not None else ():
-        path = directory / file.path
+    files, local = (*source.originals, *source.substitutes), {}
+    there = [(file, directory / file.path) for file in files] if directory is not None else []
+    for file, path in there:
         if path.is_file() and name in (None, path.name):
             local.setdefault(file.stands_for or file.path, (file, path))
     if name is not None and all(path.name != name for _, path in local.values()):
-        names = [Path(file.path).name for file in (*source.originals, *source.substitutes)]
+        names = [Path(file.path).name for file in files]
         if name not in names:
             raise ValueError(unknown("file", name, names, f"of {source.name}"))
         raise FileNotFoundError(f"no {name} for {source.name}: a directory of originals must have it, and {directory} does not.")
