@@ -23,12 +23,7 @@ TIMEOUT = 30
 
 @dataclass(frozen=True)
 class Originals:
-    """The files that a source is read from.
-
-    Attributes:
-      source: the source.
-      local: original's path -> the declared file that is there, and where it is. The others are downloaded.
-    """
+    """The files that a source is read from. Those that are not in `local`, by their original's path, are downloaded."""
 
     source: Source
     local: Mapping[str, tuple[File, Path]]
@@ -50,14 +45,9 @@ class Originals:
         return "; ".join(f"{file.path} holds {file.note}" for file, _ in self.local.values() if file.note)
 
     def read(self, rows: int | None, scratch: Path) -> tuple[Parts, dict[str, str]]:
-        """Reads the source's arrays from verified files.
+        """The source's arrays, from verified files, and file -> SHA-256 of what was read.
 
-        Args:
-          rows: how many rows are wanted, None for all.
-          scratch: a directory for downloads, which the caller removes.
-
-        Returns:
-          The arrays, and file -> SHA-256 of what was read. Where only the first bytes were, the SHA-256 stands under `path[:bytes]`.
+        Where only the first bytes were read, their SHA-256 stands under `path[:bytes]`. Downloads go below `scratch`.
 
         Raises:
           ValueError: a file is not the published one.
@@ -79,16 +69,9 @@ class Originals:
 
 
 def find(source: Source, directory: Path | None, name: str | None = None) -> Originals:
-    """Looks for a source's originals, or for what may stand in for them.
+    """Looks below a directory for a source's originals, or for what may stand in for them.
 
-    Args:
-      source: the source.
-      directory: laid out as the files' declared paths, or None.
-      name: of the file to take where there are several candidates; None: the original, else the first substitute.
-
-    Raises:
-      FileNotFoundError: there is no such directory, or no file of that name in it.
-      ValueError: the source has no file of that name.
+    Where there are several candidates, the file called `name` is taken; by default the original, else the first substitute.
     """
     if directory is not None and not directory.is_dir():
         raise FileNotFoundError(f"there is no directory of originals {directory}: check --originals or FLAXFIT_ORIGINALS.")
