@@ -126,8 +126,8 @@ def mae(logits: Outputs, y: Targets) -> Rows:
 def auc(logits: Any, y: Any) -> float:
     """Area under the ROC curve. **Needs the whole set: for evaluation only**, not for `Task(metrics=...)`.
 
-    The chance that a row labelled 1 has a larger logit than a row labelled 0, ties counted half: the Mann-Whitney statistic
-    (Hanley and McNeil 1982, "The meaning and use of the area under a receiver operating characteristic curve").
+    The chance that a row labeled 1 has a larger logit than a row labeled 0, ties counted half; computed by scikit-learn's
+    `roc_auc_score`.
 
     Args:
       logits: of label 1, shape (n,) or (n, 1).
@@ -136,20 +136,22 @@ def auc(logits: Any, y: Any) -> float:
     Returns:
       From 0 to 1; NaN where a logit is NaN, or where all labels are the same.
 
+    Raises:
+      ValueError: more or fewer logits than labels.
+
     Example:
       >>> auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
       0.75
     """
-    from scipy.stats import rankdata
+    from sklearn.metrics import roc_auc_score
 
     scores, labels = _whole("auc", logits, y)
     if scores.size != labels.size:
         raise ValueError(f"auc is for one logit a row: got logits {scores.shape} for labels {labels.shape}.")
     scores, positive = scores.ravel(), labels.ravel() > 0.5
-    ones, zeros = int(positive.sum()), int((~positive).sum())
-    if not ones or not zeros:
+    if np.isnan(scores).any() or positive.all() or not positive.any():
         return float("nan")
-    return float((rankdata(scores)[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+    return float(roc_auc_score(positive, np.nan_to_num(scores)))  # which takes no infinity
 
 
 def confusion_matrix(logits: Any, y: Any) -> np.ndarray:
@@ -160,13 +162,18 @@ def confusion_matrix(logits: Any, y: Any) -> np.ndarray:
       y: class numbers, shape (n,), or one-hot rows.
 
     Returns:
-      Counts, shape (classes, classes): the row is the true class, the column the predicted one.
+      Counts, shape (classes, classes), by scikit-learn: the row is the true class, the column the predicted one.
+
+    Raises:
+      ValueError: other rows in `y` than in `logits`, or a class that the logits do not have.
 
     Example:
       >>> confusion_matrix([[2.0], [-1.0], [1.0]], [1, 1, 0])
       array([[0, 1],
              [1, 1]])
     """
+    from sklearn import metrics
+
     scores, labels = _whole("confusion_matrix", logits, y)
     binary = scores.ndim == 1 or scores.shape[1] == 1
     classes = 2 if binary else scores.shape[1]
@@ -176,7 +183,7 @@ def confusion_matrix(logits: Any, y: Any) -> np.ndarray:
         raise ValueError(f"logits {scores.shape} and labels {labels.shape} differ in rows.")
     if true.size and not 0 <= true.min() <= true.max() < classes:
         raise ValueError(f"labels run from {true.min()} to {true.max()}, logits {scores.shape} tell {classes} classes apart.")
-    return np.bincount(true * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    return metrics.confusion_matrix(true, predicted, labels=np.arange(classes))
 
 
 def _classes(logits: Outputs, y: Targets) -> Any:

@@ -67,6 +67,8 @@ def test_auc_against_scikit_learn(decimals):
 def test_auc_where_it_is_not_defined():
     assert np.isnan(metrics.auc(np.arange(3.0), np.ones(3)))
     assert np.isnan(metrics.auc([np.nan, 1.0, 2.0], [0, 1, 1]))
+    assert np.isnan(metrics.auc([], []))
+    assert metrics.auc([-np.inf, 1.0, np.inf], [0, 0, 1]) == 1.0
     with pytest.raises(ValueError, match="one logit a row"):
         metrics.auc(LOGITS, LABELS)
 
@@ -83,6 +85,7 @@ def test_confusion_matrix_of_two_classes_and_of_classes_that_never_occur():
     for logits in (LOGITS[:, 0], LOGITS[:, :1]):
         np.testing.assert_array_equal(metrics.confusion_matrix(logits, y), expected)
     assert metrics.confusion_matrix(LOGITS, np.zeros(200)).shape == (5, 5)
+    assert metrics.confusion_matrix([1.0, 2.0], [1, 1]).tolist() == [[0, 0], [0, 2]]
 
 
 def test_confusion_matrix_errors():

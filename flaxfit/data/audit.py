@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -105,15 +106,15 @@ def leakage(splits: Splits | Mapping[str, Dataset], *, one_row: float = 0.01) ->
     if len(set(kinds.values())) > 1 or not all(rows.values()):
         raise ValueError(f"leakage compares rows of the same shapes and types, got (x, y) {kinds}, rows {rows}.")
     warnings = small(rows, one_row)
-    equal = _numbered({name: data.x for name, data in parts.items()})
-    alike = _numbered({name: (equal[name], data.y) for name, data in parts.items()})
+    x = {name: _hashes(data.x) for name, data in parts.items()}
+    xy = {name: list(zip(x[name], _hashes(data.y), strict=True)) for name, data in parts.items()}
 
     def duplicates(first: str, second: str) -> Duplicates:
-        times, where = _occurrences(equal[second], equal[first])
-        found = where < np.arange(len(where)) if first == second else times > 0
-        contradicting = found & (times > _occurrences(alike[second], alike[first])[0])
-        examples = tuple((int(where[row]), int(row)) for row in np.flatnonzero(found)[:5])
-        return Duplicates(first, second, int(found.sum()), int(contradicting.sum()), examples)
+        equal, alike = Counter(x[first]), Counter(xy[first])
+        where = {hashed: row for row, hashed in reversed([*enumerate(x[first])])}  # the first row stays
+        found = [row for row, hashed in enumerate(x[second]) if hashed in where and (first != second or where[hashed] < row)]
+        contradicting = sum(equal[x[second][row]] > alike[xy[second][row]] for row in found)
+        return Duplicates(first, second, len(found), contradicting, tuple((where[x[second][row]], row) for row in found[:5]))
 
     across = tuple(pair for names in combinations(parts, 2) if (pair := duplicates(*names)).rows)
     shares = _shares(parts)
@@ -126,8 +127,8 @@ def leakage(splits: Splits | Mapping[str, Dataset], *, one_row: float = 0.01) ->
     return Leakage(rows, across, within, shares, differences, (*map(str, across), *warnings))
 
 
-def _hashes(tree: Any) -> np.ndarray:
-    """A uint64 for each row, computed a few MB at a time."""
+def _hashes(tree: Any) -> list[bytes]:
+    """A hash of each row, computed a few MB at a time."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
     step = max(1, 2**22 // sum(leaf[:1].nbytes for leaf in leaves))
     digests = []
@@ -136,22 +137,7 @@ def _hashes(tree: Any) -> np.ndarray:
         parts = [part if part.dtype.kind in "biu" else part + part.dtype.type(0) for part in parts]  # -0.0 + 0.0 is 0.0
         chunk = np.concatenate([np.ascontiguousarray(part).reshape(len(part), -1).view(np.uint8) for part in parts], axis=1)
         digests += [hashlib.blake2b(row, digest_size=8).digest() for row in chunk]
-    return np.frombuffer(b"".join(digests), np.uint64)
-
-
-def _numbered(trees: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """For each tree a number for each row, the same for equal rows."""
-    hashes = [_hashes(tree) for tree in trees.values()]
-    numbers = np.unique(np.concatenate(hashes), return_inverse=True)[1]
-    return dict(zip(trees, np.split(numbers, np.cumsum([*map(len, hashes)])[:-1]), strict=True))
-
-
-def _occurrences(wanted: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How often each number occurs, and where first (0 if it does not)."""
-    times = np.bincount(among, minlength=wanted.max() + 1)
-    where = np.zeros_like(times)
-    where[among[::-1]] = np.arange(len(among))[::-1]  # the last assignment stays
-    return times[wanted], where[wanted]
+    return digests
 
 
 def _shares(parts: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import os
 import shutil
@@ -24,66 +24,52 @@ def directory() -> Path:
     return (Path(named).expanduser().resolve() if named else home) / "data"
 
 
-def stored(key: str) -> tuple[Parts, dict[str, Any]] | None:
-    """The arrays kept under `key`, memory-mapped, and what was noted of them; None where there are none."""
-    path = directory() / key
-    if not (path / "about.json").is_file():
-        return None
-    about = json.loads((path / "about.json").read_text())
-    parts: Parts = {
-        part: {name: np.load(path / f"{part}.{name}.npy", mmap_mode="r") for name in names} for part, names in about["arrays"].items()
-    }
-    return parts, about
-
-
 def prepared(key: str, make: Callable[[Path], tuple[Parts, dict[str, Any]]]) -> tuple[Parts, dict[str, Any]]:
-    """The arrays kept under `key`; `make` gives them the first time.
+    """The arrays kept under `key`, memory-mapped, and what was noted of them; `make` gives them the first time.
 
-    One process prepares, others wait for it. Arrays get their name when they are complete; whatever fails leaves nothing behind.
-
-    Args:
-      key: names what is kept; other arrays must have another key.
-      make: (an empty scratch directory) -> arrays, and what to note of them, as plain values.
-
-    Raises:
-      OSError: they cannot be written.
+    It takes an empty scratch directory, and gives the arrays and what to note of them, as plain values. One process prepares, others
+    wait for it. Arrays get their name when they are complete; whatever fails leaves nothing behind.
     """
     from filelock import FileLock, Timeout
 
-    if (found := stored(key)) is not None:
-        return found
     home = directory()
+    about = home / key / "about.json"
+    if about.is_file():
+        return _stored(about)
     home.mkdir(parents=True, exist_ok=True)
     lock = FileLock(home / f".{key}.lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         sys.stderr.write(f"waiting for another process, which prepares {key}\n")
-        lock.acquire()
-    with contextlib.ExitStack() as stack:
-        stack.callback(lock.release)
-        if (found := stored(key)) is not None:
-            return found
+        held = lock.acquire()
+    with held:
+        if about.is_file():
+            return _stored(about)
         for left in home.glob(f".{key}.*.tmp"):  # by a process that was killed: only the lock's owner makes any
             shutil.rmtree(left, ignore_errors=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".tmp", dir=home))
-        try:
-            parts, about = make(scratch)
-            complete = scratch / "complete"
-            complete.mkdir()
-            for part, arrays in parts.items():
-                for name, array in arrays.items():
-                    np.save(complete / f"{part}.{name}.npy", array, allow_pickle=False)
-            about["arrays"] = {part: list(arrays) for part, arrays in parts.items()}
-            (complete / "about.json").write_text(json.dumps(about, indent=1))
-            complete.replace(home / key)
-        except OSError as error:
-            if error.errno is not None or error.__cause__ is None:  # the disk's; a download's tells its own cause and cure
-                free = shutil.disk_usage(home).free / 2**20
-                error.add_note(f"while {key} was prepared in {home}, with {free:.0f} MB free; FLAXFIT_CACHE names another directory.")
-            raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    found = stored(key)
-    assert found is not None
-    return found
+        with tempfile.TemporaryDirectory(prefix=f".{key}.", suffix=".tmp", dir=home, ignore_cleanup_errors=True) as scratch:
+            try:
+                _write(*make(Path(scratch)), Path(scratch) / "complete", home / key)
+            except OSError as error:
+                if error.errno is not None or error.__cause__ is None:  # the disk's; a download's tells its own cause and cure
+                    free = shutil.disk_usage(home).free / 2**20
+                    error.add_note(f"while {key} was prepared in {home}, with {free:.0f} MB free; FLAXFIT_CACHE names another directory.")
+                raise
+    return _stored(about)
+
+
+def _write(parts: Parts, about: dict[str, Any], scratch: Path, path: Path) -> None:
+    scratch.mkdir()
+    for part, arrays in parts.items():
+        for name, array in arrays.items():
+            np.save(scratch / f"{part}.{name}.npy", array, allow_pickle=False)
+    about = {**about, "arrays": {part: list(arrays) for part, arrays in parts.items()}}
+    (scratch / "about.json").write_text(json.dumps(about, indent=1))
+    scratch.replace(path)
+
+
+def _stored(path: Path) -> tuple[Parts, dict[str, Any]]:
+    about = json.loads(path.read_text())
+    load = functools.partial(np.load, mmap_mode="r")
+    return {part: {name: load(path.parent / f"{part}.{name}.npy") for name in names} for part, names in about["arrays"].items()}, about

@@ -7,19 +7,7 @@ from typing import Any
 
 
 def needed(module: str, what: str) -> Any:
-    """A module of the extra `data`, imported late.
-
-    Args:
-      module: its name.
-      what: what needs it, for the error.
-
-    Raises:
-      ImportError: it is not installed.
-
-    Example:
-      >>> needed("json", "read_json").loads("[1]")
-      [1]
-    """
+    """A module of the extra `data`, imported late; an `ImportError` tells `what` needs it, and how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import csv
-import functools
 import gzip
 import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from flaxfit.arguments import check_count, unknown
 from flaxfit.data.dataset import Dataset
+from flaxfit.data.extras import needed
 from flaxfit.data.provenance import Provenance
 from flaxfit.data.sources.source import sha256
 
@@ -40,6 +40,7 @@ def read_csv(
 
     Raises:
       ValueError: a row that is too short or too long, a cell that is missing or no finite number: names file, line and column.
+      ImportError: pandas is not installed.
 
     Example:
       >>> import tempfile
@@ -52,63 +53,54 @@ def read_csv(
     path = Path(path)
     if rows is not None:
         check_count("read_csv(rows=...)", rows, 1, "rows")
-    try:
-        with _text(path) as file:
-            lines = (cells for cells in csv.reader(file, delimiter=delimiter) if cells)
-            first, second = next(lines, []), next(lines, [])
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: {error}.") from error
-    width = len(first)
+    pandas = needed("pandas", "read_csv")
+    first, second, *_ = (*(cells for _, cells in islice(_records(path, delimiter), 2)), [], [])
     if not first:
         raise ValueError(f"{path} is empty.")
-    if width < 2:
+    if len(first) < 2:
         raise ValueError(
             f"{path} has one column when cells are parted by {delimiter!r}: give delimiter=... Its first line: {first[0][:60]!r}"
         )
-    place = _position(target, width)
+    place = _position(target, len(first))
     named = header if header is not None else isinstance(target, str) or not any(_is_number(c) for i, c in enumerate(first) if i != place)
-    if (
-        header is None
-        and not named
-        and place is not None
-        and len(second) == width
-        and not _is_number(first[place])
-        and _is_number(second[place])
-    ):
+    numbers_begin = place is not None and len(second) == len(first) and not _is_number(first[place]) and _is_number(second[place])
+    if numbers_begin and header is None and not named:
         raise ValueError(f"{path}: does its first line, {','.join(first)[:60]!r}, name the columns? Give header=True or header=False.")
-    columns = tuple(cell.strip() for cell in first) if named else tuple(f"column {index}" for index in range(width))
+    columns = tuple(cell.strip() for cell in first) if named else tuple(f"column {index}" for index in range(len(first)))
     if isinstance(target, str):
         if target not in columns:
             raise ValueError(f"{path}: {unknown('column', target, columns)}")
         target = columns.index(target)
-    position = _position(target, width)
+    position = _position(target, len(first))
     if position is None:
-        raise ValueError(f"{path} has {width} columns, there is no column {target}.")
+        raise ValueError(f"{path} has {len(first)} columns, there is no column {target}.")
     sample = second if named else first
     if not sample:
         raise ValueError(f"{path} has no rows below its header.")
-    labels: dict[str, int] = {}
-    text = position if position < len(sample) and not _is_number(sample[position]) else None
-    number: Any = {} if text is None else {text: lambda cell: labels.setdefault(cell.strip(), len(labels))}
-    blame = functools.partial(_blame, path, columns, text, delimiter, named, rows)
-    how: dict[str, Any] = {"comments": None, "skiprows": int(named), "max_rows": rows, "ndmin": 2, "quotechar": '"'}
+    text = None if position >= len(sample) or _is_number(sample[position]) else position
+    kinds = {index: object if index == text else np.float32 for index in range(len(first))}
+    how: dict[str, Any] = {"header": 0 if named else None, "names": list(kinds), "dtype": kinds, "index_col": False}
+    how |= {"nrows": rows, "keep_default_na": False, "encoding": "utf-8-sig", "engine": "c"}
     try:
-        with _text(path) as file:
-            values = np.loadtxt(file, np.float32, delimiter=delimiter, converters=number, **how)
-    except ValueError:
-        blame()
-        raise
-    if not np.isfinite(values).all() or values.shape[1] != width or "" in labels:
-        blame()
-    y, classes = values[:, position], None
-    if text is not None:
-        classes = tuple(sorted(labels))
-        y = np.argsort(np.argsort(list(labels)))[y.astype(np.int32)].astype(np.int32)
-    elif (y == np.round(y)).all() and np.abs(y).max() < 2**24:
+        if second and len(second) != len(first):  # pandas would take a long first row as it is
+            raise ValueError("rows of unequal length")
+        with np.errstate(over="ignore"):
+            table = pandas.read_csv(path, sep=delimiter, **how)
+        y, classes = table.pop(position).to_numpy(), None
+        x = table.to_numpy()
+        if text is not None:
+            names, y = np.unique([label.strip() for label in y], return_inverse=True)
+            y, classes = y.astype(np.int32), tuple(names.tolist())
+        if not np.isfinite(x).all() or not np.isfinite(y).all() or "" in (classes or ()):
+            raise ValueError("missing or not finite numbers")
+    except ValueError as error:
+        _blame(path, delimiter, columns, text, int(named), rows)
+        raise ValueError(f"{path}: {error}") from error
+    if text is None and (y == np.round(y)).all() and np.abs(y).max() < 2**24:
         y = y.astype(np.int32)
     about = Provenance(path.name, range(len(y)), checksums={path.name: sha256(path)})
     features = tuple(np.delete(columns, position).tolist()) if named else None
-    return Dataset(np.delete(values, position, 1), y, features=features, classes=classes, provenance=about)
+    return Dataset(x, y, features=features, classes=classes, provenance=about)
 
 
 def read_npz(path: str | os.PathLike[str], x: str = "x", y: str = "y", sample_weight: str | None = None) -> Dataset:
@@ -143,10 +135,16 @@ def read_npz(path: str | os.PathLike[str], x: str = "x", y: str = "y", sample_we
     return replace(data, provenance=Provenance(path.name, range(len(data)), checksums={path.name: sha256(path)}))
 
 
-@contextmanager
-def _text(path: Path) -> Iterator[TextIO]:
+def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The line on which each row ends, and the row's cells."""
     with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
-        yield file  # pyright: ignore[reportReturnType]
+        reader = csv.reader(file, delimiter=delimiter)
+        try:
+            for cells in reader:
+                if len(cells) > 1 or "".join(cells).strip():
+                    yield reader.line_num, cells
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not text in UTF-8: {error}.") from error
 
 
 def _is_number(cell: str) -> bool:
@@ -157,33 +155,22 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _position(target: Any, width: int) -> int | None:
+def _position(target: int | str, width: int) -> int | None:
     """A column's number from 0; None for a name, or a number that no column has."""
     return target % width if isinstance(target, int) and -width <= target < width else None
 
 
-def _blame(path: Path, columns: tuple[str, ...], text: int | None, delimiter: str, named: bool, rows: int | None) -> None:
-    """Finds the first bad cell, slowly, and raises the error that names it."""
-    with _text(path) as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        count = 0
-        for cells in reader:
-            if not cells or (named and reader.line_num == 1):
-                continue
-            count += 1
-            if rows is not None and count > rows:
-                return
-            where = f"{path}, line {reader.line_num}"
-            if len(cells) != len(columns):
-                raise ValueError(f"{where}: {len(cells)} cells, expected {len(columns)}, as in the first line.")
-            for index, (cell, column) in enumerate(zip(cells, columns, strict=True)):
-                if not cell.strip() or (index != text and not _finite(cell)):
-                    what = "is missing: fill it, or remove the row" if not cell.strip() else f"is {cell!r}, not a finite number"
-                    raise ValueError(f"{where}, column {column!r}: the value {what}.")
+def _blame(path: Path, delimiter: str, columns: tuple[str, ...], text: int | None, start: int, rows: int | None) -> None:
+    """Looks for the first bad cell in so many rows from `start`, slowly, and raises the error that names it."""
+    for line, cells in islice(_records(path, delimiter), start, None if rows is None else start + rows):
+        if len(cells) != len(columns):
+            raise ValueError(f"{path}, line {line}: {len(cells)} cells, expected {len(columns)}, as in the first line.")
+        for index, (cell, column) in enumerate(zip(cells, columns, strict=True)):
+            if not cell.strip() or (index != text and not _is_finite(cell)):
+                what = f"is {cell!r}, not a finite number" if cell.strip() else "is missing: fill it, or remove the row"
+                raise ValueError(f"{path}, line {line}, column {column!r}: the value {what}.")
 
 
-def _finite(cell: str) -> bool:
-    try:
-        return bool(np.isfinite(np.float32(cell)))
-    except ValueError:
-        return False
+def _is_finite(cell: str) -> bool:
+    with np.errstate(over="ignore"):
+        return _is_number(cell) and bool(np.isfinite(np.float32(cell)))

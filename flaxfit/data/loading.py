@@ -82,26 +82,21 @@ def load(
         parts = {"all": bundled.read(name)} if name in bundled.BUNDLED else _of_tfds(name)
     pool = parts["train"] if "train" in parts else parts.get("all", next(iter(parts.values())))
     how: dict[str, Any] = {"stratified": stratified, "seed": seed}
-    own_test = parts.get("test")
+    asked = {"validation": validation, "test": test}
+    own_validation, own_test = parts.get("validation"), parts.get("test")
     if own_test is not None and test is not None:
-        own_test, test = _part_of(own_test, test, how), None
+        try:
+            own_test, test = split(own_test, train=test, **how).train, None
+        except ValueError as error:
+            raise ValueError(f"load(test={test}), of the source's own test set: {error}") from error
     if train is None and validation is None and test is None:
-        return Splits(pool, parts.get("validation"), own_test)
-    made = split(pool, train=train, validation=validation, test=test, one_row=1.0, **how)
-    for message in small({name: len(data) for name, data in made.items()}, 0.01):
+        made = Splits(pool, own_validation, own_test)
+    else:
+        made = split(pool, train=train, validation=validation, test=test, one_row=1.0, **how)
+        made = Splits(made.train, made.validation or own_validation, made.test or own_test)
+    for message in small({part: len(data) for part, data in made.items() if asked.get(part) is not None}, 0.01):
         warnings.warn(message, UserWarning, stacklevel=2)
-    return Splits(made.train, made.validation or parts.get("validation"), made.test or own_test)
-
-
-def _part_of(own_test: Dataset, test: int | float, how: dict[str, Any]) -> Dataset:
-    """The first rows of a source's own test set, or rows drawn from it."""
-    try:
-        part = split(own_test, train=test, **how).train
-    except ValueError as error:
-        raise ValueError(f"load(test={test}), of the source's own test set: {error}") from error
-    for message in small({"test": len(part)}, 0.01):
-        warnings.warn(message, UserWarning, stacklevel=3)
-    return part
+    return made
 
 
 def _published(source: Source, directory: Any, counts: list[int | float | None], options: dict[str, Any]) -> dict[str, Dataset]:

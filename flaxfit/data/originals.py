@@ -23,12 +23,7 @@ TIMEOUT = 30
 
 @dataclass(frozen=True)
 class Originals:
-    """The files that a source is read from.
-
-    Attributes:
-      source: the source.
-      local: original's path -> the declared file that is there, and where it is. The others are downloaded.
-    """
+    """The files that a source is read from. Those that are not in `local`, by their original's path, are downloaded."""
 
     source: Source
     local: Mapping[str, tuple[File, Path]]
@@ -50,14 +45,9 @@ class Originals:
         return "; ".join(f"{file.path} holds {file.note}" for file, _ in self.local.values() if file.note)
 
     def read(self, rows: int | None, scratch: Path) -> tuple[Parts, dict[str, str]]:
-        """Reads the source's arrays from verified files.
+        """The source's arrays, from verified files, and file -> SHA-256 of what was read.
 
-        Args:
-          rows: how many rows are wanted, None for all.
-          scratch: a directory for downloads, which the caller removes.
-
-        Returns:
-          The arrays, and file -> SHA-256 of what was read. Where only the first bytes were, the SHA-256 stands under `path[:bytes]`.
+        Where only the first bytes were read, their SHA-256 stands under `path[:bytes]`. Downloads go below `scratch`.
 
         Raises:
           ValueError: a file is not the published one.
@@ -79,26 +69,19 @@ class Originals:
 
 
 def find(source: Source, directory: Path | None, name: str | None = None) -> Originals:
-    """Looks for a source's originals, or for what may stand in for them.
+    """Looks below a directory for a source's originals, or for what may stand in for them.
 
-    Args:
-      source: the source.
-      directory: laid out as the files' declared paths, or None.
-      name: of the file to take where there are several candidates; None: the original, else the first substitute.
-
-    Raises:
-      FileNotFoundError: there is no such directory, or no file of that name in it.
-      ValueError: the source has no file of that name.
+    Where there are several candidates, the file called `name` is taken; by default the original, else the first substitute.
     """
     if directory is not None and not directory.is_dir():
         raise FileNotFoundError(f"there is no directory of originals {directory}: check --originals or FLAXFIT_ORIGINALS.")
-    local = {}
-    for file in (*source.originals, *source.substitutes):
-        path = directory and directory / file.path
-        if path is not None and path.is_file() and name in (None, path.name):
+    files, local = (*source.originals, *source.substitutes), {}
+    there = [(file, directory / file.path) for file in files] if directory is not None else []
+    for file, path in there:
+        if path.is_file() and name in (None, path.name):
             local.setdefault(file.stands_for or file.path, (file, path))
     if name is not None and all(path.name != name for _, path in local.values()):
-        names = [Path(file.path).name for file in (*source.originals, *source.substitutes)]
+        names = [Path(file.path).name for file in files]
         if name not in names:
             raise ValueError(unknown("file", name, names, f"of {source.name}"))
         raise FileNotFoundError(f"no {name} for {source.name}: a directory of originals must have it, and {directory} does not.")
@@ -108,55 +91,57 @@ def find(source: Source, directory: Path | None, name: str | None = None) -> Ori
 def _downloaded(source: Source, original: File, rows: int | None, scratch: Path) -> Path:
     """The verified file, or of a source too large to be fetched whole, as much of it as holds the first rows."""
     pooch = needed("pooch", f"downloading {source.name}")
-    request = {"timeout": TIMEOUT, "headers": {"Accept-Encoding": "identity"}, "hooks": {"response": _check}}
-    known, downloader = f"sha256:{original.sha256}", pooch.HTTPDownloader(progressbar=True, chunk_size=2**18, **request)
-    if source.first_rows:
-        known, downloader = None, _FirstRows(rows, request)
-    registry, urls = {original.path: known}, {original.path: original.url}
-    downloads = pooch.create(scratch, base_url="", registry=registry, urls=urls, retry_if_failed=ATTEMPTS - 1)
+    known = {original.path: None if source.first_rows else f"sha256:{original.sha256}"}
+    urls = {original.path: original.url}
+    downloads = pooch.create(scratch, base_url="", registry=known, urls=urls, retry_if_failed=ATTEMPTS - 1)
     try:
-        return Path(downloads.fetch(original.path, downloader=downloader))
-    except (OSError, ValueError) as error:
+        return Path(downloads.fetch(original.path, downloader=_Downloader(rows if source.first_rows else None)))
+    except (OSError, ValueError, zlib.error) as error:
         if getattr(error, "errno", None) is not None:  # the disk's
             raise
-        tried = "" if type(error) is OSError else f", the last of {ATTEMPTS} attempts"  # those of `_check` are not repeated
+        tried = "" if type(error) is OSError else f", the last of {ATTEMPTS} attempts"  # an OSError of ours is not repeated
         cure = f"To do without: put it below a directory, as {original.path}, and name that by --originals or FLAXFIT_ORIGINALS."
         kind = OSError if isinstance(error, OSError) else ValueError
         raise kind(f"{source.name} could not be downloaded: {original.url}{tried}: {str(error).rstrip('.')}. {cure}") from error
 
 
-def _check(response: Any, **_: Any) -> None:
-    """Refuses a response that another attempt would not better. Pooch tries again after an error of requests, not after this."""
-    if 400 <= response.status_code < 500:
-        raise OSError(f"the host answers {response.status_code} {response.reason}")
-    target = urljoin(response.url, response.headers.get("Location", ""))
-    if response.is_redirect and response.url.startswith("https:") and not target.startswith("https:"):
-        raise OSError(f"it leaves https for {target}")
-
-
 @dataclass(frozen=True)
-class _FirstRows:
-    """A downloader for pooch that stops when it has so many lines of a gzipped file."""
+class _Downloader:
+    """A downloader for pooch, which tries again after an error of requests or a wrong checksum, but not after a plain `OSError`.
+
+    Attributes:
+      rows: stop when so many lines of a gzipped file are there; None: the whole file.
+    """
 
     rows: int | None
-    request: Mapping[str, Any]
 
     def __call__(self, url: str, output_file: str, _: Any) -> None:
         requests, tqdm = needed("requests", "downloading"), needed("tqdm.auto", "downloading").tqdm
+        how = {"timeout": TIMEOUT, "headers": {"Accept-Encoding": "identity"}, "hooks": {"response": _stay_with_https}}
         unpack, lines = zlib.decompressobj(wbits=31), 0
-        with (
-            requests.get(url, stream=True, **self.request) as response,
-            Path(output_file).open("wb") as file,
-            tqdm(total=self.rows, unit=" rows") as progress,
-        ):
+        with requests.get(url, stream=True, **how) as response:
+            if 400 <= response.status_code < 500:
+                raise OSError(f"the host answers {response.status_code} {response.reason}")
             response.raise_for_status()
-            for block in response.iter_content(2**16):
-                file.write(block)
-                try:
+            size = int(response.headers.get("Content-Length", 0)) or None
+            unit = {"total": size, "unit": "B", "unit_scale": True} if self.rows is None else {"total": self.rows, "unit": " rows"}
+            with Path(output_file).open("wb") as file, tqdm(**unit) as progress:
+                for block in response.iter_content(2**16):
+                    if not file.tell() and url.endswith(".gz") and not block.startswith(b"\x1f\x8b"):
+                        raise OSError(f"what the host sends is not a gzip file, but perhaps a page to sign in: {block[:60]!r}")
+                    file.write(block)
+                    if self.rows is None:
+                        progress.update(len(block))
+                        continue
                     found = unpack.decompress(block).count(b"\n")
-                except zlib.error as error:
-                    raise OSError(f"what the host sends is not a gzip file, but perhaps a page to sign in: {block[:60]!r}") from error
-                lines += found
-                progress.update(found)
-                if self.rows is not None and lines >= self.rows:
-                    return
+                    progress.update(found)
+                    lines += found
+                    if lines >= self.rows:
+                        return
+
+
+def _stay_with_https(response: Any, **_: Any) -> None:
+    """Refuses a redirect from https to http."""
+    target = urljoin(response.url, response.headers.get("Location", ""))
+    if response.is_redirect and response.url.startswith("https:") and not target.startswith("https:"):
+        raise OSError(f"it leaves https for {target}")

@@ -181,17 +181,11 @@ def _room(rows: int, like: np.ndarray) -> np.ndarray:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Chunk:
-    """The rows of some consecutive steps of one epoch, in the order of training.
-
-    Attributes:
-      rows: step after step, and rows to fill up at the end that are never used.
-      first: the first of the steps, counted in the epoch: int32 scalar.
-      total: the rows of an epoch; static.
-    """
+    """The rows of some consecutive steps of one epoch, in the order of training, filled up at the end with rows that are never used."""
 
     rows: Dataset
-    first: Array
-    total: int = field(metadata={"static": True})
+    first: Array  # of the steps, counted in the epoch: int32 scalar
+    total: int = field(metadata={"static": True})  # the rows of an epoch
 
     def __len__(self) -> int:
         return self.total

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import sys
 
 import numpy as np
 import pytest
@@ -47,6 +48,7 @@ def test_numbers_like_numpy_reads_them(tmp_path):
         ("0,1,label\n5,6,0\n7,8,1\n", {"target": "label"}, [0, 1], ("0", "1")),
         ("\ufeff5,0\n7,1\n", {}, [0, 1], None),
         ("\ufeffa,b\n7,1\n", {"target": "a"}, [7], ("b",)),
+        ("\n a ,b\n \n 7 ,1\n", {"target": "a"}, [7], ("b",)),
     ],
 )
 def test_headers_and_targets(tmp_path, text, options, y, features):
@@ -66,8 +68,12 @@ def test_headers_and_targets(tmp_path, text, options, y, features):
         (GOOD + "5.2,3.1\n", r"line 5: 2 cells, expected 3"),
         (GOOD + "5.2,3.1,setosa,red\n", r"line 5: 4 cells, expected 3"),
         (GOOD + "5.2,3.1,\n", r"line 5, column 'kind': the value is missing"),
+        (GOOD + "5.2,3.1,'zinnia\n".replace("'", '"') + 'rose"\n5.2,x,rose\n', r"line 7, column 'width': the value is 'x'"),
         ("1,2,3\n1,x,3\n", r"line 2, column 'column 1': the value is 'x'"),
         ("1,x,3\n1,2,3\n", r"line 1, column 'column 1': the value is 'x'"),
+        ("a,b\n1,2,3\n4,5\n", r"line 2: 3 cells, expected 2"),
+        ("1,2\n1,2,3\n4,5\n", r"line 2: 3 cells, expected 2"),
+        ("1,2\n1,2_0\n", r"table.csv: cannot"),
         ("", "is empty"),
         ("a;b;kind\n1;2;x\n", r"one column when cells are parted by ','.*give delimiter"),
         ("0,1,label\n5,6,0\n7,8,1\n", "does its first line, '0,1,label', name the columns"),
@@ -83,6 +89,27 @@ def test_a_bad_table_names_file_line_and_column(tmp_path, text, error):
 
 def test_a_bad_row_beyond_those_asked_for_does_not_matter(tmp_path):
     assert len(ff.data.read_csv(write(tmp_path, GOOD + "5.2,,setosa\n"), rows=3)) == 3
+
+
+def test_blank_lines_count_as_lines_but_not_as_rows(tmp_path):
+    text = "\na,kind\n" + "".join(f"{row},{'xyz'[row % 3]}\n\n" for row in range(7))
+    data = ff.data.read_csv(write(tmp_path, text))
+    assert (data.x.ravel().tolist(), data.y.tolist()) == ([*range(7)], [0, 1, 2, 0, 1, 2, 0])
+    assert len(ff.data.read_csv(write(tmp_path, text + "8\n"), rows=7)) == 7
+    with pytest.raises(ValueError, match="line 17, column 'a': the value is 'seven'"):
+        ff.data.read_csv(write(tmp_path, text + "seven,x\n"))
+
+
+@pytest.mark.parametrize("cells", [("NA", "null"), ("None", "nan")])
+def test_words_that_mean_missing_elsewhere_are_classes(tmp_path, cells):
+    data = ff.data.read_csv(write(tmp_path, "a,kind\n" + "".join(f"1,{cell}\n" for cell in cells)))
+    assert data.classes == cells
+
+
+def test_tables_need_an_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"read_csv needs pandas.*pip install flaxfit\[data\]"):
+        ff.data.read_csv(write(tmp_path, GOOD))
 
 
 def test_a_target_that_is_not_there(tmp_path):

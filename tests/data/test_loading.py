@@ -96,6 +96,21 @@ def test_a_second_load_imports_neither_tfds_nor_scikit_learn_nor_tensorflow(orig
     assert done.stdout == "[]\n"
 
 
+def test_bundled_sets_need_no_extra():
+    code = (
+        "import sys\n"
+        "extras = 'pooch requests tqdm dm_pix tensorflow_datasets tensorboardX optuna'.split()\n"
+        "sys.modules |= dict.fromkeys(extras)\n"
+        "import flaxfit as ff\n"
+        "print(len(ff.data.load('digits', validation=0.2, stratified=True, seed=0).train))\n"
+        "try: ff.data.load('cifar10')\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("1437\nno data set 'cifar10'. There are: breast_cancer")
+    assert "pip install flaxfit[data]" in done.stdout
+
+
 class FlaxfitFlags(tfds.core.GeneratorBasedBuilder):
     """A data set that TFDS knows by name, as a community's would be."""
 

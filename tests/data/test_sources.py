@@ -193,10 +193,10 @@ def test_redirects_are_followed_but_not_out_of_https(cache, small):
     response.status_code, response.url = 302, "https://host/file"
     for target in ("/there", "//other/there", "https://other/there"):
         response.headers["Location"] = target
-        originals_module._check(response)
+        originals_module._stay_with_https(response)
     response.headers["Location"] = "http://host/file"
     with pytest.raises(OSError, match="leaves https for http://host/file"):
-        originals_module._check(response)
+        originals_module._stay_with_https(response)
 
 
 def test_a_host_that_is_busy_is_asked_again(cache, small):
@@ -243,12 +243,14 @@ def test_a_host_that_stalls_or_is_not_there(cache, small, monkeypatch):
     assert left_behind(cache) == []
 
 
-def test_a_page_in_place_of_the_file(cache, host):
-    host.stands_for("higgs", {"higgs/HIGGS.csv.gz": b"<html>Sign in to this network</html>"})
+@pytest.mark.parametrize("name", ["higgs", "mnist"])
+def test_a_page_in_place_of_the_file(name, cache, host):
+    page = b"<html>Sign in to this network</html>"
+    host.stands_for(name, {file.path: page for file in sources.SOURCES[name].originals})
     with pytest.raises(
-        OSError, match=r"higgs could not be downloaded: http://127.*not a gzip file, but perhaps a page to sign in.*FLAXFIT_ORIGINALS"
+        OSError, match=rf"{name} could not be downloaded: http://127.*not a gzip file, but perhaps a page to sign in.*FLAXFIT_ORIGINALS"
     ):
-        load("higgs")
+        load(name)
     assert len(host.requests) == 1
     assert left_behind(cache) == []
 

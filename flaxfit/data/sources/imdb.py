@@ -27,21 +27,12 @@ _TABLE = bytes.maketrans(_FILTER + bytes(range(65, 91)), b" " * len(_FILTER) + b
 
 
 def tokens(review: bytes) -> list[bytes]:
-    """The words of a review, in order.
-
-    Example:
-      >>> tokens(b"It's GOOD.<br />Very good")
-      [b"it's", b'good', b'br', b'very', b'good']
-    """
+    """The words of a review, in order."""
     return list(filter(None, review.translate(_TABLE).split(b" ")))
 
 
 def ranked(counts: Mapping[bytes, int], index: Mapping[str, int]) -> list[bytes]:
-    """The words by falling count; equals in the order of `index`.
-
-    Raises:
-      ValueError: the words are not those of the index.
-    """
+    """The words by falling count; equals in the order of `index`, which must have the same words."""
     order = {word.encode(): rank for word, rank in index.items()}
     if order.keys() != counts.keys():
         raise ValueError(
@@ -88,15 +79,9 @@ def _assemble(arrays: Mapping[str, np.ndarray], parts: Parts, vocabulary: int) -
 
 
 def multi_hot(ranks: np.ndarray, offsets: np.ndarray, vocabulary: int) -> np.ndarray:
-    """Which of the `vocabulary` most frequent words each text has.
+    """Which of the most frequent words each text has: 0 or 1, uint8, shape (texts, vocabulary); rank r is column r - 1.
 
-    Args:
-      ranks: the words of all texts, one text after the other: ranks by frequency from 1, 0 for unknown words; int32, shape (words,).
-      offsets: where each text begins, and where the last one ends: shape (texts + 1,).
-      vocabulary: how many words count; rank r is column r - 1.
-
-    Returns:
-      0 or 1, uint8, shape (texts, vocabulary).
+    `ranks` are those of the words of all texts, one text after the other, int32; `offsets` tell where each text begins, and the last ends.
 
     Example:
       >>> multi_hot(np.array([1, 3, 1, 0, 2, 9], np.int32), np.array([0, 4, 6]), 3)

@@ -16,14 +16,9 @@ Parts = dict[str, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class File:
-    """A file that rows are read from.
+    """A file that rows are read from: its path below a directory of originals, and where it is published.
 
-    Attributes:
-      path: where it lies below a directory of originals.
-      sha256: of its bytes.
-      url: where it is published; "" for a substitute.
-      stands_for: the path of the original that this file is a substitute for, "" for an original.
-      note: what a substitute is.
+    A substitute has no URL, but the path of the original that it `stands_for`, and a `note` of what it is.
     """
 
     path: str
