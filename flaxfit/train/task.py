@@ -97,7 +97,8 @@ class Task:
     def modes(self) -> dict[str, Mode]:
         """Logged name -> "min" or "max", of the objective, the data loss, the penalty, and each metric that says its mode."""
         said: dict[str, Mode] = {name: mode for name, metric in self.metrics.items() if (mode := mode_of_function(metric)) is not None}
-        return {"loss": "min", self.loss_name: "min", "penalty": "min"} | said
+        said |= dict.fromkeys(("loss", self.loss_name, "penalty"), "min")
+        return said
 
     @property
     def loss_name(self) -> str:
