@@ -9,7 +9,6 @@ from .devices import distributed as distributed
 from .devices import sharding as sharding
 from .history import History as History
 from .metrics import Metric as Metric
-from .nn import summary as summary
 from .regularize import augmentation as augmentation
 from .regularize import averaging as averaging
 from .regularize import constraints as constraints
@@ -23,8 +22,6 @@ from .report.diagnosis import diagnose as diagnose
 from .report.diagnosis import verdicts as verdicts
 from .state import RunState as RunState
 from .state import TrainState as TrainState
-from .storage.export import export as export
-from .storage.export import pack as pack
 from .storage.predictor import Predictor as Predictor
 from .storage.predictor import load as load
 from .storage.predictor import transfer as transfer
@@ -41,6 +38,9 @@ from .sweep.study import Study as Study
 from .train.config import TrainConfig as TrainConfig
 from .train.evaluate import evaluate as evaluate
 from .train.evaluate import predict as predict
+from .train.evaluate import summary as summary
+from .train.export import export as export
+from .train.export import pack as pack
 from .train.fit import fit as fit
 from .train.fit import resume as resume
 from .train.job import Member as Member

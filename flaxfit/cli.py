@@ -154,7 +154,7 @@ def _evaluate(command: Evaluate) -> None:
 
 def _export(command: Export) -> None:
     from flaxfit.storage.directory import RunDirectory
-    from flaxfit.storage.export import pack
+    from flaxfit.train.export import pack
 
     directory = RunDirectory(command.run)
     _config(directory)

@@ -28,10 +28,8 @@ from jax import Array
 from jax.core import Tracer
 
 from flaxfit.arguments import unknown
-from flaxfit.data.dataset import arrays
 from flaxfit.rng import random_bits
 from flaxfit.shapes import Batch, Hidden, Logits
-from flaxfit.train.task import Task
 
 # fmt: off
 _ACTIVATIONS = (
@@ -182,25 +180,6 @@ class CNN(_Layers):
             x = self._activated(nn.Conv(channels, (3, 3), **self._options())(x), train)
             x = nn.max_pool(x, (2, 2), (2, 2))
         return self._dense(x, self.hidden, self.outputs, train)
-
-
-def summary(task: Task, x: Any) -> str:
-    """A table of the model's layers: parameters, output shapes, floating-point operations of a call. Plain text.
-
-    Args:
-      task: whose model; `x` goes through its `preprocess`.
-      x: a few rows, such as `x[:1]`.
-
-    Example:
-      >>> import optax
-      >>> from flaxfit import losses
-      >>> task = Task(MLP((16,), 1), losses.binary_crossentropy, optax.adam(1e-3))
-      >>> "Total Parameters: 481" in summary(task, jnp.ones((1, 28)))
-      True
-    """
-    rngs = {name: jax.random.key(0) for name in ("params", *task.rngs)}
-    console = {"force_terminal": False, "no_color": True, "width": 140}
-    return task.model.tabulate(rngs, task.prepared(arrays(x, "x")), train=False, compute_flops=True, console_kwargs=console)
 
 
 def check_rate(rate: Any) -> None:

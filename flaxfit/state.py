@@ -92,3 +92,11 @@ class RunState:
     step: Array
     diverged: Array
     key: Array
+
+
+def paths(params: Any) -> list[str]:
+    """The path of each parameter, such as `Dense_0/kernel`, in the order of `jax.tree.leaves`."""
+    return [
+        "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+        for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
+    ]

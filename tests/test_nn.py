@@ -8,6 +8,7 @@ import optax
 import pytest
 from scipy import stats
 
+import flaxfit as ff
 from flaxfit import losses, nn
 from flaxfit.rng import stream
 from flaxfit.train.task import Task
@@ -299,7 +300,7 @@ def test_cnn_explains_images_it_cannot_take(shape):
 
 def test_summary_is_plain_text_of_the_preprocessed_model():
     task = Task(nn.MLP((16,), 1, dropout=0.5), losses.binary_crossentropy, optax.adam(1e-3), preprocess=lambda x: x[:, :4])
-    text = nn.summary(task, np.ones((1, 28), np.float32))
+    text = ff.summary(task, np.ones((1, 28), np.float32))
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 140
     for part in ("Dense_0", "float32[1,16]", "kernel: float32[4,16]", "flops", "Total Parameters: 97"):

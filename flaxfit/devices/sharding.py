@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flaxfit.devices.distributed import Team
-from flaxfit.regularize.masks import paths
+from flaxfit.state import paths
 
 Shard = Mapping[str, PartitionSpec] | Callable[[tuple[int, ...], Mesh], PartitionSpec]
 """Regular expression on a parameter's path -> how it is spread over the mesh; or (shape, mesh) -> the same, such as `fsdp`."""

@@ -8,16 +8,10 @@ from typing import Any
 
 import jax
 
+from flaxfit.state import paths
+
 Mask = str | Sequence[str] | Callable[[Any], Any]
 """A regular expression on the path, several of them, or params -> tree of booleans."""
-
-
-def paths(params: Any) -> list[str]:
-    """The path of each parameter, such as `Dense_0/kernel`, in the order of `jax.tree.leaves`."""
-    return [
-        "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
-        for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
-    ]
 
 
 def kernels(params: Any) -> Any:

@@ -37,7 +37,7 @@ _CALLS = re.compile(
 
 
 def load(path: str | Path, member: str | None = None) -> Predictor:
-    """Loads a model from what `flaxfit.storage.export` wrote.
+    """Loads a model from what `flaxfit.train.export` wrote.
 
     Args:
       path: a run's directory (its `export/`, the best epoch's weights), an export's own, or a `.flaxfit` file.

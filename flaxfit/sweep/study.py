@@ -14,9 +14,9 @@ from flaxfit.arguments import Mode, mode_of, unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.report.statistics import Comparison, Interval, compare, interval
 from flaxfit.storage.directory import RunDirectory
-from flaxfit.storage.export import export
 from flaxfit.sweep.grid import name_of
 from flaxfit.train.evaluate import evaluate_member, predict_member
+from flaxfit.train.export import export
 from flaxfit.train.job import Member
 from flaxfit.train.result import Result
 

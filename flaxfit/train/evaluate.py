@@ -141,6 +141,24 @@ def predict_member(programs: Programs, task: Task, numbers: Mapping[str, Any], s
     return jax.tree.map(lambda *outputs: np.concatenate(outputs)[: len(rows)], *parts)
 
 
+def summary(task: Task, x: Any) -> str:
+    """A table of the model's layers: parameters, output shapes, floating-point operations of a call. Plain text.
+
+    Args:
+      task: whose model; `x` goes through its `preprocess`.
+      x: a few rows, such as `x[:1]`.
+
+    Example:
+      >>> import flaxfit as ff, optax
+      >>> task = Task(ff.nn.MLP((16,), 1), ff.losses.binary_crossentropy, optax.adam(1e-3))
+      >>> "Total Parameters: 481" in summary(task, np.ones((1, 28)))
+      True
+    """
+    rngs = {name: jax.random.key(0) for name in ("params", *task.rngs)}
+    console = {"force_terminal": False, "no_color": True, "width": 140}
+    return task.model.tabulate(rngs, task.prepared(arrays(x, "x")), train=False, compute_flops=True, console_kwargs=console)
+
+
 def _evaluated(task: Task, state: Any, shapes: TrainState, x: Any) -> TrainState:
     """The checked state as evaluation sees it; an optimiser state matters only where averaged weights are in it."""
     if isinstance(state, TrainState) and task.eval_params is None:

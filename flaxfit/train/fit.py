@@ -19,11 +19,11 @@ from flaxfit.data.stream import Stream
 from flaxfit.devices.sharding import Placement, Shard
 from flaxfit.state import TrainState
 from flaxfit.storage.directory import RunDirectory
-from flaxfit.storage.export import export
 from flaxfit.train import loop
 from flaxfit.train.checks import check_task
 from flaxfit.train.compiled import programs_of
 from flaxfit.train.config import TrainConfig, check_seed
+from flaxfit.train.export import export
 from flaxfit.train.job import Member, Single, validate
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.record import Resume, described
