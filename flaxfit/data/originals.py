@@ -99,7 +99,7 @@ def _downloaded(source: Source, original: File, rows: int | None, scratch: Path)
     except (OSError, ValueError, zlib.error) as error:
         if getattr(error, "errno", None) is not None:  # the disk's
             raise
-        tried = "" if type(error) is OSError else f", the last of {ATTEMPTS} attempts"  # an OSError of ours is not repeated
+        tried = f", the last of {ATTEMPTS} attempts" if type(error) not in (OSError, zlib.error) else ""  # these are not repeated
         cure = f"To do without: put it below a directory, as {original.path}, and name that by --originals or FLAXFIT_ORIGINALS."
         kind = OSError if isinstance(error, OSError) else ValueError
         raise kind(f"{source.name} could not be downloaded: {original.url}{tried}: {str(error).rstrip('.')}. {cure}") from error
@@ -138,6 +138,8 @@ class _Downloader:
                     lines += found
                     if lines >= self.rows:
                         return
+                if self.rows is not None and not unpack.eof:
+                    raise OSError("what the host sends ends in the middle of a gzip file")
 
 
 def _stay_with_https(response: Any, **_: Any) -> None:

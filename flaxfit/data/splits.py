@@ -180,8 +180,8 @@ def small(sizes: Mapping[str, int], one_row: float) -> list[str]:
 
 def class_labels(data: Dataset) -> np.ndarray | None:
     """y if it is integer class labels, shape (rows,)."""
-    labelled = not isinstance(data.y, dict | tuple) and data.y.ndim == 1 and data.y.dtype.kind in "iub"
-    return np.asarray(data.y) if labelled else None
+    labeled = not isinstance(data.y, dict | tuple) and data.y.ndim == 1 and data.y.dtype.kind in "iub"
+    return np.asarray(data.y) if labeled else None
 
 
 def class_name(data: Dataset, label: int) -> str:

@@ -194,14 +194,8 @@ class Chunk:
 class Feed:
     """Reads a run's chunks ahead on threads. A context: at its end the threads are gone.
 
-    Args:
-      stream: what to read.
-      batch_size: rows a step.
-      epochs: how many there are.
-      prepare: what each piece of rows goes through, on the threads.
-      name: of the stream, in errors.
-      key: the run's root key, which decides the order of rows; None: in the source's order.
-      replacement: rows are drawn with replacement.
+    Each piece of rows goes through `prepare`, on the threads. The run's root `key` decides the order of rows, or with `replacement` what
+    is drawn; without a key they come in the source's order. Errors call the stream `name`.
     """
 
     def __init__(

@@ -177,7 +177,7 @@ def test_a_tfds_data_set_that_needs_tensorflow(flags, cache, monkeypatch):
 def test_imdb_counts_the_words_of_its_training_reviews(host, cache):
     archive, index = io.BytesIO(), {"good": 1, "film": 2, "bad": 3}
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        train = {"train/pos/0_9": b"Good film, good!", "train/neg/0_1": b"bad film", "train/unsup/0_0": b"unlabelled"}
+        train = {"train/pos/0_9": b"Good film, good!", "train/neg/0_1": b"bad film", "train/unsup/0_0": b"unlabeled"}
         for name, text in (train | {"test/pos/0_8": b"good?", "test/neg/0_2": b"awful film"}).items():
             member = tarfile.TarInfo(f"aclImdb/{name}.txt")
             member.size = len(text)

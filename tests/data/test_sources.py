@@ -24,7 +24,7 @@ from flaxfit.data.sources import imdb
 
 MNIST_TRAIN = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-LABELLED = "imdb/aclImdb_labelled.tar.gz"
+LABELED = "imdb/aclImdb_labelled.tar.gz"
 
 
 def load(name, **options):
@@ -62,13 +62,13 @@ def test_from_a_directory_of_originals_and_over_http(name, originals, cache, hos
     if name == "imdb":
         assert len(said) == 1
         assert "imdb is not read from its published original: imdb/aclImdb_labelled.tar.gz holds the 50,000 labeled reviews" in said[0]
-        assert LABELLED in splits.train.provenance.checksums
+        assert LABELED in splits.train.provenance.checksums
     else:
         assert said == []
         assert splits.train.record()["checksums"] == {file.path: file.sha256 for file in source.originals}
 
-    # The same over HTTP; the host has the labelled archive where the published one would be.
-    served = {file.path: (originals / (LABELLED if "aclImdb" in file.path else file.path)).read_bytes() for file in source.originals}
+    # The same over HTTP; the host has the labeled archive where the published one would be.
+    served = {file.path: (originals / (LABELED if "aclImdb" in file.path else file.path)).read_bytes() for file in source.originals}
     host.stands_for(name, served, {path: hashlib.sha256(content).hexdigest() for path, content in served.items()})
     if name != "imdb":  # their sums are the published ones
         assert [file.sha256 for file in sources.SOURCES[name].originals] == [file.sha256 for file in source.originals]
@@ -251,6 +251,21 @@ def test_a_page_in_place_of_the_file(name, cache, host):
         OSError, match=rf"{name} could not be downloaded: http://127.*not a gzip file, but perhaps a page to sign in.*FLAXFIT_ORIGINALS"
     ):
         load(name)
+    assert len(host.requests) == 1
+    assert left_behind(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "error"),
+    [
+        (gzip.compress(b"1.0,2.0")[:10] + b"\xff" * 99, ValueError, "gz: Error -3 while decompressing"),
+        (gzip.compress(b"1.0,2.0")[:12], OSError, "gz: what the host sends ends in the middle of a gzip file"),
+    ],
+)
+def test_a_gzip_file_that_is_broken(content, kind, error, cache, host):
+    host.stands_for("higgs", {"higgs/HIGGS.csv.gz": content})
+    with pytest.raises(kind, match=f"higgs could not be downloaded: http://127.*{error}.*FLAXFIT_ORIGINALS"):
+        load("higgs")
     assert len(host.requests) == 1
     assert left_behind(cache) == []
 
