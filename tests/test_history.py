@@ -91,7 +91,7 @@ def test_facts_are_fields(tmp_path):
     with pytest.raises(ValueError, match="'accuracy' does not say whether larger is better"):
         history.mode("accuracy")
     history.to_jsonl(tmp_path / "m.jsonl")
-    assert History.from_jsonl(tmp_path / "m.jsonl", modes={"auc": "max"}).mode("auc") == "max"
+    assert History.from_jsonl(tmp_path / "m.jsonl", data_loss="own", modes={"auc": "max"}).mode("auc") == "max"
     assert History.mean([history, history]).mode("auc") == "max"
 
 

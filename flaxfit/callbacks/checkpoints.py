@@ -135,7 +135,7 @@ class SaveWeights(Callback):
             epoch, chosen = progress.history.best_epoch, state.best
         else:
             scores = self._scores(progress.new)
-            newest = not progress.step and scores[-1] < min(self._best, scores[:-1].min(initial=math.inf))
+            newest = not progress.step and not bool(state.diverged) and scores[-1] < min(self._best, scores[:-1].min(initial=math.inf))
             epoch, chosen, self._best = progress.epoch, state.train if newest else None, min(self._best, scores.min())
         if epoch is None or chosen is None or epoch == self._written:
             return

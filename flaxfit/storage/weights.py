@@ -37,8 +37,9 @@ def pack_arrays(arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = 
       ValueError: an array is of a type that safetensors cannot hold.
 
     Example:
-      >>> unpack_arrays(pack_arrays({"a": np.ones(2), "b/c": np.int32(3)}))
-      {'a': array([1., 1.]), 'b/c': array(3, dtype=int32)}
+      >>> arrays = unpack_arrays(pack_arrays({"a": np.ones(2), "b/c": np.int32(3)}))
+      >>> {name: array.tolist() for name, array in sorted(arrays.items())}
+      {'a': [1.0, 1.0], 'b/c': 3}
     """
     for name, array in arrays.items():
         if str(array.dtype) not in _TYPES.values():

@@ -380,7 +380,7 @@ def test_no_thread_is_left_behind(task, table, short, case):
     short(3)
     before, source = threading.active_count(), Watched(table[0])
     case(task, source)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # threads of earlier tests may end meanwhile
     assert source.threads > before
 
 

@@ -217,7 +217,7 @@ def test_the_data_loss_is_the_default_and_a_metric_may_be_named():
     history = History({"loss": training, "mse": flat, "mae": training, "val_loss": validation, "val_mse": flat, "val_mae": validation})
     assert diagnose(history) == diagnose(history, "val_mse")
     assert diagnose(history).verdict == "converged"
-    assert diagnose(history, "mae").verdict == diagnose(history, "loss").verdict == "over-fitted"
+    assert diagnose(history, "mae", mode="min").verdict == diagnose(history, "loss").verdict == "over-fitted"
     # A data loss by any name is smaller the better.
     assert diagnose(make(training, validation, "my_f1_like")).verdict == "over-fitted"
 
@@ -228,7 +228,7 @@ def test_errors_say_what_to_do():
         diagnose(history)
     with pytest.raises(KeyError, match=r"no column 'oddty'.*did you mean 'oddity'"):
         diagnose(history, "oddty")
-    with pytest.raises(ValueError, match=r"'oddity' does not tell whether larger is better"):
+    with pytest.raises(ValueError, match=r"'oddity' does not say whether larger is better"):
         diagnose(history, "oddity")
     with pytest.raises(ValueError, match="starts with the columns loss"):
         diagnose(History({"mse": [1.0]}))

@@ -108,7 +108,7 @@ def cases():
         ValueError,
         r"train\.y has labels from 1 to 2, but binary_crossentropy .* from 0 to 1",
     )
-    yield "batch 0", fit(batch_size=0), ValueError, r"batch_size must be at least 1 \(rows a step\), got 0"
+    yield "batch 0", fit(batch_size=0), ValueError, r"batch_size must be at least 1 \(rows of a step\), got 0"
     yield "batch 2.5", fit(batch_size=2.5), TypeError, "batch_size must be an integer"
     yield "epochs 0", fit(epochs=0), ValueError, r"epochs must be at least 1 \(epochs\), got 0"
     yield "seed", fit(seed=-1), ValueError, "seed must be at least 0"
@@ -117,7 +117,7 @@ def cases():
     yield "no validation", fit(early_stopping=stop("val_loss")), ValueError, r"a val_ metric needs fit\(validation=\.\.\.\)"
     yield "best_epoch", fit(early_stopping=stop("best_epoch")), ValueError, "no metric 'best_epoch'"
     yield "mode", fit(early_stopping=stop("gradient_norms_", mode="min")), ValueError, "did you mean 'gradient_norm'"
-    yield "hook", fit(callbacks=[print]), TypeError, "hooks must be flaxfit.callbacks.Callback objects"
+    yield "hook", fit(callbacks=[print]), TypeError, "callbacks must be flaxfit.callbacks.Callback objects"
     yield "hook class", fit(callbacks=[ff.callbacks.ProgressBar]), TypeError, "call it"
     yield "train", trained(NoTrain()), TypeError, r"NoTrain.__call__ must take a keyword argument `train`"
     yield "shapes", trained(Reshapes()), ValueError, r"Reshapes refuses x of shape \(rows, 6\): "
@@ -181,7 +181,7 @@ def cases():
     yield "stopping", fit(early_stopping="val_loss"), TypeError, r"early_stopping must be ff\.EarlyStopping"
     yield "stopping class", fit(early_stopping=ff.EarlyStopping), TypeError, r"early_stopping must be ff\.EarlyStopping"
     yield "monitor's type", lambda net, d: stop(5), TypeError, "is the name of a metric, got 5"
-    yield "own hook class", fit(callbacks=[object()]), TypeError, "derive its class from Hook"
+    yield "own hook class", fit(callbacks=[object()]), TypeError, "derive its class from Callback"
     yield (
         "NumPy metric",
         trained(metrics={"m": lambda z, y: np.sort(z)[:, 0]}),
