@@ -36,21 +36,24 @@ def check_count(name: str, value: Any, least: int, unit: str) -> int:
     return int(value)
 
 
-def mode_of(metric: str, modes: Mapping[str, Mode] | None) -> Mode:
+def mode_of(metric: str, modes: Mapping[str, Mode] | None, given: Mode | None = None) -> Mode:
     """Whether a logged metric is best when small or large, as the metric itself says.
 
     Args:
       metric: a column of a history, with or without `val_`.
-      modes: base name -> mode, such as `Task.modes`. The objective, `loss`, is best when small.
+      modes: base name -> mode, such as `Task.modes`. The objective, `loss`, is always best when small.
+      given: the caller's own `mode=` argument, which is checked and wins.
 
     Raises:
-      ValueError: the metric does not say.
+      ValueError: the metric does not say, or `given` is neither "min" nor "max".
 
     Example:
       >>> mode_of("val_accuracy", {"accuracy": "max"})
       'max'
     """
-    found = {"loss": "min", **(modes or {})}.get(metric.removeprefix("val_"))
+    if given not in (None, "min", "max"):
+        raise ValueError(f'mode=... is "min" or "max", got {given!r}.')
+    found = given or {**(modes or {}), "loss": "min"}.get(metric.removeprefix("val_"))
     if found is None:
         raise ValueError(
             f'the metric {metric!r} does not say whether larger is better: give mode="min" or mode="max", or say it where the metric '

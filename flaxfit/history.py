@@ -25,7 +25,7 @@ class History(Mapping[str, np.ndarray]):
     Args:
       columns: name -> one number an epoch, all of one length, in the order in which they are written.
       first_epoch: the epoch of the first entry.
-      data_loss: the name of the data loss; by default the column after `loss`.
+      data_loss: the name of the data loss; by default the first training column besides `loss` that `modes` does not call "max".
       rows: training rows, or None where it is not known.
       validation_rows: validation rows, likewise.
       modes: name -> "min" or "max", of the metrics that say it.
@@ -71,7 +71,7 @@ class History(Mapping[str, np.ndarray]):
         logged = self._columns.get("best_epoch")
         self.best_epoch = int(logged[-1]) or None if logged is not None and len(logged) else None
         names = [name for name in self if name != "loss" and not name.startswith("val_")] if "loss" in self else []
-        self._data_loss = data_loss or next(iter(names), None)
+        self._data_loss = data_loss or next((name for name in names if self.modes.get(name) != "max"), None)
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._columns:
@@ -98,13 +98,21 @@ class History(Mapping[str, np.ndarray]):
     def __repr__(self) -> str:
         return f"History({len(self.epochs)} epochs of {', '.join(self)})"
 
-    def mode(self, metric: str) -> Mode:
-        """Whether a column, named with or without `val_`, is best when small or large. The objective and the data loss are best small.
+    def mode(self, metric: str, given: Mode | None = None) -> Mode:
+        """Whether a column is best when small or large. The objective and the data loss are best when small.
+
+        Args:
+          metric: its name, with or without `val_`.
+          given: the caller's own `mode=` argument, which wins.
 
         Raises:
-          ValueError: it is not known.
+          ValueError: it is not known, or `given` is neither "min" nor "max".
+
+        Example:
+          >>> History({"loss": [0.7], "mse": [0.6], "auc": [0.9]}, modes={"auc": "max"}).mode("val_auc")
+          'max'
         """
-        return "min" if metric.removeprefix("val_") == self._data_loss else mode_of(metric, self.modes)
+        return mode_of(metric, self.modes if self._data_loss is None else {**self.modes, self._data_loss: "min"}, given)
 
     @property
     def data_loss(self) -> str:

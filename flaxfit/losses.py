@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import optax
@@ -16,7 +17,20 @@ from jax.core import Tracer
 from flaxfit.arguments import Mode
 from flaxfit.shapes import Outputs, Rows, Targets
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
+
+def has_mode(mode: Mode) -> Callable[[_Function], _Function]:
+    """A decorator with which a loss or metric says whether it is best when small or large, by an attribute `mode`."""
+
+    def decorate(function: Any) -> Any:
+        function.mode = mode
+        return function
+
+    return decorate
+
+
+@has_mode("min")
 def binary_crossentropy(logits: Outputs, y: Targets, label_smoothing: Any = 0.0) -> Rows:
     """Cross-entropy between labels 0 and 1, or probabilities, and the sigmoid of logits.
 
@@ -38,6 +52,7 @@ def binary_crossentropy(logits: Outputs, y: Targets, label_smoothing: Any = 0.0)
     return row_means(optax.sigmoid_binary_cross_entropy(logits, y))
 
 
+@has_mode("min")
 def categorical_crossentropy(logits: Outputs, y: Targets, label_smoothing: Any = 0.0) -> Rows:
     """Cross-entropy between classes and the softmax of logits.
 
@@ -63,6 +78,7 @@ def categorical_crossentropy(logits: Outputs, y: Targets, label_smoothing: Any =
     return row_means(losses)
 
 
+@has_mode("min")
 def mse(logits: Outputs, y: Targets) -> Rows:
     """Squared error, averaged over a row's outputs. Shapes as `binary_crossentropy`.
 
@@ -128,14 +144,15 @@ def _smooths(label_smoothing: Any) -> bool:
 def mode_of_function(function: Any) -> Mode | None:
     """Whether a loss or metric is best when small or large, as it says itself; None where it does not.
 
-    A function says it by an attribute `mode`, as those of `flaxfit.metrics` and `flaxfit.Metric` do. Losses of this module and of optax are
-    best when small. A `functools.partial` is as its function.
+    A function says it by an attribute `mode`, as those of `flaxfit.losses` and `flaxfit.metrics` and every `flaxfit.Metric` do. The losses
+    of optax are best when small. A `functools.partial` says what its function says.
+
+    Example:
+      >>> mode_of_function(functools.partial(mse)), mode_of_function(optax.squared_error), mode_of_function(jnp.add)
+      ('min', 'min', None)
     """
     while isinstance(function, functools.partial):
         function = function.func
     if (mode := getattr(function, "mode", None)) is not None:
         return mode
-    return "min" if (getattr(function, "__module__", None) or "").split(".")[0] == "optax" or function in _LOSSES else None
-
-
-_LOSSES = (binary_crossentropy, categorical_crossentropy, mse)
+    return "min" if (getattr(function, "__module__", None) or "").split(".")[0] == "optax" else None

@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from flaxfit.arguments import Mode
-from flaxfit.losses import aligned, is_class_number, row_means
+from flaxfit.losses import aligned, has_mode, is_class_number, row_means
 from flaxfit.shapes import Outputs, Rows, Targets
 
 
@@ -45,17 +45,7 @@ class Metric:
         return self.function(logits, y)
 
 
-def _says(mode: Mode) -> Callable[[Any], Any]:
-    """Lets a function say whether it is best when small or large."""
-
-    def decorate(function: Any) -> Any:
-        function.mode = mode
-        return function
-
-    return decorate
-
-
-@_says("max")
+@has_mode("max")
 def binary_accuracy(logits: Outputs, y: Targets) -> Rows:
     """Whether the logit's sign tells the label: logit > 0 for label 1, else 0. Shapes as `flaxfit.losses.binary_crossentropy`.
 
@@ -67,7 +57,7 @@ def binary_accuracy(logits: Outputs, y: Targets) -> Rows:
     return row_means(((logits > 0) == (y > 0.5)).astype(jnp.float32))
 
 
-@_says("max")
+@has_mode("max")
 def categorical_accuracy(logits: Outputs, y: Targets) -> Rows:
     """Whether the largest logit is the label's. Shapes as `flaxfit.losses.categorical_crossentropy`.
 
@@ -98,7 +88,7 @@ def top_k(k: int) -> Callable[[Outputs, Targets], Rows]:
     if k < 1:
         raise ValueError(f"top_k(k) needs k of 1 or more, got {k!r}.")
 
-    @_says("max")
+    @has_mode("max")
     def metric(logits: Outputs, y: Targets) -> Rows:
         classes = _classes(logits, y)
         if k > logits.shape[-1]:
@@ -110,7 +100,7 @@ def top_k(k: int) -> Callable[[Outputs, Targets], Rows]:
     return metric
 
 
-@_says("min")
+@has_mode("min")
 def mae(logits: Outputs, y: Targets) -> Rows:
     """Absolute error, averaged over a row's outputs. Shapes as `flaxfit.losses.mse`.
 
@@ -122,7 +112,7 @@ def mae(logits: Outputs, y: Targets) -> Rows:
     return row_means(jnp.abs(logits - y))
 
 
-@_says("max")
+@has_mode("max")
 def auc(logits: Any, y: Any) -> float:
     """Area under the ROC curve. **Needs the whole set: for evaluation only**, not for `Task(metrics=...)`.
 

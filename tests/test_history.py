@@ -93,6 +93,17 @@ def test_facts_are_fields(tmp_path):
     history.to_jsonl(tmp_path / "m.jsonl")
     assert History.from_jsonl(tmp_path / "m.jsonl", data_loss="own", modes={"auc": "max"}).mode("auc") == "max"
     assert History.mean([history, history]).mode("auc") == "max"
+    back = History.from_jsonl(tmp_path / "m.jsonl", data_loss="own", rows=10)
+    assert (back.data_loss, back.rows, back.validation_rows, back.mode("val_own")) == ("own", 10, None, "min")
+
+
+def test_the_data_loss_is_best_when_small_and_is_not_guessed_to_be_a_metric_to_be_large():
+    columns = {"loss": [0.5], "auc": [0.7], "own": [0.4]}
+    assert History(columns, modes={"auc": "max"}).data_loss == "own"
+    assert History(columns, data_loss="own", modes={"own": "max"}).mode("own") == "min"
+    assert History(columns).mode("auc", "max") == "max"
+    with pytest.raises(ValueError, match="got 'larger'"):
+        History(columns).mode("auc", "larger")
 
 
 def test_a_mapping_of_float_arrays():

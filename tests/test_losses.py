@@ -4,10 +4,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from sklearn.metrics import log_loss
 
-from flaxfit import losses
+from flaxfit import losses, metrics
 from flaxfit.nn import MLP
 from flaxfit.train.task import Task
 
@@ -117,3 +118,12 @@ def test_a_partial_keeps_its_name_in_the_logs():
 
     loss = functools.partial(losses.categorical_crossentropy, label_smoothing=0.1)
     assert Task(MLP((), 3), loss, optax.sgd(0.1)).loss_name == "categorical_crossentropy"
+
+
+def test_losses_and_metrics_say_their_mode_through_partial_and_jit():
+    for function in (losses.mse, jax.jit(losses.mse), functools.partial(losses.categorical_crossentropy, label_smoothing=0.1)):
+        assert losses.mode_of_function(function) == "min"
+    assert losses.mode_of_function(functools.partial(optax.huber_loss, delta=0.5)) == "min"
+    assert losses.mode_of_function(jax.jit(metrics.top_k(2))) == "max"
+    assert losses.mode_of_function(functools.partial(metrics.Metric(losses.mse, "max"))) == "max"
+    assert losses.mode_of_function(lambda logits, y: y) is None

@@ -49,8 +49,8 @@ class Run:
     @property
     def facts(self) -> dict[str, Any]:
         """What a `History` of the run knows besides its columns."""
-        names = {"data_loss": self.task.loss_name, "modes": self.task.modes}
-        return {**names, "rows": self.rows, "validation_rows": self.validation_rows}
+        modes = {self.monitor.removeprefix("val_"): self.mode, **self.task.modes}  # early stopping may have been told its monitor's mode
+        return {"data_loss": self.task.loss_name, "modes": modes, "rows": self.rows, "validation_rows": self.validation_rows}
 
     def default(self, what: str) -> Path:
         """The place of `what` in the run's directory.

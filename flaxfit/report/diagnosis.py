@@ -96,7 +96,7 @@ def diagnose(history: History, metric: str | None = None, mode: Mode | None = No
     Raises:
       TypeError: not a History.
       KeyError: no such metric in the history.
-      ValueError: no validation column, or a metric that does not say whether larger is better.
+      ValueError: no validation column, a metric that does not say whether larger is better, or a mode that is neither "min" nor "max".
 
     Example:
       >>> epochs = np.arange(100)
@@ -113,7 +113,7 @@ def diagnose(history: History, metric: str | None = None, mode: Mode | None = No
     if name not in history:
         message = unknown("column", name, history, "in the history")
         raise ValueError(f"a diagnosis compares training with validation, so fit with validation=...: {message}")
-    sign, finite = 1 if (mode or history.mode(metric)) == "min" else -1, np.isfinite(train) & np.isfinite(history[name])
+    sign, finite = 1 if history.mode(metric, mode) == "min" else -1, np.isfinite(train) & np.isfinite(history[name])
     ended, epochs = bool(len(finite) and not finite[-1]), history.epochs[finite]
     count = len(epochs)
     if count < 5:  # the fewest with two third differences

@@ -215,7 +215,7 @@ def cross_validate(
     if metric not in scores:
         raise ValueError(f"cross_validate(select={metric!r}): scored are {', '.join(scores)}.")
     means = scores[metric].reshape(len(settings), len(outer), -1).mean(2)
-    sign = 1 if (mode or search.mode(metric)) == "min" else -1
+    sign = 1 if search.mode(metric, mode) == "min" else -1
     chosen = [settings[index] for index in np.argmin(sign * means, axis=0)]
     trials = [Trial(chosen[i], seed, fold=i, **part) for i, part in enumerate(prepared(outer)) for seed in listed]
     study = trained(trials, "outer")

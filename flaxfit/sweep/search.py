@@ -167,7 +167,7 @@ def optimise(
                 settings = list({name_of(setting): setting for _, setting in going.values()}.values())
                 title = None if progress is None else f"{progress}, trials {min(going)} to {max(going)}, {rung} epochs"
                 population = fit_many(make_task, settings, train, epochs=rung, run_dir=home, progress=title, **options)
-                smaller = (mode or population.mode(metric)) == "min"
+                smaller = population.mode(metric, mode) == "min"
                 if (study.direction.name == "MINIMIZE") != smaller:
                     raise ValueError(f"the Optuna study would {study.direction.name.lower()} {metric or population.monitor}.")
                 means = {name_of(row.setting): float(row.scores.mean()) for row in population.table(metric).rows}

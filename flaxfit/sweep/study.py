@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flaxfit.arguments import Mode, mode_of, unknown
+from flaxfit.arguments import Mode, unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.report.statistics import Comparison, Interval, compare, interval
 from flaxfit.storage.directory import RunDirectory
@@ -179,12 +179,10 @@ class Study:
           mode: "min" or "max", for an array of scores and for a metric that does not say it itself.
 
         Raises:
-          ValueError: a setting that is not there, or no common seeds.
+          ValueError: a setting that is not there, no common seeds, or a metric that does not say its mode.
         """
         scores = self.scores(metric, at)
-        if mode is None and metric is not None and not isinstance(metric, str):
-            raise ValueError('compare(mode="min" or mode="max") must be given for an array of scores.')
-        larger_is_better = (mode or self.mode(metric if isinstance(metric, str) else None)) == "max"
+        larger_is_better = self.mode(metric, mode) == "max"
         sides = []
         for setting in (a, b):
             self.select(**setting)
@@ -197,9 +195,9 @@ class Study:
         x, y = (np.array([side[key] for key in common]) for side in sides)
         return compare(x, y, level=level, larger_is_better=larger_is_better, names=(name_of(a), name_of(b)))
 
-    def rank(self, metric: str | None = None, at: At = "best", *, mode: Mode | None = None) -> list[Mapping[str, Any]]:
+    def rank(self, metric: str | np.ndarray | None = None, at: At = "best", *, mode: Mode | None = None) -> list[Mapping[str, Any]]:
         """The settings, best mean first; one with a score that is not finite last. `mode` as in `compare`."""
-        sign, rows = 1 if (mode or self.mode(metric)) == "min" else -1, self.scores(metric, at)
+        sign, rows = 1 if self.mode(metric, mode) == "min" else -1, self.scores(metric, at)
         means = {index: sign * rows[self._chosen(setting)].mean() for index, setting in enumerate(self.settings)}
         return [self.settings[index] for index in sorted(means, key=lambda i: means[i] if np.isfinite(means[i]) else np.inf)]
 
@@ -262,13 +260,19 @@ class Study:
         pairs = zip(self.members, self.results, strict=True)
         return [predict_member(m.programs, m.task, m.numbers, getattr(r, at), x, batch_size) for m, r in pairs]
 
-    def mode(self, metric: str | None = None) -> Mode:
-        """Whether a metric (None: what was monitored) is best when small or large.
+    def mode(self, metric: str | np.ndarray | None = None, given: Mode | None = None) -> Mode:
+        """Whether a metric is best when small or large.
+
+        Args:
+          metric: as everywhere here.
+          given: the caller's own `mode=` argument, which wins. An array of scores needs it.
 
         Raises:
-          ValueError: the metric does not say.
+          ValueError: the metric does not say, or `given` is neither "min" nor "max".
         """
-        return mode_of(metric or self.monitor, self.members[0].task.modes)
+        if given is None and not (metric is None or isinstance(metric, str)):
+            raise ValueError('an array of scores does not say whether larger is better: give mode="min" or mode="max".')
+        return self.results[0].history.mode(metric if isinstance(metric, str) else self.monitor, given)
 
     def _chosen(self, setting: Mapping[str, Any]) -> np.ndarray:
         return np.array([i for i, m in enumerate(self.members) if all(m.setting[name] == value for name, value in setting.items())], int)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
 from jax import Array
 
-from flaxfit.arguments import Mode, check_count, mode_of
+from flaxfit.arguments import check_count
 from flaxfit.state import PlateauState
+from flaxfit.train.stopping import Monitored
 
 
 @dataclass(frozen=True)
-class Plateau:
+class Plateau(Monitored):
     """Lower the learning rate when a metric no longer improves: Keras's `ReduceLROnPlateau`, its words and its meanings.
 
     The optimizer's updates are multiplied by a scale that starts at 1. That is a lower learning rate for every optimizer whose updates
@@ -27,7 +27,7 @@ class Plateau:
       factor: what the scale is multiplied by, above 0 and below 1.
       patience: lower it after this many epochs in a row without improvement.
       min_delta: an improvement must be larger than this.
-      mode: "min", "max", or "auto": as the metric says.
+      mode: "min", "max", or "auto": as the metric says, see `flaxfit.Metric`.
       cooldown: epochs after a reduction in which none is counted.
       min_scale: the scale never falls below this.
 
@@ -65,22 +65,14 @@ class Plateau:
         if self.mode not in ("auto", "min", "max"):
             raise ValueError(f'Plateau(mode=...) is "auto", "min" or "max", got {self.mode!r}.')
 
-    def resolved(self, modes: Mapping[str, Mode]) -> Plateau:
-        """The same with the mode that the metric says.
-
-        Raises:
-          ValueError: "auto", and the metric does not say.
-        """
-        return self if self.mode != "auto" else replace(self, mode=mode_of(self.monitor, modes))
-
     def init(self) -> PlateauState:
         """The state before the first epoch."""
-        zero, worst = jnp.zeros((), jnp.int32), -jnp.inf if self.mode == "max" else jnp.inf
+        zero, worst = jnp.zeros((), jnp.int32), -jnp.inf if self.direction == "max" else jnp.inf
         return PlateauState(jnp.ones((), jnp.float32), jnp.asarray(worst, jnp.float32), zero, zero)
 
     def update(self, state: PlateauState, value: Array | float) -> PlateauState:
         """The state after an epoch whose monitor was `value`. Pure. A value that is not finite is no improvement."""
-        value, sign = jnp.asarray(value, jnp.float32), -1 if self.mode == "max" else 1
+        value, sign = jnp.asarray(value, jnp.float32), -1 if self.direction == "max" else 1
         cooldown = jnp.maximum(state.cooldown - 1, 0)
         cooling = cooldown > 0
         improved = jnp.isfinite(value) & (sign * value < sign * state.best - self.min_delta)

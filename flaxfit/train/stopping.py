@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, Self, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +15,35 @@ from flaxfit.arguments import Mode, mode_of
 from flaxfit.state import StopperState
 
 
+class Monitored:
+    """What `EarlyStopping` and `Plateau` have in common: a monitor, and whether it is best when small or large."""
+
+    monitor: str
+    mode: Literal["auto", "min", "max"]
+
+    def resolved(self, modes: Mapping[str, Mode]) -> Self:
+        """The same rule with the mode that the metric says.
+
+        Args:
+          modes: base name -> mode, such as `Task.modes`.
+
+        Raises:
+          ValueError: the mode is "auto", and the metric does not say.
+        """
+        return self if self.mode != "auto" else replace(cast(Any, self), mode=mode_of(self.monitor, modes))
+
+    @property
+    def direction(self) -> Mode:
+        """Whether smaller or larger is better. Used alone, "auto" knows it of `loss` and `val_loss` only; `fit` asks the task's metrics.
+
+        Raises:
+          ValueError: it is not known.
+        """
+        return mode_of(self.monitor, None) if self.mode == "auto" else self.mode
+
+
 @dataclass(frozen=True)
-class EarlyStopping:
+class EarlyStopping(Monitored):
     """Stop when a metric no longer improves: Keras's `EarlyStopping`, its words and its meanings.
 
     Two differences, both where Keras loses something: NaN and infinities never count as best, and there is no
@@ -65,23 +92,6 @@ class EarlyStopping:
             raise ValueError(f"EarlyStopping(baseline=...) must be finite, got {self.baseline!r}.")
         if self.mode not in ("auto", "min", "max"):
             raise ValueError(f'EarlyStopping(mode=...) is "auto", "min" or "max", got {self.mode!r}.')
-
-    def resolved(self, modes: Mapping[str, Mode]) -> EarlyStopping:
-        """The same with the mode that the metric says.
-
-        Raises:
-          ValueError: "auto", and the metric does not say.
-        """
-        return self if self.mode != "auto" else replace(self, mode=mode_of(self.monitor, modes))
-
-    @property
-    def direction(self) -> Mode:
-        """Whether smaller or larger is better. Alone, "auto" knows it of `loss` and `val_loss` only; `fit` asks the task's metrics.
-
-        Raises:
-          ValueError: it is not known.
-        """
-        return mode_of(self.monitor, None) if self.mode == "auto" else self.mode
 
     def init(self) -> StopperState:
         """Nothing seen yet."""

@@ -123,3 +123,32 @@ def test_studies_are_joined(study):
 def test_what_cannot_be_asked(study, call, message):
     with pytest.raises((ValueError, KeyError), match=message):
         call(study)
+
+
+def test_a_metric_without_a_mode_is_ranked_by_the_mode_that_is_given(table):
+    train, validation = table
+
+    def margin(logits, y):
+        return logits[:, 0] * (2 * y - 1)
+
+    def make_task(hp):
+        net, loss = ff.nn.MLP((4,), 1), ff.losses.binary_crossentropy
+        return ff.Task(net, loss, optax.adam(hp["rate"]), metrics={"margin": margin})
+
+    how = {"validation": validation, "epochs": 3, "seeds": 2}
+    a, b = {"rate": 1e-4}, {"rate": 3e-2}
+    bare = ff.fit_many(make_task, {"rate": [1e-4, 3e-2]}, train, **how)
+    for ask in (lambda: bare.rank("val_margin"), lambda: bare.compare(a, b, "val_margin")):
+        with pytest.raises(ValueError, match=r'does not say .*\{"margin": ff\.Metric\(function, mode="max"\)\}'):
+            ask()
+    assert bare.rank("val_margin", mode="max") == bare.rank("val_margin", mode="min")[::-1] == [b, a]
+    assert bare.rank(bare.scores("val_margin"), mode="max") == [b, a]
+    with pytest.raises(ValueError, match="an array of scores does not say"):
+        bare.rank(bare.scores("val_margin"))
+    for ask in (lambda: bare.rank(mode="maximum"), lambda: bare.compare(a, b, mode="larger")):
+        with pytest.raises(ValueError, match='is "min" or "max", got'):
+            ask()
+    stopping = ff.EarlyStopping("val_margin", patience=9, mode="max")  # which says it for all
+    told = ff.fit_many(make_task, {"rate": [1e-4, 3e-2]}, train, early_stopping=stopping, **how)
+    assert (told.mode(), told.rank()) == ("max", [b, a])
+    assert ff.diagnose(told.results[0].history, "margin").metric == "margin"
