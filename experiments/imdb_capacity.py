@@ -1,4 +1,4 @@
-"""IMDB reviews: the larger the net, the sooner it over-fits; and over-fitting shows in the size of the weights.
+"""IMDB reviews: the larger the net, the sooner it overfits; and overfitting shows in the size of the weights.
 
 Trains nets on 25,000 reviews as multi-hot vectors of the most frequent words and tests them on 25,000: two sizes at a vocabulary of 100
 words, of which the larger trains for 300 epochs, and three at 10,000. Expect accuracies of 0.70 to 0.72 and 0.88 to 0.89 at the best
@@ -41,9 +41,9 @@ class Config(WithOriginals):
 
 HIDDEN = {"basic": (256, 128), "overfitting": (1024, 512, 512, 512), "smaller": (4, 4), "baseline": (16, 16), "bigger": (512, 512)}
 COLORS = {"basic": 3, "overfitting": 1, "smaller": 2, "baseline": 0, "bigger": 4}  # baseline is the plain net of imdb_regularizers
-SOURCE = {"smaller": 6, "baseline": 4}  # the epoch from about which the source sees it over-fit
+SOURCE = {"smaller": 6, "baseline": 4}  # the epoch from about which the source sees it overfit
 LOSS = "binary_crossentropy"
-COLUMNS = ("net", "best epoch", "source", "test loss, best", "last", "training, last", "test accuracy, best", "last", "over-fitted")
+COLUMNS = ("net", "best epoch", "source", "test loss, best", "last", "training, last", "test accuracy, best", "last", "overfitted")
 
 
 def main(config: Config) -> None:
@@ -86,8 +86,8 @@ def main(config: Config) -> None:
             figure.suptitle(f"IMDB, {words:,} words, seed 0")
             page.plot(f"norms_{names[0]}", figure, f"Size of the kernels, of that after epoch 1, {words:,} words, seed 0")
         page.text(
-            "The best epoch is that of the least cross-entropy on the test reviews, which flatters it: from then on a net over-fits. "
-            "Over-fitted: runs whose test loss gets worse beyond noise while the training loss gets better. In brackets: runs."
+            "The best epoch is that of the least cross-entropy on the test reviews, which flatters it: from then on a net overfits. "
+            "Overfitted: runs whose test loss gets worse beyond noise while the training loss gets better. In brackets: runs."
         )
 
         best = {name: study.scores("best_epoch", "last") for name, study in studies.items()}
@@ -95,16 +95,16 @@ def main(config: Config) -> None:
             pairs = min(len(best[large]), len(best[small]))
             sooner = ff.statistics.compare(best[small][:pairs], best[large][:pairs])
             text = f"best epoch less {small}'s: {sooner.difference}, p {sooner.p_value:.2g}"
-            page.claim(f"{large} over-fits sooner than {small}", sooner, text)
+            page.claim(f"{large} overfits sooner than {small}", sooner, text)
         for name, epoch in SOURCE.items():
             found = ff.statistics.interval(best[name])
-            claim = f"{name} over-fits from about epoch {epoch} (within 1 epoch)"
+            claim = f"{name} overfits from about epoch {epoch} (within 1 epoch)"
             page.claim(claim, within(found, epoch - 1, epoch + 1), f"best epoch {found}")
         for name, study in studies.items():
             before, after = (study.scores("kernel_l1", at) for at in ("best", "last"))
             larger = ff.statistics.compare(np.log(before), np.log(after), larger_is_better=True)
             text = f"sum of |w|, last epoch / best epoch: {ff.statistics.interval(after / before)}"
-            page.claim(f"over-fitting makes the weights of {name} larger", larger, text)
+            page.claim(f"overfitting makes the weights of {name} larger", larger, text)
 
 
 def row(name: str, study: ff.Study) -> list[object]:
@@ -113,7 +113,7 @@ def row(name: str, study: ff.Study) -> list[object]:
     scores = [study.scores("best_epoch", "last"), study.scores(val), study.scores(val, "last"), study.scores(LOSS, "last")]
     scores += [study.scores("val_accuracy"), study.scores("val_accuracy", "last")]
     best, *cells = map(ff.statistics.interval, scores)
-    size, over = "-".join(map(str, HIDDEN[name])), f"{verdicts.count('over-fitted')} of {len(verdicts)}"
+    size, over = "-".join(map(str, HIDDEN[name])), f"{verdicts.count('overfitted')} of {len(verdicts)}"
     return [f"{name} {size}-1", best, SOURCE.get(name), *cells, over]
 
 

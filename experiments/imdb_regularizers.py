@@ -1,4 +1,4 @@
-"""IMDB reviews: what L1, L2 and dropout do to over-fitting and to the weights.
+"""IMDB reviews: what L1, L2 and dropout do to overfitting and to the weights.
 
 Trains 16-16-1 on 25,000 reviews as multi-hot vectors of the 10,000 most frequent words, plain, with L2, with dropout and with words left
 out at random (an augmentation); and 128-128-1 at a vocabulary of 100, plain, with L1, L2 and dropout. Tests on 25,000 reviews. Expect
@@ -95,7 +95,7 @@ def main(config: Config) -> None:
             for name in names[1:]:
                 better = study.compare({"net": "plain"}, {"net": name}, f"val_{LOSS}", "last")
                 text = f"test cross-entropy at the last epoch {better.difference}, p {better.p_value:.2g}"
-                page.claim(f"{name} over-fits less than plain ({where})", better, text)
+                page.claim(f"{name} overfits less than plain ({where})", better, text)
             if "L1 0.001" in names:
                 left = dict(zip(names, intervals[-2], strict=True))
                 text = f"{left['L1 0.001']} %, L2 {left['L2 0.001']} %"

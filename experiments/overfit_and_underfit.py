@@ -1,4 +1,4 @@
-"""HIGGS: how capacity and regularization decide about over-fitting (after TensorFlow's tutorial "Overfit and underfit").
+"""HIGGS: how capacity and regularization decide about overfitting (after TensorFlow's tutorial "Overfit and underfit").
 
 Trains four sizes of a net on 10,000 rows and validates on 1,000; then the largest with L2, dropout, both, AdamW's weight decay, batch norm
 and noise on its inputs. A run stops when its validation cross-entropy has not improved for --patience epochs. Expect validation accuracies
@@ -60,9 +60,9 @@ ABOUT = f"""Four sizes of a net and six remedies for the largest, {TRAIN:,} rows
 *dropout* 0.5, *combined* L2 0.0001 and dropout 0.5, *AdamW* a decoupled decay of {DECAY:g}, which takes off a weight about what L2 0.001
 does after Adam's scaling, *noise* Gaussian of standard deviation {NOISE:g} on the training rows. L2 is on all five kernels; Adam's
 epsilon is optax's, 1e-8. Means with 95% intervals over seeds: the {VALIDATION:,} rows, which also choose each run's best epoch, are the
-same for all. How to read the diagnoses, each a test on the curves: *over-fitted*, validation gets worse while training gets better, from
-the epoch named on; *close to over-fitting*, validation stalls while training gets better; *converged*, both stall; *still improving*,
-both get better. Only the first counts as not escaping over-fitting."""
+same for all. How to read the diagnoses, each a test on the curves: *overfitted*, validation gets worse while training gets better, from
+the epoch named on; *close to overfitting*, validation stalls while training gets better; *converged*, both stall; *still improving*,
+both get better. Only the first counts as not escaping overfitting."""
 
 
 def main(config: Config) -> None:
@@ -123,7 +123,7 @@ def main(config: Config) -> None:
             run_dir=config.run_dir / part,
         )
 
-    with Page("HIGGS: over-fitting and under-fitting", config.run_dir, ABOUT) as page:
+    with Page("HIGGS: overfitting and underfitting", config.run_dir, ABOUT) as page:
         if note := train.record().get("note"):
             page.text(f"The data stand in for HIGGS's first rows: {note}.")
         study = fit("small", [net for net in nets if net in SIZES[:3]], config.seeds)
@@ -167,16 +167,16 @@ def main(config: Config) -> None:
 
         if "sizes" in studies:
             words = {net: [d.verdict for d in diagnoses[net]] for net in SIZES}
-            as_said = [np.mean([(word == "over-fitted") != (net == "Tiny") for word in words[net]]) for net in SIZES]
+            as_said = [np.mean([(word == "overfitted") != (net == "Tiny") for word in words[net]]) for net in SIZES]
             open_ended = any(word in ("still improving", "too short to tell") for net in SIZES for word in words[net])
             decided = None if open_ended else True if min(as_said) == 1 else False if min(as_said) < 0.5 else None
             statistic = "; ".join(f"{net} {ff.verdicts(diagnoses[net])}" for net in SIZES)
-            page.claim("only Tiny escapes over-fitting (all runs: held; fewer than half of a net's: did not hold)", decided, statistic)
+            page.claim("only Tiny escapes overfitting (all runs: held; fewer than half of a net's: did not hold)", decided, statistic)
             turns = study.scores("best_epoch", "last")
             steps = [compared(a, b, np.log(turns)) for a, b in pairwise(SIZES)]
             means = ", ".join(f"{net} {np.median(runs[net].scores('best_epoch', 'last')):.0f}" for net in SIZES)
             statistic = f"median best epoch: {means}; p of each step, of logarithms: {', '.join(f'{c.p_value:.2g}' for c in steps)}"
-            page.claim("the larger, the sooner it over-fits", held(steps), statistic)
+            page.claim("the larger, the sooner it overfits", held(steps), statistic)
         if "regularizers" in studies:
             for net in ("L2", "dropout"):
                 page.claim(f"{net} helps Large", pairs[net, "Large"])

@@ -66,7 +66,7 @@ def paths(config: Config, page: Page) -> None:
     names = data.features or ()
     for seed in range(config.seeds):
         half = ff.data.split(data, test=0.5, seed=seed, one_row=1.0)
-        x, y = ff.data.standardise(half.train.x), ff.data.standardise(half.train.y)
+        x, y = ff.data.standardize(half.train.x), ff.data.standardize(half.train.y)
         train, test = (ff.Dataset(x(rows.x), y(rows.y)) for rows in (half.train, half.test))
         parts.append(ff.data.Splits(train, test=test))
 
@@ -171,9 +171,9 @@ def degrees(config: Config, page: Page) -> None:
     best = int(logs["test"].mean(1).argmin())
     names = [f"degree {int(every[i])}" for i in (0, best, -1)]
     under = ff.statistics.compare(logs["test"][0], logs["test"][best], names=names[:2])
-    page.claim("too low a degree under-fits", under, f"log10 of the test mse: {under}")
+    page.claim("too low a degree underfits", under, f"log10 of the test mse: {under}")
     over = ff.statistics.compare(logs["test"][-1], logs["test"][best], names=names[:0:-1])
-    page.claim("too high a degree over-fits: a higher test error", over, f"log10 of the test mse: {over}")
+    page.claim("too high a degree overfits: a higher test error", over, f"log10 of the test mse: {over}")
     falls = np.diff(errors["train"], axis=0).max()
     page.claim("while the training error falls with each degree", bool(falls <= 1e-6), f"largest rise of all draws {max(falls, 0):.1e}")
 

@@ -33,7 +33,7 @@ from .sweep.fit_many import fit_many as fit_many
 from .sweep.grid import static as static
 from .sweep.search import Narrowing as Narrowing
 from .sweep.search import narrow as narrow
-from .sweep.search import optimise as optimise
+from .sweep.search import optimize as optimize
 from .sweep.study import Study as Study
 from .train.config import TrainConfig as TrainConfig
 from .train.evaluate import evaluate as evaluate

@@ -24,7 +24,7 @@ class Resume:
 
 @dataclass(frozen=True)
 class Show:
-    """Tell what a run is, how far it is and whether it over-fits."""
+    """Tell what a run is, how far it is and whether it overfits."""
 
     run: Run
     """The run directory."""

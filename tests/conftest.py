@@ -50,7 +50,7 @@ def table():
 
 
 class EachLoss(ff.callbacks.Callback):
-    """Notes the objective after every step, from an optimiser chain that starts with the fixture's transformation."""
+    """Notes the objective after every step, from an optimizer chain that starts with the fixture's transformation."""
 
     every_steps = 1
 

@@ -26,7 +26,7 @@ def dropped(rate, x, key: Any = KEY):
 
 
 def kept(keys, shape, rate):
-    """Centred and scaled masks, one a key: mean 0 and variance 1 if right."""
+    """Centered and scaled masks, one a key: mean 0 and variance 1 if right."""
     masks = jax.jit(jax.vmap(lambda key: dropped(rate, jnp.ones(shape), key) != 0))(keys)
     return (np.asarray(masks, np.float64) - (1 - rate)) / np.sqrt(rate * (1 - rate))
 
@@ -67,7 +67,7 @@ def test_dropout_is_independent_between_units_rows_and_steps(rate):
         assert z_scores.var() == pytest.approx(1, abs=0.04)  # 5 standard deviations
 
 
-def test_dropout_patterns_of_eight_neighbours_are_equally_likely():
+def test_dropout_patterns_of_eight_neighbors_are_equally_likely():
     bits = (kept(step_keys(64), (64, 64), 0.5) > 0).reshape(-1, 8)
     counts = np.bincount(bits @ (1 << np.arange(8)), minlength=256)
     assert 1e-4 < stats.chisquare(counts).pvalue < 1 - 1e-4

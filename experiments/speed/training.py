@@ -2,7 +2,7 @@
 
 The hand-written peer is what an experienced user would write: one jitted `lax.scan` over an epoch's batches with donated state, the
 permutation made by NumPy on the host, validation in the same program, four metrics fetched an epoch. Keras runs at the fastest of
-several `steps_per_execution`. Every peer trains with the same loss, metric, optimiser and batch size, validates each epoch, and must
+several `steps_per_execution`. Every peer trains with the same loss, metric, optimizer and batch size, validates each epoch, and must
 reach about the same validation loss, else the comparison is refused. Compilation is outside the clock. Needs Keras only if asked for.
 """
 

@@ -9,7 +9,7 @@ from .provenance import Provenance as Provenance
 from .scaling import Scaling as Scaling
 from .scaling import min_max as min_max
 from .scaling import rescale as rescale
-from .scaling import standardise as standardise
+from .scaling import standardize as standardize
 from .splits import Splits as Splits
 from .splits import folds as folds
 from .splits import hold_outs as hold_outs

@@ -75,7 +75,7 @@ class Scaling:
         return jax.tree.map(lambda o, d, part: jax.tree.map(lambda a: one(a, o, d), part), self.offset, self.divisor, x)
 
 
-def standardise(x: Any, axis: int | tuple[int, ...] = 0) -> Scaling:
+def standardize(x: Any, axis: int | tuple[int, ...] = 0) -> Scaling:
     """To mean 0 and standard deviation 1, scikit-learn's StandardScaler: that of the population; a constant feature is only shifted.
 
     Args:
@@ -88,7 +88,7 @@ def standardise(x: Any, axis: int | tuple[int, ...] = 0) -> Scaling:
       TypeError: a `Dataset`, or values that are no numbers.
 
     Example:
-      >>> standardise(np.array([[0.0, 5.0], [2.0, 5.0]]))
+      >>> standardize(np.array([[0.0, 5.0], [2.0, 5.0]]))
       Scaling(offset=array([1., 5.], dtype=float32), divisor=array([1., 1.], dtype=float32))
     """
 
@@ -99,11 +99,11 @@ def standardise(x: Any, axis: int | tuple[int, ...] = 0) -> Scaling:
         variance = sum(reduced(lambda chunk, **over: np.square(chunk - mean).sum(**over))) / count
         return mean, np.sqrt(variance), abs(mean) * count * np.finfo(float).eps  # how far a constant's mean is off
 
-    return _fitted("standardise", fit, x, axis)
+    return _fitted("standardize", fit, x, axis)
 
 
 def min_max(x: Any, axis: int | tuple[int, ...] = 0) -> Scaling:
-    """From the least and greatest value to [0, 1], scikit-learn's MinMaxScaler; a constant feature is only shifted. As `standardise`.
+    """From the least and greatest value to [0, 1], scikit-learn's MinMaxScaler; a constant feature is only shifted. As `standardize`.
 
     Example:
       >>> min_max(np.array([[1, 5], [3, 5]]))

@@ -51,7 +51,7 @@ class Placement:
 
     Attributes:
       mesh: over which each step's rows are spread, along its first axis; None: one device.
-      shard: how parameters are, and with them what the optimiser keeps of each; None: whole on each device.
+      shard: how parameters are, and with them what the optimizer keeps of each; None: whole on each device.
     """
 
     mesh: Mesh | None = None

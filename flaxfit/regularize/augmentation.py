@@ -1,7 +1,7 @@
 """Augmentation for `Task(augment=...)`: each function here gives one `(key, x, y) -> (x, y)`. Numbers may be traced.
 
 Each row has its own draw, and x keeps its shape and type unless said otherwise. x comes preprocessed: the 0 that fills what is shifted
-in or cut out is black after `flaxfit.data.rescale`, but each feature's mean after `flaxfit.data.standardise`.
+in or cut out is black after `flaxfit.data.rescale`, but each feature's mean after `flaxfit.data.standardize`.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def averaged(state: TrainState) -> Any:
     """The average that `weight_ema` keeps, for `Task(eval_params=averaged)`.
 
     Raises:
-      ValueError: there is none in the optimiser.
+      ValueError: there is none in the optimizer.
 
     Example:
     >>> optimizer, params = weight_ema(0.99), {"kernel": jnp.ones(())}

@@ -23,14 +23,14 @@ class ProximalState(NamedTuple):
 def l1(weight: Any, learning_rate: Any, mask: Mask | None = None) -> optax.GradientTransformation:
     """Soft-thresholds the updated weights by `learning_rate * weight`, so that they become exactly zero. **Last in a chain.**
 
-    With plain gradient descent it is ISTA (Beck and Teboulle 2009, "A fast iterative shrinkage-thresholding algorithm") and minimises
+    With plain gradient descent it is ISTA (Beck and Teboulle 2009, "A fast iterative shrinkage-thresholding algorithm") and minimizes
     data loss + `weight * sum |w|`. With `optax.sgd`'s momentum m the minimum is where it comes to rest if it gets
-    `learning_rate / (1 - m)`. With an adaptive optimiser the threshold is not scaled by the gradients' size, as AdamW's weight decay is
+    `learning_rate / (1 - m)`. With an adaptive optimizer the threshold is not scaled by the gradients' size, as AdamW's weight decay is
     not. The history's `loss` knows nothing of it.
 
     Args:
       weight: 0 or more, may be traced.
-      learning_rate: the optimiser's: a number, perhaps traced, or a schedule.
+      learning_rate: the optimizer's: a number, perhaps traced, or a schedule.
       mask: which parameters, see `flaxfit.masks.resolve`; kernels where None.
 
     Raises:

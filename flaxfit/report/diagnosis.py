@@ -1,18 +1,18 @@
-"""Is a run over-fitted, and since when? How to read learning curves, as a test that noise does not fool.
+"""Is a run overfitted, and since when? How to read learning curves, as a test that noise does not fool.
 
 The rules are those of the TensorFlow tutorial "Overfit and underfit": a small gap is normal; both curves moving the same way is fine;
-validation stalling while training improves is close to over-fitting; validation getting worse is over-fitting. The eye gets "worse"
+validation stalling while training improves is close to overfitting; validation getting worse is overfitting. The eye gets "worse"
 wrong: the best of T noisy epochs is a selected minimum, and any end lies above it. So the levels compared are means of windows of w
 epochs, and the rise from the lowest window to the last, in units of its standard error, must pass a Student quantile shared out over
 all windows that fit side by side (Bonferroni; those between share most of their noise with these): under "flat", the chance of a
 false alarm is about alpha (1%) or less, however the best was picked.
 
 The noise of a window mean comes from third differences of the window means, which no trend up to a parabola touches (the idea of von
-Neumann 1941 and Rice 1984, who difference neighbours to estimate the noise around an unknown curve), by their median, so that the fall
+Neumann 1941 and Rice 1984, who difference neighbors to estimate the noise around an unknown curve), by their median, so that the fall
 of the first epochs does not count (1.4826 median |d| is a normal's standard deviation). The differences are taken at lag w and again at
-twice that, and the larger wins: what neighbouring windows share through autocorrelation cancels at the short lag and shows at the long
-one. Simulated flat curves, autocorrelation 0.6 included, were called over-fitted in 0 to 3.4% of runs, below 2% from 20 epochs on. A
-rise below 1% of the level is called none: a curve without noise would otherwise be over-fitted by its last digit.
+twice that, and the larger wins: what neighboring windows share through autocorrelation cancels at the short lag and shows at the long
+one. Simulated flat curves, autocorrelation 0.6 included, were called overfitted in 0 to 3.4% of runs, below 2% from 20 epochs on. A
+rise below 1% of the level is called none: a curve without noise would otherwise be overfitted by its last digit.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Diagnosis:
     """What the curves of a run say. Prints as one sentence. Levels are means of windows, so none is a single epoch's luck.
 
     Attributes:
-      verdict: "over-fitted", "close to over-fitting", "still improving", "converged" (both flat: no over-fitting; whether it learned,
+      verdict: "overfitted", "close to overfitting", "still improving", "converged" (both flat: no overfitting; whether it learned,
         the level tells), "diverging" (both get worse, or are not finite at the end), or "too short to tell".
       metric: the training column; its twin is `val_` and this.
-      epoch: where over-fitting begins, from 1: validation's best epoch, or the one where it stalled if it is but close; else None.
+      epoch: where overfitting begins, from 1: validation's best epoch, or the one where it stalled if it is but close; else None.
       gap: how much worse validation is than training at that epoch, or at validation's best.
       final_gap: the same at the end.
       rise: how much worse validation is at the end than at its best.
@@ -73,8 +73,8 @@ class Diagnosis:
         ends = f"{val} is at {self.validation[1]:.3g}, {self.metric} at {self.training[1]:.3g}, the gap is {self.final_gap:.2g}"
         test = f"(z = {self.statistic:.3g}, critical {self.critical:.2g})"
         return {
-            "over-fitted": f"over-fitted from epoch {self.epoch}: {val} {validation} {test} while {training}; {gaps}",
-            "close to over-fitting": f"close to over-fitting from epoch {self.epoch}: {val} stalled at {self.validation[1]:.3g} while "
+            "overfitted": f"overfitted from epoch {self.epoch}: {val} {validation} {test} while {training}; {gaps}",
+            "close to overfitting": f"close to overfitting from epoch {self.epoch}: {val} stalled at {self.validation[1]:.3g} while "
             f"{training}; {gaps}",
             "diverging": f"diverging: {val} {validation} and {training}",
             "too short to tell": "too short to tell: so few epochs show no change beyond their noise",
@@ -82,12 +82,12 @@ class Diagnosis:
 
 
 def diagnose(history: History, metric: str | None = None, mode: Mode | None = None) -> Diagnosis:
-    """Whether a run over-fitted and since when, judged from its curves with allowance for their noise.
+    """Whether a run overfitted and since when, judged from its curves with allowance for their noise.
 
     Args:
       history: what the run logged.
       metric: the training column to judge, which needs a `val_` twin; by default the data loss, because the objective's penalty
-        says nothing about over-fitting.
+        says nothing about overfitting.
       mode: "min" or "max", for a metric that does not say itself whether larger is better.
 
     Returns:
@@ -104,7 +104,7 @@ def diagnose(history: History, metric: str | None = None, mode: Mode | None = No
       >>> history = History({"loss": falling + 0.1, "mse": falling + 0.1, "val_loss": falling + rising, "val_mse": falling + rising + 0.2})
       >>> diagnosis = diagnose(history)
       >>> diagnosis.verdict, diagnosis.epoch
-      ('over-fitted', 41)
+      ('overfitted', 41)
     """
     if not isinstance(history, History):
         raise TypeError(f"diagnose takes a History, such as result.history, got {type(history).__name__}")
@@ -145,9 +145,9 @@ def diagnose(history: History, metric: str | None = None, mode: Mode | None = No
     if ended:
         verdict = "diverging"
     elif beyond(rise, noise, levels[best]):
-        # Over-fitting goes on learning the training rows; a run that lost these too since validation's best is unstable instead.
+        # Overfitting goes on learning the training rows; a run that lost these too since validation's best is unstable instead.
         diverges = beyond(train_levels[-1] - train_levels[best], train_noise, train_levels[best])
-        verdict = "diverging" if diverges else "over-fitted"
+        verdict = "diverging" if diverges else "overfitted"
         # The lowest window says that there is a bottom, medians of three say where in it: a mean drags a steep fall's end to the right.
         medians = np.median(sliding_window_view(np.pad(validation, 1, mode="edge"), 3), axis=1)
         epoch = None if diverges else best + int(np.argmin(medians[best : best + window]))
@@ -156,7 +156,7 @@ def diagnose(history: History, metric: str | None = None, mode: Mode | None = No
     elif count < _FEW:
         verdict = "too short to tell"
     elif learns and parts:
-        verdict, start, epoch = "close to over-fitting", stall, stall + window // 2
+        verdict, start, epoch = "close to overfitting", stall, stall + window // 2
     else:
         verdict = "converged"
     ends = (history[name][-1], train[-1]) if ended else (sign * levels[-1], sign * train_levels[-1])
@@ -176,14 +176,14 @@ def diagnose(history: History, metric: str | None = None, mode: Mode | None = No
 
 
 def verdicts(diagnoses: Iterable[Diagnosis]) -> str:
-    """How often several runs got each verdict, with the median of the epochs where over-fitting begins.
+    """How often several runs got each verdict, with the median of the epochs where overfitting begins.
 
     Args:
       diagnoses: of the runs, such as `map(diagnose, histories)`.
 
     Example:
-      >>> verdicts([Diagnosis("over-fitted", "mse", 40), Diagnosis("converged", "mse"), Diagnosis("over-fitted", "mse", 42)])
-      'over-fitted 2/3 from epoch 41, converged 1/3'
+      >>> verdicts([Diagnosis("overfitted", "mse", 40), Diagnosis("converged", "mse"), Diagnosis("overfitted", "mse", 42)])
+      'overfitted 2/3 from epoch 41, converged 1/3'
     """
     epochs: dict[str, list[int | None]] = {}
     for diagnosis in diagnoses:

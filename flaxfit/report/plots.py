@@ -141,7 +141,7 @@ def weight_norms(
     colors: Mapping[str, str] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """The size of the weights against the epoch, a panel a norm, a color a run: over-fitted nets tend to have large ones.
+    """The size of the weights against the epoch, a panel a norm, a color a run: overfitted nets tend to have large ones.
 
     Args:
       histories: run name -> History.

@@ -123,7 +123,7 @@ def cross_validate(
       repeats: so many times, shuffled anew.
       shuffle_seed: decides which row is in which fold; None: rows as they stand.
       seeds: of the training, as for `fit_many`.
-      fitted: a fold's training rows -> what is fitted to them alone, such as `{"scaling": ff.data.standardise(train.x)}`; `make_task` gets
+      fitted: a fold's training rows -> what is fitted to them alone, such as `{"scaling": ff.data.standardize(train.x)}`; `make_task` gets
         it besides the hyperparameters.
       stopping_rows: with `early_stopping`, the share of each fold's training rows that it looks at instead of the rows held out, whose
         score would else be chosen by themselves.
@@ -150,7 +150,7 @@ def cross_validate(
       ...         preprocess=hp["scaling"],
       ...     )
       >>> def fitted(train):
-      ...     return {"scaling": ff.data.standardise(train.x)}
+      ...     return {"scaling": ff.data.standardize(train.x)}
       >>> scores = ff.cross_validate(make_task, data, stratified=True, fitted=fitted, epochs=20)
       >>> scores.per_fold("accuracy").shape, bool(scores.scores["accuracy"].mean() > 0.8)
       ((1, 5), True)

@@ -31,7 +31,7 @@ class Ensemble:
 
     Attributes:
       task: for `flaxfit.evaluate`, `predict` and `export`, with `state`. It has no penalty, so its objective is its data loss, and no
-        optimiser: it is not for training.
+        optimizer: it is not for training.
       state: the members' evaluation states side by side, under `member_0`, `member_1`, ...
       members: (task, evaluation state) of each.
       average: "probabilities" or "logits".
@@ -90,7 +90,7 @@ def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
     """The average of trained models, as a task and a state like any other.
 
     The mean of probabilities is given as logits, log(p / (1 - p)) of a binary loss and log(p) of classes, so that losses and metrics
-    mean what they meant. Its cross-entropy is never more than the members' mean. The mean of logits is the normalised geometric mean
+    mean what they meant. Its cross-entropy is never more than the members' mean. The mean of logits is the normalized geometric mean
     of the probabilities, which is surer of itself where members agree.
 
     Args:

@@ -59,7 +59,7 @@ def narrow(
     progress: str | None = None,
     **options: Any,
 ) -> Narrowing:
-    """Narrows the interval of a number: tries values evenly over it, goes on between the neighbours of the best, round by round.
+    """Narrows the interval of a number: tries values evenly over it, goes on between the neighbors of the best, round by round.
 
     The value is traced, so that all rounds are one program. Scores of a few seeds are noisy: where the values of a round do not differ
     by more than their intervals (`Narrowing.rounds[i].table()`), narrowing further follows chance.
@@ -109,7 +109,7 @@ def narrow(
     return Narrowing(name, studies, (low, high), best)
 
 
-def optimise(
+def optimize(
     study: Any,
     make_task: MakeTask,
     space: Callable[[Any], Mapping[str, Any]],
@@ -153,7 +153,7 @@ def optimise(
     check_count("batch", batch, 1, "trials a population")
     rungs = [check_count("epochs", rung, 1, "epochs") for rung in (epochs if isinstance(epochs, Sequence) else [epochs])]
     if sorted(set(rungs)) != rungs:
-        raise ValueError(f"optimise(epochs=...) must rise from one to the next, got {rungs}.")
+        raise ValueError(f"optimize(epochs=...) must rise from one to the next, got {rungs}.")
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch if run_dir is None else run_dir)
         # Left by a process that was killed; public, but for the trial's number in the storage.

@@ -104,7 +104,7 @@ def check_model(task: Task, x: Any) -> TrainState:
     """Shapes of the fresh state, found by tracing.
 
     Raises:
-      ValueError: preprocessing, the model or the optimiser refuses what it is given; there is nothing to train.
+      ValueError: preprocessing, the model or the optimizer refuses what it is given; there is nothing to train.
     """
     x, key, model = _abstract(x), jax.eval_shape(lambda: jax.random.key(0)), type(task.model).__name__
     prepared = _traced(f"Task(preprocess=...) refuses x of shape {_shapes(x)}", task.prepared, x)

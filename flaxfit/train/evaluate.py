@@ -160,7 +160,7 @@ def summary(task: Task, x: Any) -> str:
 
 
 def _evaluated(task: Task, state: Any, shapes: TrainState, x: Any) -> TrainState:
-    """The checked state as evaluation sees it; an optimiser state matters only where averaged weights are in it."""
+    """The checked state as evaluation sees it; an optimizer state matters only where averaged weights are in it."""
     if isinstance(state, TrainState) and task.eval_params is None:
         state = replace(state, opt_state=None)
     rows = str(jax.tree.map(lambda a: ("rows", *a.shape[1:]), x)).replace("'", "")

@@ -1,4 +1,4 @@
-"""What is trained: a model, its objective, and how it is optimised."""
+"""What is trained: a model, its objective, and how it is optimized."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_all_permutations_of_a_few_rows_are_equally_likely(rows):
 
 
 @pytest.mark.parametrize("rows", [9, 13, 17, 40, 100, 208])
-def test_rows_and_neighbours_are_uniform_over_positions(rows):
+def test_rows_and_neighbors_are_uniform_over_positions(rows):
     count = 4000
     seen = orders(rows, count)
     at, after = np.zeros((rows, rows)), np.zeros((rows, rows))

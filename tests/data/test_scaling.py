@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import flaxfit as ff
-from flaxfit.data.scaling import Scaling, min_max, rescale, standardise
+from flaxfit.data.scaling import Scaling, min_max, rescale, standardize
 
 RNG = np.random.default_rng(0)
 TABLE = (RNG.normal(size=(500, 6)) * [1, 1e-6, 1e4, 3, 1, 1] + [0, 1e-3, 5e4, -7, 0, 0]).astype(np.float32)
@@ -18,7 +18,7 @@ IMAGES = RNG.integers(0, 200, (90, 5, 4, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("x", [TABLE, IMAGES, TABLE[:1], TABLE[:, 0]], ids=["table", "images", "one row", "line"])
-@pytest.mark.parametrize(("fit", "name"), [(standardise, "StandardScaler"), (min_max, "MinMaxScaler")])
+@pytest.mark.parametrize(("fit", "name"), [(standardize, "StandardScaler"), (min_max, "MinMaxScaler")])
 def test_as_scikit_learn(fit, name, x):
     import sklearn.preprocessing
 
@@ -36,14 +36,14 @@ def test_as_scikit_learn(fit, name, x):
 def test_constants_are_only_shifted():
     for value in (0.1, 1 / 3, -1e6, 0.0, 1e-30):
         for rows in (3, 7, 10_000):
-            for fit in (standardise, min_max):
+            for fit in (standardize, min_max):
                 scaling = fit(np.full((rows, 1), value, np.float32))
                 assert scaling.divisor == 1
                 assert scaling.offset == np.float32(value)
 
 
 def test_axes_of_images():
-    scaling = standardise(IMAGES, axis=(0, 1, 2))
+    scaling = standardize(IMAGES, axis=(0, 1, 2))
     np.testing.assert_allclose(scaling.offset.ravel(), IMAGES.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(scaling.divisor.ravel(), IMAGES.std((0, 1, 2)), rtol=1e-6)
     columns = min_max(IMAGES, axis=(0, 1))
@@ -54,7 +54,7 @@ def test_axes_of_images():
 def test_large_memory_mapped_files_are_read_in_chunks(tmp_path):
     x = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.uint8, shape=(60_000, 28, 28, 1))
     x[::3, 0], x[-1, 1, 1] = 240, 255
-    for fit, offset, divisor in ((standardise, [80, 255 / 60_000], [240 * 2**0.5 / 3, 255 / 60_000**0.5]), (min_max, [0, 0], [240, 255])):
+    for fit, offset, divisor in ((standardize, [80, 255 / 60_000], [240 * 2**0.5 / 3, 255 / 60_000**0.5]), (min_max, [0, 0], [240, 255])):
         tracemalloc.start()
         scaling = fit(x)
         assert tracemalloc.get_traced_memory()[1] < 100e6
@@ -65,10 +65,10 @@ def test_large_memory_mapped_files_are_read_in_chunks(tmp_path):
 
 def test_dicts_and_tuples_of_numpy_jax_and_tracers():
     x = {"table": TABLE, "both": (IMAGES, jnp.arange(90.0))}
-    scaling = standardise(x)
+    scaling = standardize(x)
     scaled = scaling(x)
-    np.testing.assert_array_equal(scaled["table"], standardise(TABLE)(TABLE))
-    np.testing.assert_array_equal(scaled["both"][0], standardise(IMAGES)(IMAGES))
+    np.testing.assert_array_equal(scaled["table"], standardize(TABLE)(TABLE))
+    np.testing.assert_array_equal(scaled["both"][0], standardize(IMAGES)(IMAGES))
     assert isinstance(scaled["table"], np.ndarray)
     assert isinstance(scaled["both"][1], jax.Array)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), jax.jit(scaling)(x), scaled)
@@ -84,7 +84,7 @@ def test_rows_beyond_the_training_rows_take_no_part():
     assert scaling(TABLE[:100]).max() == 1
 
 
-@pytest.mark.parametrize("fit", [standardise, min_max])
+@pytest.mark.parametrize("fit", [standardize, min_max])
 def test_what_cannot_be_fitted_is_told(fit, table):
     with pytest.raises(TypeError, match=r"x is a Dataset; give its arrays: data\.x"):
         fit(table[0])
@@ -107,12 +107,12 @@ def test_what_cannot_be_scaled_is_told():
         with pytest.raises(ValueError, match=r"must be finite|must not be 0"):
             Scaling(0, divisor)
     with pytest.raises(ValueError, match=r"x of shape \(5, 1\) meets a scaling of rows of shape \(6,\)"):
-        standardise(TABLE)(np.ones((5, 1)))
+        standardize(TABLE)(np.ones((5, 1)))
 
 
 def test_as_a_tasks_preprocess(net, table):
     train = ff.Dataset(10 + 100 * table[0].x, table[0].y)
-    scaling = standardise(train.x)
+    scaling = standardize(train.x)
     scaled, plain = (ff.Task(net(), ff.losses.binary_crossentropy, optax.adam(1e-2), preprocess=p) for p in (scaling, None))
     state = plain.init(jax.random.key(0), train.x)
     by_hand = (train.x - train.x.mean(0)) / train.x.std(0)

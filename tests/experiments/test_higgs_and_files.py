@@ -18,7 +18,7 @@ def test_overfit_and_underfit(tmp_path, study, histories):
     assert len(page.claims) == 9
     assert page.claims["a penalty makes the objective larger"] == "held"
     assert page.claims["a penalty shapes training only"] == "held"
-    assert page.verdict("only Tiny escapes over-fitting") == "undecided"  # after 2 epochs
+    assert page.verdict("only Tiny escapes overfitting") == "undecided"  # after 2 epochs
     assert page.claims["L2 helps Large"] == "undecided"  # of one seed
     table = page.table("Binary cross-entropy")
     assert [row[:4] for row in (table[0], *table[2:4])] == [

@@ -35,8 +35,8 @@ def test_imdb_capacity(tmp_path, study, histories):
     first, second = page.tables.values()
     assert [row[0] for row in first] == ["basic 256-128-1", "overfitting 1024-512-512-512-1"]
     assert [(row[0], row[2]) for row in second] == [("smaller 4-4-1", "6"), ("baseline 16-16-1", "4"), ("bigger 512-512-1", "")]
-    assert page.claims["overfitting over-fits sooner than basic"] == "undecided"  # by one pair
-    assert page.claims["over-fitting makes the weights of overfitting larger"] == "undecided"  # of one run
+    assert page.claims["overfitting overfits sooner than basic"] == "undecided"  # by one pair
+    assert page.claims["overfitting makes the weights of overfitting larger"] == "undecided"  # of one run
     assert len(page.claims) == 3 + 2 + 5
     assert page.plots == ["loss_basic", "norms_basic", "loss_smaller", "norms_smaller"]
     assert len(histories(tmp_path / "runs/imdb_capacity/vocabulary_100")) == 2 + 1

@@ -150,7 +150,7 @@ def test_rotation_is_that_of_dm_pix_inside():
 
 def test_angles_are_uniform():
     across, down = np.meshgrid(np.arange(-2.0, 3), np.arange(-2.0, 3))
-    image = np.stack([across, down], -1)  # beside the centre it shows the angle's cosine and sine
+    image = np.stack([across, down], -1)  # beside the center it shows the angle's cosine and sine
     turned, _ = run(random_rotation(0.25), np.repeat(image[None], 5000, 0).astype(np.float32))
     angles = np.arctan2(turned[:, 2, 3, 1], turned[:, 2, 3, 0])
     assert stats.kstest(angles / np.pi + 0.5, "uniform").pvalue > 1e-4
@@ -161,10 +161,10 @@ def test_the_square_cut_out_has_its_centre_anywhere(size):
     rows, shape = 6000, (6, 5, 2)
     cut, _ = run(cutout(size), np.ones((rows, *shape), np.float32))
     expected = {}
-    for centre in itertools.product(range(6), range(5)):
-        expected[centre] = np.ones(shape, np.float32)
-        first = [c - size // 2 for c in centre]
-        expected[centre][tuple(slice(max(f, 0), f + size) for f in first)] = 0
+    for center in itertools.product(range(6), range(5)):
+        expected[center] = np.ones(shape, np.float32)
+        first = [c - size // 2 for c in center]
+        expected[center][tuple(slice(max(f, 0), f + size) for f in first)] = 0
     equally_likely(cut, rows, expected)
 
 

@@ -28,7 +28,7 @@ class Linear(nn.Module):
 
 @pytest.fixture(scope="module")
 def diabetes():
-    """Standardised columns, and a target of spread 1."""
+    """Standardized columns, and a target of spread 1."""
     data: Any = load_diabetes()
     x, y = data.data, data.target
     return (x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std()

@@ -13,7 +13,7 @@ from scipy.signal import lfilter
 from flaxfit.history import History
 from flaxfit.report.diagnosis import Diagnosis, diagnose
 
-VERDICTS = {"over-fitted", "close to over-fitting", "still improving", "converged", "diverging", "too short to tell"}
+VERDICTS = {"overfitted", "close to overfitting", "still improving", "converged", "diverging", "too short to tell"}
 
 
 def make(training, validation, name="mse", first_epoch=1):
@@ -33,8 +33,8 @@ def curves(verdict, count):
     down = np.exp(-3 * t / count)
     turn = count // 4
     return {
-        "over-fitted": (0.3 + 0.3 * down, 0.5 + 0.2 * np.maximum(turn - t, 0) / turn + 0.3 * np.maximum(t - turn, 0) / count, turn),
-        "close to over-fitting": (0.3 + 0.3 * down, 0.5 + 0.2 * np.maximum(turn - t, 0) / turn, turn),
+        "overfitted": (0.3 + 0.3 * down, 0.5 + 0.2 * np.maximum(turn - t, 0) / turn + 0.3 * np.maximum(t - turn, 0) / count, turn),
+        "close to overfitting": (0.3 + 0.3 * down, 0.5 + 0.2 * np.maximum(turn - t, 0) / turn, turn),
         "still improving": (0.3 + 0.4 * down, 0.4 + 0.4 * down, None),
         "converged": (0.3 + 0.4 * np.exp(-20 * t / count), 0.32 + 0.4 * np.exp(-20 * t / count), None),
         "diverging": (0.3 + np.maximum(t - count / 2, 0) / count, 0.4 + np.maximum(t - count / 2, 0) / count, None),
@@ -62,7 +62,7 @@ def test_noise_is_not_over_fitting(count, phi):
     for shape in (np.zeros(count), 0.5 * np.exp(-8 * t / count), 0.3 * (t + 5.0) ** -0.3):
         validations = [0.5 + shape + 0.03 * noise(rng, count, phi) for _ in range(runs)]
         verdicts = Counter(diagnose(make(0.45 + shape, validation)).verdict for validation in validations)
-        assert verdicts["over-fitted"] + verdicts["diverging"] <= 0.025 * runs
+        assert verdicts["overfitted"] + verdicts["diverging"] <= 0.025 * runs
         # Without allowance for the noise, nearly all of them would have been.
         naive = np.mean([validation[-1] > 1.01 * validation.min() for validation in validations])
         assert naive > 0.5
@@ -71,7 +71,7 @@ def test_noise_is_not_over_fitting(count, phi):
 def test_false_alarms_over_all_lengths_are_below_two_percent():
     rng = np.random.default_rng(0)
     runs = [(count, phi) for count in (8, 12, 15, 17, 25, 60, 300) for phi in (0.0, 0.6) for _ in range(120)]
-    alarms = [diagnose(make(np.ones(n), 1 + 0.05 * noise(rng, n, phi))).verdict == "over-fitted" for n, phi in runs]
+    alarms = [diagnose(make(np.ones(n), 1 + 0.05 * noise(rng, n, phi))).verdict == "overfitted" for n, phi in runs]
     assert np.mean(alarms) < 0.02
 
 
@@ -81,14 +81,14 @@ def test_power_on_modest_rises(count, rise, power):
     rng, t = np.random.default_rng(count), np.linspace(0, 1, count)
     validation = 0.5 + 0.2 * np.exp(-15 * t) + rise * np.maximum(0, t - 0.3) / 0.7
     found = [diagnose(make(0.5 * np.exp(-3 * t), validation + 0.01 * noise(rng, count, 0.3))).verdict for _ in range(100)]
-    assert np.mean(np.array(found) == "over-fitted") >= power
+    assert np.mean(np.array(found) == "overfitted") >= power
 
 
 def test_a_large_net_over_fits_at_epoch_5_of_205_not_15():
     rng, t = np.random.default_rng(0), np.arange(1.0, 206)
     validation = np.where(t < 5, 0.55 + 0.035 * (5 - t), 0.55 + 0.007 * (t - 5))
     found = [diagnose(make(0.65 * np.exp(-t / 25), validation + 0.004 * noise(rng, 205, 0.3))) for _ in range(50)]
-    assert {diagnosis.verdict for diagnosis in found} == {"over-fitted"}
+    assert {diagnosis.verdict for diagnosis in found} == {"overfitted"}
     assert {diagnosis.epoch for diagnosis in found} <= {4, 5, 6, 7}
 
 
@@ -103,7 +103,7 @@ def test_onset_of_a_broad_minimum():
 
 
 def test_numbers_are_levels_of_the_curves():
-    training, validation, _ = curves("over-fitted", 1000)
+    training, validation, _ = curves("overfitted", 1000)
     found = diagnose(make(training, validation))
     assert found.validation == pytest.approx((0.5, 0.5 + 0.3 * 0.75), abs=0.01)
     assert found.training == pytest.approx((training[249], training[-1]), abs=0.01)
@@ -118,7 +118,7 @@ def test_a_trivial_rise_without_noise_is_none():
     t = np.arange(100.0)
     training = np.full(100, 0.4)
     assert diagnose(make(training, 0.5 + 4e-5 * t)).verdict == "converged"
-    assert diagnose(make(training, 0.5 + 4e-4 * t)).verdict == "over-fitted"
+    assert diagnose(make(training, 0.5 + 4e-4 * t)).verdict == "overfitted"
 
 
 def test_training_that_falls_with_validation_is_not_close_to_over_fitting():
@@ -126,7 +126,7 @@ def test_training_that_falls_with_validation_is_not_close_to_over_fitting():
     rng, t = np.random.default_rng(0), np.linspace(0, 1, 300)
     both = 0.5 + 0.2 * np.exp(-5 * t)
     found = Counter(diagnose(make(both, both + 0.02 * noise(rng, 300))).verdict for _ in range(100))
-    assert found["close to over-fitting"] <= 2
+    assert found["close to overfitting"] <= 2
 
 
 def test_a_gap_that_grows_while_training_does_not_improve_is_not_close_to_over_fitting():
@@ -134,7 +134,7 @@ def test_a_gap_that_grows_while_training_does_not_improve_is_not_close_to_over_f
     rng, t = np.random.default_rng(0), np.linspace(0, 1, 300)
     shared = [0.03 * noise(rng, 300) for _ in range(100)]
     found = Counter(diagnose(make(0.5 + wobble, 0.6 + 0.015 * t + wobble)).verdict for wobble in shared)
-    assert found["close to over-fitting"] <= 2
+    assert found["close to overfitting"] <= 2
     assert found["converged"] >= 80
 
 
@@ -144,7 +144,7 @@ def test_training_that_is_worse_than_at_validations_best_diverges_even_if_the_ga
     assert diagnose(make(training, validation)).verdict == "diverging"
     # A late bump in a training loss that has fallen far is no divergence.
     bump = 0.3 * np.exp(-t / 30) + 0.02 * (t > 190)
-    assert diagnose(make(bump, validation)).verdict == "over-fitted"
+    assert diagnose(make(bump, validation)).verdict == "overfitted"
 
 
 @pytest.mark.parametrize("end", [np.nan, np.inf])
@@ -163,16 +163,16 @@ def test_not_finite_at_the_end_is_diverging(count, where, end):
 
 
 def test_gaps_inside_are_left_out_and_epochs_keep_their_numbers():
-    training, validation, _ = curves("over-fitted", 200)
+    training, validation, _ = curves("overfitted", 200)
     whole = diagnose(make(training, validation))
     holed = validation.copy()
     holed[[3, 20, 150]] = np.nan, np.inf, np.nan
     found = diagnose(make(training, holed))
-    assert (found.verdict, found.epoch) == ("over-fitted", whole.epoch)
+    assert (found.verdict, found.epoch) == ("overfitted", whole.epoch)
     assert diagnose(make(training[100:], validation[100:], first_epoch=101)).epoch == 101
 
 
-@pytest.mark.parametrize("verdict", ["over-fitted", "close to over-fitting", "still improving", "converged"])
+@pytest.mark.parametrize("verdict", ["overfitted", "close to overfitting", "still improving", "converged"])
 def test_one_wild_epoch_changes_nothing(verdict):
     training, validation, _ = curves(verdict, 400)
     validation += 0.003 * noise(np.random.default_rng(0), 400)
@@ -195,16 +195,16 @@ def test_few_epochs_show_what_is_plain_and_no_more():
     t = np.arange(1.0, 9)
     rng = np.random.default_rng(0)
     plain = 0.28 + 0.12 * np.exp(1 - t) + 0.02 * t
-    assert diagnose(make(np.exp(-t), plain)).verdict == "over-fitted"
+    assert diagnose(make(np.exp(-t), plain)).verdict == "overfitted"
     found = Counter(diagnose(make(np.exp(-t), 0.3 + 0.02 * noise(rng, 8))).verdict for _ in range(100))
     assert found["too short to tell"] >= 95
 
 
 def test_larger_is_better():
-    training, validation, turn = curves("over-fitted", 200)
+    training, validation, turn = curves("overfitted", 200)
     zero = np.zeros(200)
     found = diagnose(History({"loss": zero, "mse": zero, "accuracy": 1 - training, "val_accuracy": 1 - validation}), "accuracy", mode="max")
-    assert (found.verdict, found.metric) == ("over-fitted", "accuracy")
+    assert (found.verdict, found.metric) == ("overfitted", "accuracy")
     assert found.epoch == pytest.approx(turn, abs=5)
     assert found.final_gap > found.gap > 0 < found.rise
     assert "val_accuracy fell from 0.4" in str(found)
@@ -212,14 +212,14 @@ def test_larger_is_better():
 
 
 def test_the_data_loss_is_the_default_and_a_metric_may_be_named():
-    training, validation, _ = curves("over-fitted", 100)
+    training, validation, _ = curves("overfitted", 100)
     flat = np.ones(100)
     history = History({"loss": training, "mse": flat, "mae": training, "val_loss": validation, "val_mse": flat, "val_mae": validation})
     assert diagnose(history) == diagnose(history, "val_mse")
     assert diagnose(history).verdict == "converged"
-    assert diagnose(history, "mae", mode="min").verdict == diagnose(history, "loss").verdict == "over-fitted"
+    assert diagnose(history, "mae", mode="min").verdict == diagnose(history, "loss").verdict == "overfitted"
     # A data loss by any name is smaller the better.
-    assert diagnose(make(training, validation, "my_f1_like")).verdict == "over-fitted"
+    assert diagnose(make(training, validation, "my_f1_like")).verdict == "overfitted"
 
 
 def test_errors_say_what_to_do():
@@ -240,12 +240,12 @@ def test_sentences():
     levels: dict[str, Any] = {"gap": 0.03, "final_gap": 0.43, "rise": 0.222, "statistic": 21.04, "critical": 4.13}
     levels |= {"validation": (0.512, 0.734), "training": (0.482, 0.301)}
     name = "binary_crossentropy"
-    assert str(Diagnosis("over-fitted", name, 37, **levels)) == (
-        "over-fitted from epoch 37: val_binary_crossentropy rose from 0.512 to 0.734 (z = 21, critical 4.1) "
+    assert str(Diagnosis("overfitted", name, 37, **levels)) == (
+        "overfitted from epoch 37: val_binary_crossentropy rose from 0.512 to 0.734 (z = 21, critical 4.1) "
         "while binary_crossentropy fell from 0.482 to 0.301; the gap grew from 0.03 to 0.43"
     )
-    assert str(Diagnosis("close to over-fitting", name, 37, **levels)) == (
-        "close to over-fitting from epoch 37: val_binary_crossentropy stalled at 0.734 "
+    assert str(Diagnosis("close to overfitting", name, 37, **levels)) == (
+        "close to overfitting from epoch 37: val_binary_crossentropy stalled at 0.734 "
         "while binary_crossentropy fell from 0.482 to 0.301; the gap grew from 0.03 to 0.43"
     )
     for verdict in ("still improving", "converged"):
@@ -253,7 +253,7 @@ def test_sentences():
             f"{verdict}: val_binary_crossentropy is at 0.734, binary_crossentropy at 0.301, the gap is 0.43"
         )
     flat = {**levels, "training": (0.3, 0.3)}
-    assert "while binary_crossentropy stayed at 0.3;" in str(Diagnosis("over-fitted", name, 37, **flat))
+    assert "while binary_crossentropy stayed at 0.3;" in str(Diagnosis("overfitted", name, 37, **flat))
     assert str(Diagnosis("diverging", name, **levels)) == (
         "diverging: val_binary_crossentropy rose from 0.512 to 0.734 and binary_crossentropy fell from 0.482 to 0.301"
     )
@@ -281,7 +281,7 @@ def test_anything_a_run_can_log_gets_a_verdict(rows):
     found = diagnose(history)
     assert found.verdict in VERDICTS
     assert str(found).startswith(found.verdict)
-    assert (found.epoch is not None) == (found.verdict in ("over-fitted", "close to over-fitting"))
+    assert (found.epoch is not None) == (found.verdict in ("overfitted", "close to overfitting"))
     assert found.epoch is None or found.epoch in history.epochs
     if rows and not np.isfinite(rows[-1]).all():
         assert found.verdict == "diverging"

@@ -20,7 +20,7 @@ def make_task(hp):
 
 
 def scaled(train):
-    return {"scaling": ff.data.standardise(train.x)}
+    return {"scaling": ff.data.standardize(train.x)}
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_cross_validation_resumes(data, tmp_path):
         np.testing.assert_array_equal(first.scores[name], again.scores[name])
 
 
-def test_narrowing_goes_on_between_the_neighbours_of_the_best(table, tmp_path):
+def test_narrowing_goes_on_between_the_neighbors_of_the_best(table, tmp_path):
     train, validation = table
 
     def rated(hp):

@@ -32,7 +32,7 @@ def binary(table, net):
         "loss": ff.losses.binary_crossentropy,
         "metrics": {"accuracy": ff.metrics.binary_accuracy},
     }
-    normed = ff.Task(net(batch_norm=True, dropout=0.3), optimizer=optax.adam(1e-2), preprocess=ff.data.standardise(train.x), **settings)
+    normed = ff.Task(net(batch_norm=True, dropout=0.3), optimizer=optax.adam(1e-2), preprocess=ff.data.standardize(train.x), **settings)
     wide = ff.Task(ff.nn.MLP((8, 8), 1), optimizer=optax.adam(3e-2), preprocess=lambda x: x**3, penalty=ff.penalties.l2(1e-2), **settings)
     averaged = ff.Task(
         net(),
@@ -60,7 +60,7 @@ def classes(net):
         functools.partial(ff.losses.categorical_crossentropy, label_smoothing=0.1),
         optax.adam(1e-2),
         {"accuracy": ff.metrics.categorical_accuracy, "top": ff.metrics.top_k(2)},
-        preprocess=ff.data.standardise(x),
+        preprocess=ff.data.standardize(x),
     )
     return data, [fitted(task, data[first : first + 100], seed=first) for first in (0, 50, 100)]
 

@@ -30,7 +30,7 @@ def test_optuna_asks_prunes_and_is_told_what_fit_gives(table, tmp_path):
     pruner = optuna.pruners.MedianPruner(n_startup_trials=2)
     study = opened(tmp_path / "o.db", pruner=pruner)
     options = {"validation": validation, "seeds": 2, "epochs": [2, 6], "batch": 4, "run_dir": tmp_path / "runs"}
-    ff.optimise(study, make_task, space, train, trials=8, **options)
+    ff.optimize(study, make_task, space, train, trials=8, **options)
     states = [trial.state.name for trial in study.trials]
     assert len(states) == 8
     assert set(states) == {"COMPLETE", "PRUNED"}
@@ -49,17 +49,17 @@ def test_trials_that_a_dead_process_left_go_on(table, tmp_path):
     left = study.ask()
     rate = space(left)["rate"]
     options = {"validation": validation, "epochs": 2, "batch": 2, "run_dir": tmp_path / "runs"}
-    ff.optimise(opened(tmp_path / "o.db"), make_task, space, train, trials=3, **options)
+    ff.optimize(opened(tmp_path / "o.db"), make_task, space, train, trials=3, **options)
     trials = opened(tmp_path / "o.db").trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
     assert trials[0].params["rate"] == rate
-    ff.optimise(opened(tmp_path / "o.db"), make_task, space, train, trials=3, **options)
+    ff.optimize(opened(tmp_path / "o.db"), make_task, space, train, trials=3, **options)
     assert len(opened(tmp_path / "o.db").trials) == 3
 
 
 def test_a_direction_against_the_metric_and_epochs_that_fall(table):
     train, validation = table
     with pytest.raises(ValueError, match="would maximize val_loss"):
-        ff.optimise(optuna.create_study(direction="maximize"), make_task, space, train, trials=1, validation=validation)
+        ff.optimize(optuna.create_study(direction="maximize"), make_task, space, train, trials=1, validation=validation)
     with pytest.raises(ValueError, match="must rise"):
-        ff.optimise(optuna.create_study(), make_task, space, train, trials=1, epochs=[4, 2])
+        ff.optimize(optuna.create_study(), make_task, space, train, trials=1, epochs=[4, 2])

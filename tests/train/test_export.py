@@ -47,7 +47,7 @@ def saved(table, net, tmp_path_factory):
     """A net with batch norm, dropout, penalty and scaling in an export, and all that it came from."""
     train, validation = table
     train = replace(train, features=tuple("abcdef"), classes=("no", "yes"))
-    scaling = ff.data.standardise(train.x)
+    scaling = ff.data.standardize(train.x)
     task = task_of(net(batch_norm=True, dropout=0.5), penalty=ff.penalties.l2(1e-3), preprocess=scaling)
     best = trained(task, train).best
     run = tmp_path_factory.mktemp("runs") / "one"
@@ -191,7 +191,7 @@ labels = (x6[:, 0] > 0).astype(np.int32)
             None,
         ),
         (task_of(ff.nn.MLP((4,), 1), preprocess=ff.data.rescale()), (x6 * 50 + 128).astype(np.uint8), labels, ...),
-        (task_of(TwoInputs(), preprocess=ff.data.standardise({"left": x6, "right": x6 + 1})), {"left": x6, "right": x6}, labels, ...),
+        (task_of(TwoInputs(), preprocess=ff.data.standardize({"left": x6, "right": x6 + 1})), {"left": x6, "right": x6}, labels, ...),
     ],
     ids=["dict", "named tuple", "odd types", "fixed rows", "averaged weights", "classes", "images", "rescaled", "dict scaled"],
 )

@@ -174,9 +174,9 @@ def test_norms_are_of_the_kernels_at_the_end_of_the_epoch(net, table):
 
 
 def test_training_metrics_are_means_over_the_rows_seen_with_a_last_short_batch(table):
-    """A frozen model with batch norm and 250 = 3 x 64 + 58 rows: each step normalises by its own batch, each row counts once."""
+    """A frozen model with batch norm and 250 = 3 x 64 + 58 rows: each step normalizes by its own batch, each row counts once."""
 
-    class Normalised(nn.Module):
+    class Normalized(nn.Module):
         @nn.compact
         def __call__(self, x, *, train):
             return nn.BatchNorm(use_running_average=not train)(nn.Dense(1)(x))
@@ -184,7 +184,7 @@ def test_training_metrics_are_means_over_the_rows_seen_with_a_last_short_batch(t
     from flaxfit.data.order import round_keys, shuffled
 
     train, _ = table
-    task = ff.Task(Normalised(), ff.losses.mse, optax.sgd(0.0), metrics={"mae": ff.metrics.mae})
+    task = ff.Task(Normalized(), ff.losses.mse, optax.sgd(0.0), metrics={"mae": ff.metrics.mae})
     result = ff.fit(task, train, epochs=1, batch_size=64, seed=4)
     order = shuffled(np.arange(250), np.asarray(round_keys(jax.random.key(4), 0, 250)), 250)
     dense = result.last.params["Dense_0"]

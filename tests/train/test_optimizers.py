@@ -1,4 +1,4 @@
-"""What optax and Linen bring works through flaxfit unchanged: each shown against the maths or a loop by hand."""
+"""What optax and Linen bring works through flaxfit unchanged: each shown against the math or a loop by hand."""
 
 from __future__ import annotations
 

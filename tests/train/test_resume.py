@@ -250,7 +250,7 @@ def test_a_fresh_model_scores_by_chance_and_the_restored_one_as_trained(tmp_path
         loss=ff.losses.categorical_crossentropy,
         optimizer=optax.adam(3e-3),
         metrics={"accuracy": ff.metrics.categorical_accuracy},
-        preprocess=ff.data.standardise(splits.train.x),
+        preprocess=ff.data.standardize(splits.train.x),
     )
     result = ff.fit(task, splits.train, validation=splits.validation, epochs=15, run_dir=tmp_path)
     fresh = task.init(jax.random.key(1), splits.train.x[:1])
