@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -69,15 +68,9 @@ def check_alike(data: Dataset, validation: Dataset) -> None:
 
 
 def check_task(task: Any) -> None:
-    """That `task` is a Task whose model can be told whether it trains."""
+    """That `task` is a Task."""
     if not isinstance(task, Task):
         raise TypeError(f"task must be a flaxfit.Task, got {type(task).__name__}.")
-    accepted = inspect.signature(type(task.model).__call__).parameters.values()
-    if not any(p.name == "train" or p.kind is p.VAR_KEYWORD for p in accepted):
-        raise TypeError(
-            f"{type(task.model).__name__}.__call__ must take a keyword argument `train`, as in `def __call__(self, x, *, train)`: "
-            "dropout and batch norm need to know."
-        )
 
 
 def _abstract(tree: Any) -> Any:
@@ -106,14 +99,16 @@ def check_model(task: Task, x: Any) -> TrainState:
     Raises:
       ValueError: preprocessing, the model or the optimizer refuses what it is given; there is nothing to train.
     """
-    x, key, model = _abstract(x), jax.eval_shape(lambda: jax.random.key(0)), type(task.model).__name__
+    x, key, model = _abstract(x), jax.eval_shape(lambda: jax.random.key(0)), task.network.name
     prepared = _traced(f"Task(preprocess=...) refuses x of shape {_shapes(x)}", task.prepared, x)
-    bare = Task(task.model, task.loss, optax.identity(), preprocess=task.preprocess, rngs=task.rngs)
-    state = _traced(f"{model} refuses x of shape {_shapes(prepared)}", bare.init, key, x)
-    if not jax.tree.leaves(state.params):
+    params, collections = _traced(f"{model} refuses x of shape {_shapes(prepared)}", task.variables, key, x)
+    if not jax.tree.leaves(params):
         raise ValueError(f"{model} has no parameters to train.")
-    opt_state = _traced("the optimizer refuses the parameters", task.optimizer.init, state.params)
-    return TrainState(state.step, state.params, state.collections, opt_state)
+    trained = _traced("Task(trainable=...) does not fit the parameters", task.trained, params)
+    if not jax.tree.leaves(trained):
+        raise ValueError("Task(trainable=...) leaves no parameter to train.")
+    opt_state = _traced("the optimizer refuses the parameters", task.optimizer.init, trained)
+    return TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, collections, opt_state)  # pyright: ignore[reportArgumentType]
 
 
 def check_program(programs: Programs, task: Task, numbers: Mapping[str, Any], data: Dataset) -> tuple[TrainState, Any, tuple[str, ...]]:
@@ -151,7 +146,7 @@ def check_program(programs: Programs, task: Task, numbers: Mapping[str, Any], da
 
 
 def _check_program(task: Task, data: Dataset) -> tuple[TrainState, Any, tuple[str, ...]]:
-    state, model = check_model(task, data.x), type(task.model).__name__
+    state, model = check_model(task, data.x), task.network.name
     x, y, weight = _abstract((data.x, data.y, data.sample_weight))
     key, rows, refused = jax.eval_shape(lambda: jax.random.key(0)), _ROWS, f"{model} refuses x of shape {_shapes(x)}"
     if task.augment is not None:
