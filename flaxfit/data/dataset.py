@@ -21,7 +21,8 @@ class Dataset:
     """Inputs, targets and weights of the same rows; a pytree, so that the compiled programs take it as it is.
 
     Attributes:
-      x: inputs: an array, or a dict or tuple of arrays, each with leading axis (rows,). Lists and data frames become arrays.
+      x: inputs: an array, or a dict or tuple of arrays, each with leading axis (rows,). Lists and data frames become arrays; a list of
+        arrays that have all rows each becomes a tuple.
       y: targets, likewise; class labels are integers, shape (rows,).
       sample_weight: how much each row's data loss counts, shape (rows,), or None for all alike.
       features: names of x's columns, or None. Like what follows it describes the rows and takes no part in computing.
@@ -46,6 +47,9 @@ class Dataset:
     provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
+        x, y = (getattr(self, name) for name in ("x", "y"))
+        object.__setattr__(self, "x", _several(x, y))
+        object.__setattr__(self, "y", _several(y, self.x))
         for name in _ARRAYS:
             object.__setattr__(self, name, arrays(getattr(self, name), name))
         if not jax.tree.leaves(self.x):
@@ -108,6 +112,14 @@ class Dataset:
     def leaves(self) -> list[tuple[str, Any]]:
         """Each array with its path, such as `x['age']`."""
         return [(jax.tree_util.keystr(path).removeprefix("."), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(self)]
+
+
+def _several(tree: Any, other: Any) -> Any:
+    """A list of arrays as a tuple of them if each has all rows, as `other` shows; else, such as a list of rows, as it is."""
+    if not isinstance(tree, list) or not tree or any(not np.shape(part) or isinstance(part, list) for part in tree):
+        return tree
+    rows = {len(leaf) for leaf in jax.tree.leaves(other, is_leaf=lambda leaf: isinstance(leaf, list)) if np.ndim(leaf)}
+    return tuple(tree) if {len(part) for part in tree} == rows != {len(tree)} else tree
 
 
 def arrays(tree: Any, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from flaxfit.train.compiled import Programs
 from flaxfit.train.program import measures
 from flaxfit.train.step import eval_step, train_step
 from flaxfit.train.task import Task
+from flaxfit.train.traced import averages_a_single_row, gives_probabilities
 
 _BINARY = (losses.binary_crossentropy, optax.sigmoid_binary_cross_entropy)
 _CLASSES = (losses.categorical_crossentropy, optax.softmax_cross_entropy_with_integer_labels, optax.softmax_cross_entropy)
@@ -159,6 +161,7 @@ def _check_program(task: Task, data: Dataset) -> tuple[TrainState, Any, tuple[st
         logits, _ = _traced(refused, lambda s, x, r: task.apply(s.params, s.collections, task.prepared(x), r), state, x, rngs)
         for what, function in ((f"the loss {task.loss_name}", task.loss), *((f"the metric {n!r}", m) for n, m in task.metrics.items())):
             _check_rows(what, _traced(f"{what} fails on (logits {_shapes(logits)}, y {_shapes(y)})", function, logits, y))
+    _warn_of_probabilities(task, state, x)
     penalty = _traced("the penalty refuses the parameters", task.penalized, state.params)
     if getattr(penalty, "shape", None) != ():
         raise ValueError(f"the penalty must be one number for all parameters, got {penalty}.")
@@ -167,6 +170,43 @@ def _check_program(task: Task, data: Dataset) -> tuple[TrainState, Any, tuple[st
     evaluated = _traced("Task(eval_params=...) fails", task.evaluated, state)
     _traced("an evaluation step fails", lambda s, x, y: eval_step(task, s, x, y), evaluated, x, y)
     return state, logits, tuple(jax.eval_shape(lambda state: measures(task, state), state))
+
+
+def _warn_of_probabilities(task: Task, state: TrainState, x: Any) -> None:
+    """Warns of probabilities before a loss of logits; once for a task, since JAX keeps the trace."""
+    kind = kind_of_loss(task)
+    if kind is None:
+        return
+    function = jax.make_jaxpr(lambda s, x: task.apply(s.params, s.collections, task.prepared(x))[0])
+    if (last := gives_probabilities(function(state, x).jaxpr)) is not None:
+        warnings.warn(
+            f"{task.network.name} ends in a {last}, and the loss {task.loss_name} takes the logits before it: leave out the {last}. "
+            f"Of probabilities it is another loss, which learns slowly; take jax.nn.{last} of what predict returns.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def check_last_step(task: Task, state: TrainState, data: Dataset, rows: int, batch_size: int) -> None:
+    """Warns where a step of a single row meets batch norm, whose outputs then do not depend on the row."""
+    if (rows % batch_size or batch_size) != 1 or not jax.tree.leaves(state.collections):
+        return
+    x, key = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), data.x), jax.eval_shape(lambda: jax.random.key(0))
+    rngs = dict.fromkeys(task.rngs, key)
+    function = jax.make_jaxpr(lambda s, x, r: task.apply(s.params, s.collections, task.prepared(x), r))
+    if averages_a_single_row(function(state, x, rngs).jaxpr):
+        size = next((size for size in range(batch_size + 1, rows) if rows % size != 1), rows)
+        which = (
+            f"the last step of each epoch has a single row ({rows} rows, batch_size={batch_size})"
+            if batch_size > 1
+            else "a step has one row"
+        )
+        warnings.warn(
+            f"{which} has a single row ({rows} rows, batch_size={batch_size}), whose batch statistics have variance 0: batch norm "
+            f"learns nothing from it, and its running statistics suffer. Take another batch_size, such as {size}, or leave out a row.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _check_rows(what: str, result: Any) -> None:
@@ -204,7 +244,11 @@ def check_state(name: str, state: Any, shapes: TrainState, model: str = "the mod
     parts = {"params": state.params, "collections": state.collections}
     check_same(name, parts, model, {"params": shapes.params, "collections": shapes.collections})
     if state.opt_state is not None:
-        check_same(name, {"opt_state": state.opt_state}, "the optimizer", {"opt_state": shapes.opt_state})
+        try:
+            check_same(name, {"opt_state": state.opt_state}, "the optimizer", {"opt_state": shapes.opt_state})
+        except ValueError as error:
+            cure = "result.best has none, and dataclasses.replace(state, opt_state=None) leaves it out"
+            raise ValueError(f"{name} holds the state of another optimizer: {cure}. {error}") from error
 
     def like(tree: Any, shaped: Any) -> Any:
         return jax.tree.unflatten(jax.tree.structure(shaped), [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)])

@@ -26,6 +26,7 @@ from flaxfit.train.checks import (
     check_data,
     check_finite,
     check_labels,
+    check_last_step,
     check_monitor,
     check_program,
     check_state,
@@ -256,6 +257,7 @@ def validate(
         plateau=config.plateau,
         placement=placement,
     )
+    check_last_step(task, shapes, data, rows, plan.batch_size)
     columns = program.columns(task, validation is not None, plan, measures)
     for rule in (stopping, config.plateau):
         if rule is not None:

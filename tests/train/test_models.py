@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -108,3 +109,333 @@ def test_a_model_of_any_convention(name, table, tmp_path):
     np.testing.assert_allclose(model.predict(x), ff.predict(task, resumed.best, x), rtol=1e-5, atol=1e-6)
     assert model.evaluate(validation)["loss"] == pytest.approx(ff.evaluate(task, resumed.best, validation)["loss"], rel=1e-5)
     assert "Total Parameters" in ff.summary(task, x[:1])
+
+
+def test_an_nnx_module_starts_from_its_weights_and_gets_the_trained_ones_back_on_request(table):
+    train, validation = table
+    model = Nnx(nnx.Rngs(7))
+    x, before = jnp.asarray(validation.x), nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    task = task_of(model)
+    start = task.init(jax.random.key(0), train.x)
+    np.testing.assert_array_equal(start.params["last"]["kernel"], before["last"]["kernel"])
+    result = ff.fit(task, train, validation=validation, epochs=3)
+    assert equal(nnx.to_pure_dict(nnx.state(model, nnx.Param)), before)  # a run changes nothing outside itself
+    assert equal(ff.fit(task, train, validation=validation, epochs=3, seed=0).last, result.last)
+    assert task.write_back(result.best) is model
+    np.testing.assert_allclose(model(x), ff.predict(task, result.best, x), rtol=1e-5, atol=1e-6)
+    other = task.write_back(result.last, into=Nnx(nnx.Rngs(1)))
+    np.testing.assert_allclose(other(x), ff.predict(task, result.last, x), rtol=1e-5, atol=1e-6)
+    made = task_of(Nnx)
+    np.testing.assert_allclose(made.write_back(result.best)(x), model(x), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="the weights do not fit Linear: blocks/0/bias is not there"):
+        task.write_back(result.best, into=nnx.Linear(6, 16, rngs=nnx.Rngs(0)))
+    with pytest.raises(TypeError, match="write_back is for NNX modules"):
+        task_of(Silent()).write_back(result.best)
+
+
+def test_seeds_draw_the_weights_of_a_class_and_leave_those_of_a_module(table):
+    drawn, given = task_of(Nnx), task_of(Nnx(nnx.Rngs(7)))
+    kernels = [[task.init(jax.random.key(seed), table[0].x).params["last"]["kernel"] for seed in (0, 1)] for task in (drawn, given)]
+    assert np.abs(kernels[0][0] - kernels[0][1]).max() > 0.01
+    np.testing.assert_array_equal(*kernels[1])
+
+
+def test_an_nnx_module_with_shared_weights_and_streams_of_its_own(table):
+    """Tied kernels are one parameter; dropouts that share a stream draw different masks; a stream of another name draws too."""
+
+    class Tied(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.second = nnx.Linear(6, 6, rngs=rngs), nnx.Linear(6, 6, rngs=rngs)
+            self.second.kernel = self.first.kernel
+            self.drops = nnx.List([nnx.Dropout(0.5, rngs=rngs) for _ in range(2)])
+            self.noise = rngs.noise
+
+        def __call__(self, x):
+            ones = jnp.ones_like(x)
+            masks = [drop(ones) for drop in self.drops]
+            noise = 0 if self.drops[0].deterministic else jax.random.normal(self.noise(), (x.shape[0], 1))
+            return (self.second(self.first(x)) * 0 + masks[0] - masks[1]).sum(-1, keepdims=True) + noise
+
+    task = task_of(lambda rngs: Tied(rngs=nnx.Rngs(params=rngs.params(), dropout=0, noise=1)))
+    state = task.init(jax.random.key(0), table[0].x)
+    assert sorted(state.params) == ["first", "second"]
+    assert sorted(state.params["second"]) == ["bias"]
+    keys = [{"dropout": jax.random.key(seed)} for seed in (1, 2)]
+    one, other = (task.apply(state.params, {}, table[0].x, rngs)[0] for rngs in keys)
+    assert np.unique(one).size > 50
+    assert np.abs(one - other).max() > 0.1
+    assert not task.apply(state.params, {}, table[0].x)[0].any()
+
+
+def test_a_model_that_draws_in_evaluation_is_refused(table):
+    class Noisy(nnx.Module):
+        def __init__(self, rngs):
+            self.last, self.rngs = nnx.Linear(6, 1, rngs=rngs), rngs
+
+        def __call__(self, x):
+            return self.last(x) + jax.random.normal(self.rngs.noise(), (1,))
+
+    with pytest.raises(ValueError, match="Noisy draws random numbers, but in evaluation mode outputs must not be random"):
+        ff.fit(task_of(Noisy), table[0])
+    with pytest.raises(TypeError, match="is a function that gives int: it must make an NNX module"):
+        task_of(lambda rngs: 3)
+    with pytest.raises(TypeError, match=r"must be a Linen or NNX module, or rngs -> NNX module, got type: pass MyModel"):
+        task_of(Silent)
+
+
+class Two(nn.Module):
+    @nn.compact
+    def __call__(self, left, right, train):
+        return nn.Dense(1)(jnp.concatenate([nn.Dense(8)(left), nn.Dense(8)(right)], -1))
+
+
+class TwoInOne(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        left, right = x if isinstance(x, tuple) else (x["left"], x["right"])
+        return Two()(left, right, train=False)
+
+
+class TwoNnx(nnx.Module):
+    def __init__(self, rngs):
+        self.a, self.b = nnx.Linear(4, 1, rngs=rngs), nnx.Linear(2, 1, rngs=rngs)
+
+    def __call__(self, left, right):
+        return self.a(left) + self.b(right)
+
+
+@pytest.mark.parametrize("form", [list, tuple, lambda pair: dict(zip(("left", "right"), pair, strict=True))], ids=["list", "tuple", "dict"])
+@pytest.mark.parametrize("model", [Two, TwoInOne, lambda: TwoNnx])
+def test_several_inputs(model, form, table, tmp_path):
+    train, validation = (ff.Dataset(form([part.x[:, :4], part.x[:, 4:]]), part.y) for part in table)
+    task = task_of(model())
+    result = ff.fit(task, train, validation=validation, epochs=3, run_dir=tmp_path / "run")
+    assert result.history["val_loss"][-1] < result.history["val_loss"][0]
+    outputs = ff.predict(task, result.best, validation.x)
+    assert outputs.shape == (100, 1)
+    np.testing.assert_allclose(ff.load(tmp_path / "run").predict(validation.x), outputs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_list_of_rows_is_no_list_of_inputs():
+    rows = [np.ones(3), np.zeros(3)]
+    assert ff.Dataset(rows, [0, 1]).x.shape == (2, 3)
+    assert ff.Dataset([np.ones((5, 2)), np.ones((5, 2))], np.zeros(5)).x[1].shape == (5, 2)
+    assert ff.Dataset(np.ones((5, 2)), [np.zeros(5), np.ones((5, 3))]).y[1].shape == (5, 3)
+    with pytest.raises(ValueError, match="equally many rows"):
+        ff.Dataset([np.ones((5, 2)), np.ones((5, 2))], np.zeros(4))
+
+
+class Sows(nn.Module):
+    """Two auxiliary losses: a number, and one number a row."""
+
+    rowwise: bool = True
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        h = nn.Dense(4)(x)
+        self.sow("losses", "size", 0.1 * jnp.mean(h**2, (0, 1)) if not self.rowwise else 0.1 * jnp.mean(h**2, 1))
+        self.sow("intermediates", "hidden", h)
+        return nn.Dense(1)(h)
+
+
+class SowsNnx(nnx.Module):
+    def __init__(self, rngs):
+        self.first, self.last = nnx.Linear(6, 4, rngs=rngs), nnx.Linear(4, 1, rngs=rngs)
+
+    def __call__(self, x):
+        h = self.first(x)
+        self.sow("losses", "size", 0.1 * jnp.mean(h**2, 1))
+        self.sow(nnx.Intermediate, "hidden", h)
+        return self.last(h)
+
+
+@pytest.mark.parametrize("model", [Sows, lambda: Sows(rowwise=False), lambda: SowsNnx])
+def test_sowed_losses_are_part_of_the_objective(model, table, tmp_path):
+    train, validation = table
+    task = task_of(model(), metrics={"accuracy": ff.metrics.binary_accuracy}, optimizer=optax.sgd(0.1))
+    result = ff.fit(task, train, validation=validation, epochs=4, batch_size=250, run_dir=tmp_path / "run")
+    params = task.init(jax.random.key(0), train.x).params
+    first, last = (params["Dense_0"], params["Dense_1"]) if "Dense_0" in params else (params["first"], params["last"])
+
+    def objective(first, last, data):
+        h = data.x @ first["kernel"] + first["bias"]
+        loss = jnp.mean(ff.losses.binary_crossentropy(h @ last["kernel"] + last["bias"], data.y))
+        return loss + 0.1 * jnp.mean(h**2), loss
+
+    (value, loss), gradients = jax.value_and_grad(lambda p: objective(*p, train), has_aux=True)((first, last))
+    assert result.history["loss"][0] == pytest.approx(float(value), rel=1e-5)
+    assert result.history["binary_crossentropy"][0] == pytest.approx(float(loss), rel=1e-5)
+    assert result.history["gradient_norm"][0] == pytest.approx(float(optax.tree.norm(gradients)), rel=1e-4)
+    after = jax.tree.map(lambda p, g: p - 0.1 * g, (first, last), gradients)
+    assert result.history["val_loss"][0] == pytest.approx(float(objective(*after, validation)[0]), rel=1e-5)
+    scores = ff.evaluate(task, result.best, validation, batch_size=100)
+    assert scores["loss"] > scores["binary_crossentropy"]
+    loaded = ff.load(tmp_path / "run").evaluate(validation)
+    number = isinstance(model(), Sows) and not model().rowwise  # of a batch, so that it depends on the batches
+    assert loaded == pytest.approx(scores, rel=1e-2 if number else 1e-5)
+
+
+def test_what_is_sowed_must_be_a_number_or_one_a_row(table):
+    class Wide(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.sow("losses", "all", x)
+            return nn.Dense(1)(x)
+
+    with pytest.raises(ValueError, match=r'sows as "losses" must be a number, or one number a row, got shape \(rows, 6\)'):
+        ff.fit(task_of(Wide()), table[0])
+
+
+class Backbone(nn.Module):
+    """Two blocks with batch norm, told either way whether they train."""
+
+    attribute: bool = True
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        for _ in range(2):
+            x = nn.Dense(8)(x)
+            norm = {"use_running_average": not train}
+            x = nn.relu(nn.BatchNorm(**norm)(x) if self.attribute else nn.BatchNorm()(x, **norm))
+        return nn.Dense(1)(x)
+
+
+class BackboneNnx(nnx.Module):
+    def __init__(self, rngs):
+        for index, width in enumerate((6, 8)):
+            setattr(self, f"Dense_{index}", nnx.Linear(width, 8, rngs=rngs))
+            setattr(self, f"BatchNorm_{index}", nnx.BatchNorm(8, rngs=rngs))
+        self.Dense_2 = nnx.Linear(8, 1, rngs=rngs)
+
+    def __call__(self, x):
+        for index in range(2):
+            x = nnx.relu(getattr(self, f"BatchNorm_{index}")(getattr(self, f"Dense_{index}")(x)))
+        return self.Dense_2(x)
+
+
+@pytest.mark.parametrize("model", [Backbone, lambda: Backbone(attribute=False), lambda: BackboneNnx])
+def test_frozen_parameters_and_their_batch_statistics_stand_still(model, table, tmp_path):
+    """No update, decay or constraint; batch norm of a frozen module normalizes as in evaluation, as Keras's does."""
+    train, validation = table
+    frozen = ("Dense_0", "BatchNorm_0")
+    fields = {
+        "penalty": ff.penalties.l2(1e-2),
+        "constraint": ff.constraints.max_norm(0.3),
+        "optimizer": optax.adamw(1e-2, weight_decay=0.5),
+    }
+    task = task_of(model(), trainable=["Dense_[12]", "BatchNorm_1"], **fields)
+    pretrained = ff.fit(task_of(model()), train, epochs=2).best
+    whole = ff.fit(task, train, validation=validation, epochs=4, initial=pretrained)
+    for name, part in pretrained.params.items():
+        assert equal(part, whole.last.params[name]) == (name in frozen)
+    for name, part in pretrained.collections["batch_stats"].items():
+        assert equal(part, whole.last.collections["batch_stats"][name]) == (name in frozen)
+    moments = optax.tree.get_all_with_path(whole.last.opt_state, "mu")[0][1]
+    assert len(jax.tree.leaves(moments)) == len(jax.tree.leaves(whole.last.params)) - 4  # the optimizer does not see the others
+    ff.fit(task, train, validation=validation, epochs=2, initial=pretrained, run_dir=tmp_path / "run")
+    resumed = ff.fit(task, train, validation=validation, epochs=4, initial=pretrained, run_dir=tmp_path / "run")
+    assert equal(resumed.last, whole.last)
+    np.testing.assert_allclose(
+        ff.load(tmp_path / "run").predict(validation.x), ff.predict(task, resumed.best, validation.x), rtol=1e-5, atol=1e-6
+    )
+
+    # The frozen part in training is the frozen part in evaluation: with all else frozen too but the last layer, so are the outputs.
+    head = task_of(model(), trainable="Dense_2")
+    params, collections = pretrained.params, pretrained.collections
+    np.testing.assert_allclose(
+        head.apply(params, collections, train.x, {"dropout": jax.random.key(0)})[0],
+        head.apply(params, collections, train.x)[0],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_training_the_head_alone_is_logistic_regression_on_the_frozen_features(table):
+    train, _ = table
+    net = Backbone()
+    state = task_of(net).init(jax.random.key(0), train.x)
+    task = task_of(net, trainable=lambda params: {name: name == "Dense_2" for name in params}, optimizer=optax.sgd(0.5))
+    result = ff.fit(task, train, epochs=20, batch_size=250)
+    _, noted = net.apply(
+        {"params": state.params, **state.collections}, train.x, train=False, capture_intermediates=True, mutable=["intermediates"]
+    )
+    features = nn.relu(noted["intermediates"]["BatchNorm_1"]["__call__"][0])
+    head = state.params["Dense_2"]
+    gradient = jax.jit(jax.grad(lambda head: jnp.mean(ff.losses.binary_crossentropy(features @ head["kernel"] + head["bias"], train.y))))
+    for _ in range(20):
+        slope = gradient(head)
+        head = jax.tree.map(lambda p, g: p - 0.5 * g, head, slope)
+    np.testing.assert_allclose(result.last.params["Dense_2"]["kernel"], head["kernel"], rtol=1e-3, atol=1e-5)
+    assert result.history["gradient_norm"][-1] == pytest.approx(float(optax.tree.norm(slope)), rel=1e-3)  # of what is trained
+
+
+def test_averages_of_a_part_are_evaluated_with_the_rest(table):
+    optimizer = optax.chain(optax.sgd(0.5), ff.averaging.weight_ema(0.9))
+    task = task_of(Backbone(), trainable="Dense_2", optimizer=optimizer, eval_params=ff.averaging.averaged)
+    result = ff.fit(task, table[0], validation=table[1], epochs=3)
+    assert ff.evaluate(task, result.last, table[1])["loss"] == pytest.approx(result.history["val_loss"][-1], rel=1e-5)
+    evaluated = task.evaluated(result.last)
+    assert equal(evaluated.params["Dense_0"], result.last.params["Dense_0"])
+    assert not equal(evaluated.params["Dense_2"], result.last.params["Dense_2"])
+
+
+def test_a_mask_of_what_is_trained_must_match_something(table):
+    with pytest.raises(ValueError, match=r"Task\(trainable=...\) does not fit the parameters: .*'Dens_9' matches no parameter"):
+        ff.fit(task_of(Backbone(), trainable="Dens_9"), table[0])
+    with pytest.raises(ValueError, match="leaves no parameter to train"):
+        ff.fit(task_of(Backbone(), trainable=lambda params: dict.fromkeys(params, False)), table[0])
+
+
+class Ends(nn.Module):
+    """Ends in a function of its own."""
+
+    last: str = "sigmoid"
+    outputs: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        return getattr(nn, self.last)(nn.Dense(self.outputs)(x))
+
+
+def test_probabilities_before_a_loss_of_logits_are_warned_of_once(table):
+    train = table[0]
+    sigmoid = task_of(Ends())
+    with pytest.warns(UserWarning, match=r"Ends ends in a sigmoid, and the loss binary_crossentropy takes the logits before it"):
+        ff.fit(sigmoid, train)
+    ff.fit(sigmoid, train)  # a warning is an error here
+    with pytest.warns(UserWarning, match="ends in a softmax"):
+        ff.fit(task_of(Ends("softmax", 2), loss=ff.losses.categorical_crossentropy), train)
+    ends = task_of(
+        lambda rngs: nnx.Sequential(nnx.Linear(6, 2, rngs=rngs), nnx.softmax), loss=optax.softmax_cross_entropy_with_integer_labels
+    )
+    with pytest.warns(UserWarning, match="ends in a softmax"):
+        ff.fit(ends, train)
+    ff.fit(task_of(Ends("log_softmax", 2), loss=ff.losses.categorical_crossentropy), train)
+    ff.fit(task_of(Ends(), loss=lambda p, y: (p[:, 0] - y) ** 2), train)
+    ff.fit(task_of(Ends("silu")), train)
+
+
+@pytest.mark.parametrize("model", [Backbone, Silent, lambda: Nnx])
+def test_a_step_of_one_row_before_batch_norm_is_warned_of(model, table):
+    task, data = task_of(model()), table[0][:49]
+    with pytest.warns(UserWarning, match=r"the last step of each epoch has a single row \(49 rows, batch_size=16\).* such as 17"):
+        ff.fit(task, data, batch_size=16)
+    ff.fit(task, data, batch_size=17)
+    ff.fit(task_of(nn.Dense(1)), data, batch_size=16)
+
+
+def test_one_image_has_statistics_of_its_own():
+    class Pictures(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.Dense(1)(nn.BatchNorm(use_running_average=not train)(nn.Conv(2, (3, 3))(x)).mean((1, 2)))
+
+    ff.fit(task_of(Pictures()), ff.Dataset(np.random.default_rng(0).normal(size=(9, 4, 4, 1)), np.arange(9) % 2), batch_size=4)
+
+
+def test_the_state_of_another_optimizer_is_refused_with_the_cure(table):
+    first = ff.fit(task_of(Silent()), table[0])
+    second = task_of(Silent(), optimizer=optax.sgd(0.1, momentum=0.9))
+    with pytest.raises(ValueError, match=r"initial holds the state of another optimizer: result\.best has none"):
+        ff.fit(second, table[0], initial=first.last)
+    ff.fit(second, table[0], initial=first.best)

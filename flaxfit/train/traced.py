@@ -1,0 +1,71 @@
+"""What a traced model tells about itself before anything is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from jax.extend.core import Jaxpr, Literal
+
+_SHAPES = {
+    "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "convert_element_type", "transpose", "copy", "stop_gradient", "slice",
+    "dynamic_slice", "gather",
+}  # fmt: skip
+
+
+def gives_probabilities(jaxpr: Jaxpr) -> str | None:
+    """Whether the last thing that is computed is a "sigmoid" or a "softmax"; None where it is another, or there are several outputs."""
+    if len(jaxpr.outvars) != 1:
+        return None
+    name, inputs = _source(jaxpr, jaxpr.outvars[0], {})
+    if name == "logistic":
+        return "sigmoid"
+    return "softmax" if name == "div" and [source()[0] for source in inputs] == ["exp", "reduce_sum"] else None
+
+
+def averages_a_single_row(jaxpr: Jaxpr) -> bool:
+    """Whether something, such as the mean of batch norm, is summed over the rows where there is one, and over nothing else."""
+    for equation in _equations(jaxpr):
+        if equation.primitive.name == "reduce_sum":
+            axes, shape = equation.params["axes"], equation.invars[0].aval.shape
+            if 0 in axes and math.prod(shape[axis] for axis in axes) == 1:
+                return True
+    return False
+
+
+def _source(jaxpr: Jaxpr, variable: Any, outside: dict[Any, Any]) -> tuple[str, list[Any]]:
+    """The operation that a variable comes from, apart from its shape and type, and functions that tell the same of its inputs.
+
+    Args:
+      jaxpr: where the variable is.
+      variable: the variable.
+      outside: where `jaxpr` is part of another, each of its inputs -> a function that tells where that comes from.
+    """
+    if isinstance(variable, Literal):
+        return "", []
+    if variable in outside:
+        return outside[variable]()
+    equation = next((e for e in jaxpr.eqns if variable in e.outvars), None)
+    if equation is None:
+        return "", []
+    inputs = [lambda v=v: _source(jaxpr, v, outside) for v in equation.invars]
+    inner = next(_inside(equation), None)
+    if inner is not None and len(inner.invars) == len(inputs) and len(inner.outvars) == len(equation.outvars):
+        return _source(inner, inner.outvars[equation.outvars.index(variable)], dict(zip(inner.invars, inputs, strict=True)))
+    return inputs[0]() if equation.primitive.name in _SHAPES else (equation.primitive.name, inputs)
+
+
+def _equations(jaxpr: Jaxpr) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in _inside(equation):
+            yield from _equations(inner)
+
+
+def _inside(equation: Any) -> Iterator[Jaxpr]:
+    for value in equation.params.values():
+        for part in value if isinstance(value, tuple) else (value,):
+            part = getattr(part, "jaxpr", part)
+            if hasattr(part, "eqns"):
+                yield part
