@@ -69,6 +69,7 @@ class Scaling:
         def one(a: Any, offset: np.ndarray, divisor: np.ndarray) -> Any:
             if jnp.broadcast_shapes(a.shape, offset.shape, divisor.shape) != a.shape:
                 raise ValueError(f"x of shape {a.shape} meets a scaling of rows of shape {offset.shape}.")
+            offset, divisor = (b.reshape((1,) * (a.ndim - b.ndim) + b.shape) if b.ndim else b for b in (offset, divisor))
             return function(a.astype(np.float32), offset, divisor)
 
         # A single number is for all arrays of x, hence the map in a map.

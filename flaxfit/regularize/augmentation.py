@@ -47,7 +47,7 @@ def random_translation(height_factor: Any, width_factor: Any) -> Augment:
         places = []
         for key, side, factor in zip(keys, x.shape[1:3], factors, strict=True):
             most = jnp.round(factor * side).astype(jnp.int32)
-            places.append(jnp.arange(side) - jax.random.randint(key, (len(x), 1), -most, most + 1))
+            places.append(jnp.arange(side)[None] - jax.random.randint(key, (len(x), 1), -most, most + 1))
         index = jnp.arange(len(x))[:, None, None], places[0][:, :, None], places[1][:, None, :]
         return jnp.asarray(x).at[index].get(mode="fill", fill_value=0, wrap_negative_indices=False)
 
@@ -239,7 +239,7 @@ def chain(*augmentations: Augment) -> Augment:
 def _rotated(image: Array, angle: Any) -> Array:
     """(height, width, channels), turned. `dm_pix.rotate` took 50 times as long on a CPU and blanks borders at multiples of 90 degrees."""
     top, left = ((side - 1) / 2 for side in image.shape[:2])
-    down, across = jnp.arange(image.shape[0])[:, None] - top, jnp.arange(image.shape[1]) - left
+    down, across = jnp.arange(image.shape[0])[:, None] - top, jnp.arange(image.shape[1])[None] - left
     sine, cosine = jnp.sin(angle), jnp.cos(angle)
     places = [cosine * down + sine * across + top, cosine * across - sine * down + left]
     return jax.vmap(lambda channel: map_coordinates(channel, places, order=1, mode="constant"), -1, -1)(image)

@@ -110,7 +110,7 @@ class Mapped:
             self.state = jax.tree.map(self._joined, *states)
             return
         seeds = np.array([group.members[slot].seed for slot in self._slots], np.uint32)
-        keys = jax.jit(jax.vmap(jax.random.key), out_shardings=group.split)(seeds)
+        keys = jax.jit(jax.vmap(jax.random.key), out_shardings=group.split)(jax.device_put(seeds))
         x = jax.device_put(group.job.data[:1].x, group.whole)
         self.state = group.start()(self._numbers, keys, x, group.job.initial)
 

@@ -289,7 +289,8 @@ class Single:
     def __init__(self, job: Job, member: Member):
         self.job, self.members, self.placement = job, [member], job.placement
         rows, self._validation, x = job.placed
-        arguments = (member.numbers, jax.random.key(member.seed), job.initial, np.int32(0))
+        key = jax.random.key(jax.device_put(np.uint32(member.seed)))
+        arguments = (member.numbers, key, job.initial, np.int32(0))
         self._numbers, key, initial, self._until = self.placement.everywhere(arguments)
         self._first = (self._numbers, key, x, initial)
         self._stack, self._read = ExitStack(), None
