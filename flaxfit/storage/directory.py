@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import importlib.metadata
 import json
 import os
@@ -191,7 +192,7 @@ def environment() -> dict[str, Any]:
 
     devices = jax.devices()
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "versions": versions(),
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "commit": _commit(),
         "command": sys.orig_argv,
@@ -200,11 +201,16 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+@functools.cache
+def versions() -> dict[str, str | None]:
+    """The version of Python and of each package that a run depends on; None where a package is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def _commit() -> str | None:

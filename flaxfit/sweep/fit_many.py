@@ -27,7 +27,7 @@ from flaxfit.devices.sharding import arrays_of
 from flaxfit.history import History
 from flaxfit.state import RunState
 from flaxfit.storage.checkpoints import placed
-from flaxfit.storage.directory import RunDirectory, environment
+from flaxfit.storage.directory import RunDirectory, environment, versions
 from flaxfit.storage.store import Saved, Store
 from flaxfit.sweep.grid import Grid, expand, name_of
 from flaxfit.sweep.mapped import Group, Mapped
@@ -241,7 +241,7 @@ class _Entry:
             name: value if isinstance(value, bool | int | float | str) else plain(str(value)) for name, value in member.setting.items()
         }
         record["arguments"] |= {"setting": setting, "fold": member.fold}
-        self.record = record | {"program": job.recorded_program, "environment": {"versions": environment()["versions"]}}
+        self.record = record | {"program": job.recorded_program, "environment": {"versions": versions()}}
         self.callbacks.append(_Saver(store, member.name, self.record, schedule))
         if member.name not in store:
             return
