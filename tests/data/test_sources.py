@@ -24,7 +24,7 @@ from flaxfit.data.sources import imdb
 
 MNIST_TRAIN = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-LABELED = "imdb/aclImdb_labeled.tar.gz"
+LABELED = "imdb/aclImdb_labelled.tar.gz"
 
 
 def load(name, **options):
@@ -61,7 +61,7 @@ def test_from_a_directory_of_originals_and_over_http(name, originals, cache, hos
     source = sources.SOURCES[name]
     if name == "imdb":
         assert len(said) == 1
-        assert "imdb is not read from its published original: imdb/aclImdb_labeled.tar.gz holds the 50,000 labeled reviews" in said[0]
+        assert "imdb is not read from its published original: imdb/aclImdb_labelled.tar.gz holds the 50,000 labeled reviews" in said[0]
         assert LABELED in splits.train.provenance.checksums
     else:
         assert said == []

@@ -115,7 +115,7 @@ IMDB = Source(
     ),
     substitutes=(
         File(
-            "imdb/aclImdb_labeled.tar.gz",
+            "imdb/aclImdb_labelled.tar.gz",
             "c8f37cf029dce64de1ad2ad6af52800d53e5d4f5948d5a8037e16731a79a635f",
             stands_for=_REVIEWS,
             note="the 50,000 labeled reviews of aclImdb_v1.tar.gz without its unlabeled ones",
