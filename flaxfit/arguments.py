@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -60,3 +61,11 @@ def mode_of(metric: str, modes: Mapping[str, Mode] | None, given: Mode | None = 
             f'is defined, metrics={{"{metric.removeprefix("val_")}": ff.Metric(function, mode="max")}}.'
         )
     return found  # pyright: ignore[reportReturnType]
+
+
+def needed(module: str, what: str, extra: str = "data") -> Any:
+    """A module of one of flaxfit's extras, imported late; an `ImportError` says what needs it and how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{what} needs {module}, which cannot be imported ({error}): pip install flaxfit[{extra}]") from error

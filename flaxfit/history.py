@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaxfit.arguments import Mode, mode_of, unknown
+from flaxfit.arguments import Mode, mode_of, needed, unknown
 
 if TYPE_CHECKING:
     import pandas
@@ -181,7 +181,6 @@ class History(Mapping[str, np.ndarray]):
         return cls(columns, int(rows[0]["epoch"]) if rows else 1, **facts)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A data frame with one row an epoch, indexed by `epoch`. Needs pandas."""
-        import pandas
-
+        """A data frame with one row an epoch, indexed by `epoch`. Needs pandas (`pip install flaxfit[data]`)."""
+        pandas = needed("pandas", "History.to_pandas")
         return pandas.DataFrame(dict(self), index=pandas.Index(self.epochs, name="epoch"))

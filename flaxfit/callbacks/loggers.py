@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from flaxfit.arguments import needed
 from flaxfit.callbacks.base import Callback, Progress, Run
 
 
@@ -27,14 +28,11 @@ class TensorBoard(Callback):
         self.every_seconds = 5.0
 
     def on_train_begin(self, run: Run) -> None:
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise ImportError("callbacks.TensorBoard needs tensorboardX: pip install flaxfit[tensorboard]") from error
+        writer = needed("tensorboardX", "callbacks.TensorBoard", "tensorboard").SummaryWriter
         parts = ["train", "validation"] if any(name.startswith("val_") for name in run.columns) else ["train"]
         directory = self._directory or run.default("tensorboard")
         first = None if run.history is None else len(run.history.epochs) + 1  # what is logged from there on will be logged again
-        self._writers = {part: SummaryWriter(str(directory / part), purge_step=first) for part in parts}
+        self._writers = {part: writer(str(directory / part), purge_step=first) for part in parts}
 
     def on_chunk_end(self, progress: Progress) -> None:
         new = progress.new

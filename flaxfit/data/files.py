@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from flaxfit.arguments import check_count, unknown
+from flaxfit.arguments import check_count, needed, unknown
 from flaxfit.data.dataset import Dataset
-from flaxfit.data.extras import needed
 from flaxfit.data.provenance import Provenance
 from flaxfit.data.sources.source import sha256
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from flaxfit.arguments import check_count, unknown
-from flaxfit.data import cache, extras
+from flaxfit.arguments import check_count, needed, unknown
+from flaxfit.data import cache
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.originals import Originals, find
 from flaxfit.data.provenance import Provenance
@@ -135,7 +135,7 @@ def _published(source: Source, directory: Any, counts: list[int | float | None],
 def _of_tfds(name: str) -> dict[str, Dataset]:
     """The splits of a data set of TensorFlow Datasets, which is imported late: it takes a second."""
     nowhere = unknown("data set", name, names())
-    extras.needed("tensorflow_datasets", f"{nowhere}. Any other")
+    needed("tensorflow_datasets", f"{nowhere}. Any other")
     from flaxfit.data.sources import tfds
 
     if (parts := tfds.read(name)) is None:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
-from flaxfit.arguments import unknown
-from flaxfit.data.extras import needed
+from flaxfit.arguments import needed, unknown
 from flaxfit.data.sources.source import File, Parts, Source, sha256
 
 ATTEMPTS = 3
@@ -101,7 +100,7 @@ def _downloaded(source: Source, original: File, rows: int | None, scratch: Path)
             raise
         tried = f", the last of {ATTEMPTS} attempts" if type(error) not in (OSError, zlib.error) else ""  # these are not repeated
         cure = f"To do without: put it below a directory, as {original.path}, and name that by --originals or FLAXFIT_ORIGINALS."
-        kind = OSError if isinstance(error, OSError) else ValueError
+        kind = ValueError if isinstance(error, ValueError) else OSError
         raise kind(f"{source.name} could not be downloaded: {original.url}{tried}: {str(error).rstrip('.')}. {cure}") from error
 
 

@@ -67,16 +67,14 @@ def random_flip(mode: str) -> Augment:
       >>> random_flip("horizontal")(jax.random.key(0), jnp.array([[1, 2]] * 4).reshape(4, 1, 2, 1), None)[0][:, 0, :, 0].tolist()
       [[2, 1], [2, 1], [2, 1], [1, 2]]
     """
-    import dm_pix
-
-    across, down = dm_pix.random_flip_left_right, dm_pix.random_flip_up_down
-    modes = {"horizontal": [across], "vertical": [down], "horizontal_and_vertical": [across, down]}
+    modes = {"horizontal": [2], "vertical": [1], "horizontal_and_vertical": [2, 1]}
     if mode not in modes:
         raise ValueError(unknown("mode of flipping", str(mode), modes))
 
     def flipped(keys: Any, x: Any) -> Any:
-        for key, flip in zip(keys, modes[mode], strict=False):
-            x = jax.vmap(flip)(jax.random.split(key, len(x)), x)
+        for key, axis in zip(keys, modes[mode], strict=False):
+            flips = jax.vmap(jax.random.bernoulli)(jax.random.split(key, len(x)))
+            x = jnp.where(flips[:, None, None, None], jnp.flip(x, axis), x)
         return x
 
     return _of_images("random_flip", flipped)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxfit.arguments import Mode, check_count
+from flaxfit.arguments import Mode, check_count, needed
 from flaxfit.data.dataset import Dataset
 from flaxfit.sweep.fit_many import fit_many
 from flaxfit.sweep.grid import Grid, name_of
@@ -147,8 +147,8 @@ def optimize(
     Raises:
       ValueError, TypeError: epochs that do not rise; a direction against the metric's; and what `fit_many` raises.
     """
-    from optuna.trial import Trial, TrialState
-
+    module = needed("optuna.trial", "optimize", "optuna")
+    states = module.TrialState
     check_count("trials", trials, 1, "trials of the study")
     check_count("batch", batch, 1, "trials a population")
     rungs = [check_count("epochs", rung, 1, "epochs") for rung in (epochs if isinstance(epochs, Sequence) else [epochs])]
@@ -157,8 +157,8 @@ def optimize(
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch if run_dir is None else run_dir)
         # Left by a process that was killed; public, but for the trial's number in the storage.
-        asked = [Trial(study, trial._trial_id) for trial in study.get_trials(states=[TrialState.RUNNING])]
-        over = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+        asked = [module.Trial(study, trial._trial_id) for trial in study.get_trials(states=[states.RUNNING])]
+        over = [states.COMPLETE, states.PRUNED, states.FAIL]
         while asked or len(study.get_trials(states=over)) < trials:
             ended = len(study.get_trials(states=over))
             asked += [study.ask() for _ in range(min(batch - len(asked), trials - ended - len(asked)))]
@@ -177,7 +177,7 @@ def optimize(
                     if rung == rungs[-1]:
                         study.tell(trial, score)
                     elif trial.should_prune():
-                        study.tell(trial, state=TrialState.PRUNED)
+                        study.tell(trial, state=states.PRUNED)
                         del going[number]
                 if not going:
                     break
