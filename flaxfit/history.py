@@ -33,7 +33,9 @@ class History(Mapping[str, np.ndarray]):
     Attributes:
       epochs: the number of each epoch, shape (epochs,).
       best_epoch: the best epoch by the run's monitor, from 1; None where there was none or it was not logged.
-      rows, validation_rows, modes: as given.
+      rows: training rows, or None where the number is not known.
+      validation_rows: validation rows, or None.
+      modes: metric name -> "min" or "max".
 
     Raises:
       ValueError: columns of unequal length, or one called `epoch`, which is the index.

@@ -37,7 +37,7 @@ _CALLS = re.compile(
 
 
 def load(path: str | Path, member: str | None = None) -> Predictor:
-    """Loads a model from what `flaxfit.train.export` wrote.
+    """Loads a model from what `flaxfit.export` wrote.
 
     Args:
       path: a run's directory (its `export/`, the best epoch's weights), an export's own, or a `.flaxfit` file.
@@ -105,7 +105,7 @@ class Predictor:
         """Returns the same model with other weights.
 
         Args:
-          file: safetensors that `flaxfit.callbacks.Checkpoint(weights=...)` wrote, or an export's `weights.safetensors`.
+          file: a file that `flaxfit.callbacks.SaveWeights` wrote, or an export's `weights.safetensors`.
 
         Raises:
           OSError: it cannot be read.
