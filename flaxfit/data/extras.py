@@ -1,4 +1,4 @@
-"""Packages that only some data sets and files need."""
+"""Optional packages, which only some data sets and files need."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Any
 
 
 def needed(module: str, what: str) -> Any:
-    """A module of the extra `data`, imported late; an `ImportError` tells `what` needs it, and how to install it."""
+    """Imports a module of the extra `data`.
+
+    Raises:
+      ImportError: it is not installed. The message says that `what` needs it, and how to install it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
