@@ -1,4 +1,4 @@
-"""Logs in files."""
+"""Callbacks that write metrics to files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from flaxfit.callbacks.base import Callback, Progress, Run
 
 
 class TensorBoard(Callback):
-    """Scalars for TensorBoard, in Keras's layout: `epoch_loss` in `train/` and, for validation, in `validation/`.
+    """Writes the metrics of each epoch for TensorBoard.
 
-    Needs tensorboardX (`pip install flaxfit[tensorboard]`).
+    The layout is that of Keras: `epoch_loss` and the other metrics are in `train/`, those of the validation in `validation/`. The callback
+    needs tensorboardX (`pip install flaxfit[tensorboard]`).
 
     Args:
-      log_dir: a directory for this run, such as `logs/sizes/Tiny`, made where it is missing; by default `tensorboard` in the run
-        directory.
+      log_dir: a directory for this run, such as `logs/sizes/Tiny`. It is created if it does not exist. By default it is `tensorboard`
+        in the run's directory.
     """
 
     reads_state = False
@@ -50,7 +51,7 @@ class TensorBoard(Callback):
 
 
 class MetricsFile(Callback):
-    """Writes a line of JSON an epoch to the run's `metrics.jsonl`. A run with a directory has it anyway."""
+    """Writes one line of JSON for each epoch to `metrics.jsonl` in the run's directory. Every run with a directory uses it."""
 
     reads_state = False
     every_seconds = 1.0

@@ -48,7 +48,7 @@ def test_the_report_is_a_table():
         "class R        0.500  0.750       0.250",
         "class M        0.500  0.250       0.250",
         "Warning: rows of test that are also in train: 2, 1 of them with another y (train[5] = test[0], train[7] = test[3]).",
-        "Warning: test has 4 rows: one row moves its accuracy by 0.25; cross-validate instead (flaxfit.data.folds).",
+        "Warning: test has only 4 examples, so that one of them changes its accuracy by 0.25: use flaxfit.cross_validate instead.",
     ]
     lines = str(leakage({"test": ff.Dataset(np.arange(4), [0.5] * 4)}, one_row=1.0)).splitlines()
     assert lines == ["               test", "rows              4", "repeated rows     0", "No row is in two splits."]
@@ -77,7 +77,7 @@ def test_nothing_wrong_no_warning():
     fold = dict(zip(("train", "validation"), (data[rows] for rows in ff.data.folds(data, 10)[3]), strict=True))
     assert leakage(fold, one_row=1.0).warnings == ()
     assert leakage(fold).warnings == (
-        "validation has 50 rows: one row moves its accuracy by 0.020; cross-validate instead (flaxfit.data.folds).",
+        "validation has only 50 examples, so that one of them changes its accuracy by 0.020: use flaxfit.cross_validate instead.",
     )
 
 

@@ -86,11 +86,11 @@ def test_rows_beyond_the_training_rows_take_no_part():
 
 @pytest.mark.parametrize("fit", [standardize, min_max])
 def test_what_cannot_be_fitted_is_told(fit, table):
-    with pytest.raises(TypeError, match=r"x is a Dataset; give its arrays: data\.x"):
+    with pytest.raises(TypeError, match=r"x must be arrays, got a Dataset: pass data\.x"):
         fit(table[0])
     with pytest.raises(ValueError, match=r"x of shape \(0, 3\) has no rows"):
         fit(np.zeros((0, 3)))
-    with pytest.raises(TypeError, match=r"x\['b'\] holds <U1 values"):
+    with pytest.raises(TypeError, match=r"x\['b'\] must hold numbers, got <U1"):
         fit({"a": TABLE, "b": np.array(["1", "2"])})
     large = np.zeros((3000, 1000), np.float32)  # more than a chunk
     large[2900, 17] = np.inf
@@ -98,7 +98,7 @@ def test_what_cannot_be_fitted_is_told(fit, table):
         fit({"a": large})
     with pytest.raises(ValueError, match=r"x is not finite in row 1, feature 0\."):
         fit([0.0, np.nan])
-    with pytest.raises(ValueError, match=r"\(axis=\.\.\.\) must hold 0, the rows, got \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"\(axis=\.\.\.\) must include 0, the axis of the examples, got \(1, 2\)"):
         fit(IMAGES, axis=(1, 2))
 
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_scaled_is_told():
     for divisor in (0, [1.0, 0.0], np.nan, np.inf):
         with pytest.raises(ValueError, match=r"must be finite|must not be 0"):
             Scaling(0, divisor)
-    with pytest.raises(ValueError, match=r"x of shape \(5, 1\) meets a scaling of rows of shape \(6,\)"):
+    with pytest.raises(ValueError, match=r"x of shape \(5, 1\) does not fit a Scaling for rows of shape \(6,\)"):
         standardize(TABLE)(np.ones((5, 1)))
 
 
