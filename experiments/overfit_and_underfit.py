@@ -136,7 +136,7 @@ def main(config: Config) -> None:
         def row(net: str) -> list[Any]:
             some = runs[net]
             epochs = map(np.median, ([len(r.history.epochs) for r in some.results], some.scores("best_epoch", "last")))
-            scores = some.scores(LOSS), some.scores(LOSS, "last"), some.scores(LOSS[4:], "last"), some.scores("val_accuracy")
+            scores = some.scores(LOSS), some.scores(LOSS, "last"), some.scores(LOSS[4:], "last"), some.evaluate(validation)["accuracy"]
             intervals = map(ff.statistics.interval, scores)
             size = sum(leaf.size for leaf in jax.tree.leaves(some.results[0].last.params))
             return [net, size, len(some), *(f"{epoch:.0f}" for epoch in epochs), *intervals, ff.verdicts(diagnoses[net])]

@@ -52,15 +52,16 @@ def main(config: Config) -> None:
 
 def rates(config: Config) -> dict[str, tuple[float, float | None, str]]:
     """Comparison -> share of errors, share of true differences found, and how large these are."""
-
-    def share(draw: Draw, effect: float) -> float:
-        rng = np.random.default_rng(config.seed)
-        return sum(draw(rng, effect) for _ in range(config.draws)) / config.draws
-
     return {
-        name: (share(draw, 0.0), None if effect is None else share(draw, effect), at)
+        name: (share(config, draw, 0.0), None if effect is None else share(config, draw, effect), at)
         for name, (draw, effect, at) in cases(config.rows).items()
     }
+
+
+def share(config: Config, draw: Draw, effect: float) -> float:
+    """The share of draws that find a difference."""
+    rng = np.random.default_rng(config.seed)
+    return sum(draw(rng, effect) for _ in range(config.draws)) / config.draws
 
 
 def cases(rows: int) -> dict[str, tuple[Draw, float | None, str]]:
