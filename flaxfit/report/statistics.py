@@ -7,9 +7,10 @@ rows, seeds and rows are crossed: each seed scores every row ("crossed"). `Study
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -85,7 +86,9 @@ def interval(
     among themselves than their mean does from one data set to the next, and a plain interval over folds that are repeated often enough
     shrinks to nothing around a wrong value. Nadeau and Bengio (2003, "Inference for the generalization error") put
     sd² (1/n + test_ratio) in place of sd² / n; Bouckaert and Frank (2004, "Evaluating the replicability of significance tests") use
-    that for repeated k-fold. Scores of several seeds on one split are averaged first, since they share its rows.
+    that for repeated k-fold. Scores of several seeds on one split are averaged first, since they share its rows. In simulations of two
+    equal settings, tests at 5% erred in 1 to 5% of 5 folds x 5 seeds, and in 5% (least squares) to 7% (nearest neighbor) of 20 hold-outs,
+    where the correction falls short for learners that a few rows change; taken for independent, these scores err in 45 to 57%.
 
     "crossed" is for seeds that score the same held-out rows, where a seed's luck and the rows' luck both count. The variance of the mean
     is that of the seeds' means over the seeds, plus that of the rows' means over the rows, less the interaction that both contain
@@ -203,6 +206,7 @@ class Comparison:
     family: int = 1
     _errors: _Errors = ()
     _bounds: Bounds = _UNBOUNDED
+    _needed: Callable[[float], float] | None = field(default=None, compare=False, repr=False)
 
     @property
     def p_equivalent(self) -> float:
@@ -238,7 +242,7 @@ class Comparison:
                 if not math.isnan(number)
             )
             text += f", better in {self.share:.0%} of pairs"
-        if self.margin is not None and self.verdict == "undecided" and not math.isnan(self.needed):
+        if self.margin is not None and self.verdict == "undecided" and self.needed > self.difference.count:
             unit = "splits" if self.difference.method == "corrected" else "runs"
             text += f"; for ± {self.margin:g} it takes " + (f"{self.needed:.0f} {unit}" if math.isfinite(self.needed) else "more rows")
         return f"{text}; covers {self.covers}" if self.covers else text
@@ -337,6 +341,7 @@ def compare(
         p_not_better=_tail(edge - sign * mean, errors, equal),
         p_not_worse=_tail(edge + sign * mean, errors, equal),
         needed=math.nan if margin is None or not errors else _needed(width, edge, level),
+        _needed=None if margin is None or not errors else functools.partial(_needed, width, edge),
         _errors=tuple((error * scale, df) for error, df in errors),
         _bounds=(bounds[0] - bounds[1], bounds[1] - bounds[0]),
     )
@@ -377,9 +382,9 @@ def family(comparisons: Sequence[Comparison]) -> list[Comparison]:
         adjusted[index] = math.nan if math.isnan(comparisons[index].p_value) else largest
 
     def member(index: int, c: Comparison) -> Comparison:
-        found = c.difference
+        found, each = c.difference, 1 - (1 - c.difference.level) / count
         if c._errors:
-            half = _half(c._errors, 1 - (1 - found.level) / count)
+            half = _half(c._errors, each)
             found = replace(found, low=found.mean - half, high=found.mean + half)
         not_better, not_worse = (min(1.0, p * count) if p == p else p for p in (c.p_not_better, c.p_not_worse))
         return _agreeing(
@@ -390,7 +395,7 @@ def family(comparisons: Sequence[Comparison]) -> list[Comparison]:
                 rank_p_value=math.nan,
                 p_not_better=not_better,
                 p_not_worse=not_worse,
-                needed=math.nan,
+                needed=math.nan if c._needed is None else c._needed(each),
                 family=count,
             )
         )

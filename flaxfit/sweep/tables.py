@@ -101,7 +101,7 @@ class Comparisons:
         several = f"p after Holm, intervals {level} for all {len(self.rows)} together; " if len(self.rows) > 1 else ""
         notes = [f"{several}they cover {self.covers}.", *self.notes]
         for c in self.rows:
-            if c.margin is not None and c.verdict == "undecided" and not np.isnan(c.needed):
+            if c.margin is not None and c.verdict == "undecided" and c.needed > c.difference.count:
                 number = f"{c.needed:.0f} runs" if np.isfinite(c.needed) else "more held-out rows"
                 notes.append(f"{c.names[1]}: an interval of ± {c.margin:g} takes {number}.")
         title = f"{self.metric}: difference from {self.baseline}"

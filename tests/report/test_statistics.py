@@ -248,6 +248,8 @@ def test_equivalence_is_two_one_sided_tests():
     halves = [stats.t.isf(0.025, runs - 1) * (b - a).std(ddof=1) / math.sqrt(runs) for runs in (n - 1, n)]
     assert halves[0] > 0.001 >= halves[1]
     assert f"for ± 0.001 it takes {n} runs" in str(wide)
+    several = family([wide, wide])[0]  # narrower intervals take more
+    assert several.needed > n
     # More splits do not help beyond what the shared rows leave.
     split = compare(a, b, margin=0.001, method="corrected", test_ratio=1 / 4)
     assert split.needed == math.inf
