@@ -17,7 +17,7 @@ from flaxfit.data.splits import hold_outs, split
 from flaxfit.report.statistics import Comparison
 from flaxfit.sweep.fit_many import Strategy, Trial, check_seeds, member_of, train_all
 from flaxfit.sweep.grid import Grid, expand
-from flaxfit.sweep.scored import Scored, check_comparable, check_objective
+from flaxfit.sweep.scored import Scored, check_comparable, check_objective, looks
 from flaxfit.sweep.study import Study
 from flaxfit.sweep.tables import Comparisons, Table
 from flaxfit.train.checks import check_data
@@ -112,7 +112,8 @@ class CrossValidation:
         check_objective(members, name)
         sizes = [member.split and member.split[:2] for member in members]
         title, none = f"{name}, held out, {self.at} epoch", np.zeros(len(members), bool)
-        return Scored(members, self.study.results[0].history, title, name, self.scores[name], sizes, none)
+        notes = looks(members, self.study.directory)
+        return Scored(members, self.study.results[0].history, title, name, self.scores[name], sizes, none, notes)
 
     def out_of_fold(self, *, batch_size: int = 1024) -> Any:
         """Each row's outputs by the members that have not seen it, averaged over seeds: shape (settings, repeats, rows, outputs).

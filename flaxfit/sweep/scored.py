@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ import numpy as np
 from flaxfit.arguments import Mode, unknown
 from flaxfit.history import History
 from flaxfit.report.statistics import ROWS, SEEDS, SEEDS_AND_ROWS, Bounds, Comparison, Interval, compare, family, interval
+from flaxfit.storage.directory import RunDirectory
 from flaxfit.sweep.grid import name_of
 from flaxfit.sweep.tables import Comparisons, Row, Table
 from flaxfit.train.job import Member
@@ -190,6 +193,21 @@ class Scored:
 def chosen(members: Sequence[Member], setting: Mapping[str, Any]) -> np.ndarray:
     """Which members have these hyperparameters."""
     return np.array([i for i, m in enumerate(members) if all(m.setting[name] == value for name, value in setting.items())], int)
+
+
+def looks(members: Sequence[Member], directory: RunDirectory | None) -> tuple[str, ...]:
+    """A note if a population was looked at before it grew; its directory remembers with how many runs of a setting it is looked at."""
+    if directory is None or not directory.path.is_dir():
+        return ()
+    path, runs, before = directory.path / "looks.json", max(Counter(name_of(m.setting) for m in members).values()), []
+    with contextlib.suppress(OSError, ValueError):  # there is none, or it cannot be read or written
+        before = json.loads(path.read_text())
+    if runs not in before:
+        with contextlib.suppress(OSError):
+            path.write_text(json.dumps(sorted([*before, runs])))
+    if not (earlier := ", ".join(str(look) for look in before if look < runs)):
+        return ()
+    return (f"Looked at before, with {earlier} runs of a setting: verdicts err more often than their level says.",)
 
 
 def check_objective(members: Sequence[Member], name: str) -> None:

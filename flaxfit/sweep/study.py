@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from flaxfit.report.statistics import Comparison
 from flaxfit.storage.directory import RunDirectory
 from flaxfit.sweep.collapsed import by_history, by_rows
 from flaxfit.sweep.grid import name_of
-from flaxfit.sweep.scored import Scored, check_comparable, check_objective, chosen
+from flaxfit.sweep.scored import Scored, check_comparable, check_objective, chosen, looks
 from flaxfit.sweep.tables import Comparisons, Table
 from flaxfit.train.evaluate import evaluate_member, predict_member, score_rows
 from flaxfit.train.export import export
@@ -74,7 +72,7 @@ class Study:
         names = {member.name for member in self.members} & {member.name for member in other.members}
         kinds = [sorted({name for member in study.members for name in member.setting}) for study in (self, other)]
         facts = {
-            f"they monitor {self.monitor} and {other.monitor}": self.monitor != other.monitor,
+            f"they monitor {self.monitor} and {other.monitor}": self._objective() != other._objective(),
             f"both have {min(names, default='')}": bool(names),
             f"their hyperparameters are {kinds[0]} and {kinds[1]}": kinds[0] != kinds[1],
         }
@@ -285,6 +283,11 @@ class Study:
         check_comparable(self.members)
         return ("val_" if self.monitor.startswith("val_") else "") + loss
 
+    def _objective(self) -> str:
+        """What was monitored, by the same name for the data losses of all tasks."""
+        of_loss = self.results and self.monitor.removeprefix("val_") == self.results[0].history.data_loss
+        return self.monitor.removesuffix(self.results[0].history.data_loss) + "loss" if of_loss else self.monitor
+
     def _part(self, places: Iterable[int]) -> Study:
         """Some of the members."""
         places = list(places)
@@ -311,7 +314,7 @@ class Study:
                 raise ValueError('data=... is scored by the name of a metric, such as "accuracy", not by an array of scores.')
             name = name.removeprefix("val_")
         check_objective(self.members, name)
-        at, notes = self._at(at), self._looks()
+        at, notes = self._at(at), looks(self.members, self.directory)
         title, collapsed = f"{name}, {at} epoch" if name else "scores", np.zeros(len(self), bool)
         sizes: list[Any] = [m.split and m.split[:2] for m in self.members]
         if data is not None:
@@ -341,19 +344,6 @@ class Study:
         if any(m.fold is not None for m in self.members):
             return np.array([each.mean() for each in values]), collapsed
         return np.stack(values), collapsed
-
-    def _looks(self) -> tuple[str, ...]:
-        """Whether this population was looked at before it grew, as a note; remembers that it is looked at now."""
-        if self.directory is None or not self.directory.path.is_dir():
-            return ()
-        path, runs = self.directory.path / "looks.json", max(Counter(name_of(m.setting) for m in self.members).values())
-        looks = json.loads(path.read_text()) if path.exists() else []
-        if runs not in looks:
-            with contextlib.suppress(OSError):  # a directory that may only be read
-                path.write_text(json.dumps(sorted([*looks, runs])))
-        if not (earlier := ", ".join(str(look) for look in looks if look < runs)):
-            return ()
-        return (f"Looked at before, with {earlier} runs of a setting: verdicts err more often than their level says.",)
 
 
 def _index(result: Result, name: str, at: At) -> int:

@@ -199,6 +199,9 @@ def test_different_losses_and_class_weights_need_a_metric(line, table):
     with pytest.raises(ValueError, match=r"different losses \(mse and mae\): say what to compare them by"):
         study.table()
     assert len(study.table(study.evaluate(line.test)["loss"]).rows) == 2
+    apart = [ff.fit_many(_squares, [{"loss": loss}], line.train, validation=line.validation, epochs=1) for loss in ("squared", "absolute")]
+    with pytest.raises(ValueError, match="different losses"):
+        (apart[0] + apart[1]).rank()
     train, validation = table
 
     def make_task(hp):
