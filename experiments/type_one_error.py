@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def folded(learner: str, rows: int, folds: int = 0, hold_outs: int = 0, seeds: i
         for fold in range(count)
         for seed in range(seeds)
     ]
-    results: Any = [type("Scored", (), {"history": ff.History({"loss": [0.0], "mse": [0.0]})})] * len(members)
+    results: Any = [SimpleNamespace(history=ff.History({"loss": [0.0], "mse": [0.0]}))] * len(members)
     runs = ff.CrossValidation(ff.Study(members, results, "mse", 0.0), {}, [], "last", ff.Dataset([[0.0]], [0.0]))
 
     def draw(rng: np.random.Generator, effect: float) -> bool:

@@ -15,6 +15,7 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import folds as rows_of_folds
 from flaxfit.data.splits import hold_outs, split
 from flaxfit.report.statistics import Comparison
+from flaxfit.sweep.collapsed import by_history
 from flaxfit.sweep.fit_many import Strategy, Trial, check_seeds, member_of, train_all
 from flaxfit.sweep.grid import Grid, expand
 from flaxfit.sweep.scored import Scored, check_comparable, check_objective, looks
@@ -111,9 +112,10 @@ class CrossValidation:
             raise ValueError(unknown("metric", name, self.scores, "among the scores"))
         check_objective(members, name)
         sizes = [member.split and member.split[:2] for member in members]
-        title, none = f"{name}, held out, {self.at} epoch", np.zeros(len(members), bool)
-        notes = looks(members, self.study.directory)
-        return Scored(members, self.study.results[0].history, title, name, self.scores[name], sizes, none, notes)
+        results, notes = self.study.results, looks(members, self.study.directory)
+        collapsed = np.array([by_history(m.task, r.history, m.targets) for m, r in zip(members, results, strict=True)])
+        title = f"{name}, held out, {self.at} epoch"
+        return Scored(members, results[0].history, title, name, self.scores[name], sizes, collapsed, notes)
 
     def out_of_fold(self, *, batch_size: int = 1024) -> Any:
         """Each row's outputs by the members that have not seen it, averaged over seeds: shape (settings, repeats, rows, outputs).

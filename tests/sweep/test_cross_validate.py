@@ -161,6 +161,8 @@ def test_of_noise_nothing_is_learned_beyond_what_held_out_rows_choose():
     assert honest.rows[0].interval.mean == pytest.approx(runs.table("accuracy").rows[0].interval.mean)
     assert chosen.rows[0].interval.mean > honest.rows[0].interval.mean + 0.05
     assert "The best epoch of each run was chosen on the rows that it is scored on." in chosen.notes
+    assert runs.table("accuracy").rows[0].collapsed == honest.rows[0].collapsed  # on noise, some run learns nothing
+    assert honest.rows[0].collapsed
 
 
 def test_a_setting_that_diverged_is_not_chosen(data):
