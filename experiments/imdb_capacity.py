@@ -112,7 +112,8 @@ def row(name: str, study: ff.Study) -> list[object]:
     """Returns the row of a network in the table, see COLUMNS."""
     val, verdicts = f"val_{LOSS}", [ff.diagnose(result.history).verdict for result in study.results]
     scores = [study.scores("best_epoch", "last"), study.scores(val), study.scores(val, "last"), study.scores(LOSS, "last")]
-    scores += [study.scores("val_accuracy"), study.scores("val_accuracy", "last")]
+    accuracies = [(r.history["val_accuracy"], (r.best_epoch or 0) - 1) for r in study.results]
+    scores += [np.array([each[best] for each, best in accuracies]), study.scores("val_accuracy", "last")]
     best, *cells = map(ff.statistics.interval, scores)
     size, over = "-".join(map(str, HIDDEN[name])), f"{verdicts.count('overfitted')} of {len(verdicts)}"
     return [f"{name} {size}-1", best, SOURCE.get(name), *cells, over]

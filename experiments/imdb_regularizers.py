@@ -90,7 +90,8 @@ def main(config: Config) -> None:
             norm = np.array([np.sqrt((w**2).sum()) for w in weights])
             where = f"{size}-1, {vocabulary:,} words"
             scores = [study.scores(f"val_{LOSS}"), study.scores(f"val_{LOSS}", "last"), study.scores(LOSS, "last")]
-            scores += [study.scores("val_accuracy"), study.scores("val_accuracy", "last"), share, norm]
+            accuracy = np.array([r.history["val_accuracy"][(r.best_epoch or 0) - 1] for r in study.results])
+            scores += [accuracy, study.scores("val_accuracy", "last"), share, norm]
             intervals = [[row.interval for row in study.table(score).rows] for score in scores]
             columns = ("net", "test loss, best epoch", "last", "training, last", "test accuracy, best epoch", "last")
             page.table(f"{where}: binary cross-entropy", (*columns, f"|w| > {SMALL:g}, %", "L2 norm"), zip(names, *intervals, strict=True))

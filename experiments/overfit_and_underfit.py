@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from claims import held
 from options import WithOriginals
 from pages import Page
 
@@ -137,7 +136,7 @@ def main(config: Config) -> None:
         def row(net: str) -> list[Any]:
             some = runs[net]
             epochs = map(np.median, ([len(r.history.epochs) for r in some.results], some.scores("best_epoch", "last")))
-            scores = some.scores(LOSS), some.scores(LOSS, "last"), some.scores(LOSS[4:], "last"), some.scores("val_accuracy")
+            scores = some.scores(LOSS), some.scores(LOSS, "last"), some.scores(LOSS[4:], "last"), some.evaluate(validation)["accuracy"]
             intervals = map(ff.statistics.interval, scores)
             size = sum(leaf.size for leaf in jax.tree.leaves(some.results[0].last.params))
             return [net, size, len(some), *(f"{epoch:.0f}" for epoch in epochs), *intervals, ff.verdicts(diagnoses[net])]
@@ -177,14 +176,14 @@ def main(config: Config) -> None:
             steps = [compared(a, b, np.log(turns)) for a, b in pairwise(SIZES)]
             means = ", ".join(f"{net} {np.median(runs[net].scores('best_epoch', 'last')):.0f}" for net in SIZES)
             statistic = f"median best epoch: {means}; p of each step, of logarithms: {', '.join(f'{c.p_value:.2g}' for c in steps)}"
-            page.claim("the larger, the sooner it overfits", held(steps), statistic)
+            page.claim("the larger, the sooner it overfits", steps, statistic)
         if "regularizers" in studies:
             for net in ("L2", "dropout"):
                 page.claim(f"{net} helps Large", pairs[net, "Large"])
-                page.claim(f"{net} does not beat Tiny", held(pairs[net, "Tiny"], "worse"), pairs[net, "Tiny"])
+                page.claim(f"{net} does not beat Tiny", pairs[net, "Tiny"], wanted="worse")
             rivals = {net: compared(net, "combined") for net in nets if net in SIZES + STUDIES["regularizers"][2:4]}
             statistic = "; ".join(f"from {net} {c.difference}, p {c.p_value:.2g}" for net, c in rivals.items())
-            page.claim("combined is the best of all", held([*rivals.values()]), f"differences {statistic}")
+            page.claim("combined is the best of all", [*rivals.values()], f"differences {statistic}")
         if "L2" in nets:
             added = {net: np.concatenate([r.history["val_loss"] - r.history[LOSS] for r in runs[net].results]) for net in nets}
             scores = runs["L2"].evaluate(validation)

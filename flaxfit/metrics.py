@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -113,35 +113,58 @@ def mae(logits: Outputs, y: Targets) -> Rows:
 
 
 @has_mode("max")
-def auc(logits: Any, y: Any) -> float:
+def auc(logits: Any, y: Any, *, average: Literal["macro", "micro"] | None = None, weight: Any = None) -> float:
     """Area under the ROC curve. **Needs the whole set: for evaluation only**, not for `Task(metrics=...)`.
 
     The chance that a row labeled 1 has a larger logit than a row labeled 0, ties counted half; computed by scikit-learn's
     `roc_auc_score`.
 
     Args:
-      logits: of label 1, shape (n,) or (n, 1).
-      y: 0 or 1, shape (n,) or (n, 1).
+      logits: of label 1, shape (n,) or (n, 1); of several labels (n, labels).
+      y: 0 or 1, of the same shape, or (n,) against (n, 1).
+      average: for several labels: "macro", the mean of the labels' areas, or "micro", the area of all (row, label) together.
+        `functools.partial(auc, average="macro")` is a metric.
+      weight: of each row, shape (n,), or None for all alike.
 
     Returns:
-      From 0 to 1; NaN where a logit is NaN, or where all labels are the same.
+      From 0 to 1; NaN where a logit is NaN, or where all labels are the same (for "macro": of any label).
 
     Raises:
-      ValueError: more or fewer logits than labels.
+      ValueError: shapes that do not match, labels other than 0 and 1, several labels without an average, a negative weight.
 
     Example:
       >>> auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+      0.75
+      >>> auc([[0.1, 0.9], [0.4, 0.2], [0.3, 0.8]], [[0, 1], [0, 0], [1, 1]], average="macro")
       0.75
     """
     from sklearn.metrics import roc_auc_score
 
     scores, labels = _whole("auc", logits, y)
-    if scores.size != labels.size:
-        raise ValueError(f"auc is for one logit a row: got logits {scores.shape} for labels {labels.shape}.")
-    scores, positive = scores.ravel(), labels.ravel() > 0.5
-    if np.isnan(scores).any() or positive.all() or not positive.any():
-        return float("nan")
-    return float(roc_auc_score(positive, np.nan_to_num(scores)))  # which takes no infinity
+    several = scores.ndim == 2 and scores.shape[1] > 1
+    if scores.size != labels.size or (several and scores.shape != labels.shape):
+        raise ValueError(f"auc needs a logit for each label 0 or 1: got logits {scores.shape} for labels {labels.shape}.")
+    if not np.isin(labels, (0, 1)).all():
+        wrong = labels.ravel()[~np.isin(labels.ravel(), (0, 1))][0]
+        raise ValueError(f"auc needs labels 0 and 1, got {wrong}: pass y == label for the label that counts as 1.")
+    if several and average not in ("macro", "micro"):
+        raise ValueError(f'auc of {scores.shape[1]} labels needs average="macro" or average="micro", got {average!r}.')
+    rows = scores.shape[0]
+    weights = np.ones(rows) if weight is None else np.asarray(weight, np.float64)
+    if weights.shape != (rows,) or not (weights >= 0).all():
+        raise ValueError(f"auc(weight=...) is one number of 0 or more for each of {rows} rows, got shape {weights.shape}.")
+    columns = scores.shape[1] if several else 1
+    scores, labels = scores.reshape(rows, columns), labels.reshape(rows, columns)
+    if columns > 1 and average == "micro":
+        weights, scores, labels = weights.repeat(columns), scores.reshape(-1, 1), labels.reshape(-1, 1)
+
+    def area(scores: np.ndarray, labels: np.ndarray) -> float:
+        counted = labels[weights > 0]
+        if np.isnan(scores).any() or not counted.size or counted.min() == counted.max():
+            return float("nan")
+        return float(roc_auc_score(labels, np.nan_to_num(scores), sample_weight=weights))  # which takes no infinity
+
+    return float(np.mean([area(*column) for column in zip(scores.T, labels.T, strict=True)]))
 
 
 def confusion_matrix(logits: Any, y: Any) -> np.ndarray:

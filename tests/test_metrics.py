@@ -69,8 +69,26 @@ def test_auc_where_it_is_not_defined():
     assert np.isnan(metrics.auc([np.nan, 1.0, 2.0], [0, 1, 1]))
     assert np.isnan(metrics.auc([], []))
     assert metrics.auc([-np.inf, 1.0, np.inf], [0, 0, 1]) == 1.0
-    with pytest.raises(ValueError, match="one logit a row"):
-        metrics.auc(LOGITS, LABELS)
+    assert np.isnan(metrics.auc([0.1, 0.2, 0.3], [0, 1, 1], weight=[0, 1, 1]))
+    for logits, y, options, message in (
+        (LOGITS, LABELS, {}, "a logit for each label"),
+        (LOGITS[:, 0], LABELS, {}, r"labels 0 and 1, got [234]: pass y == label"),
+        ([0.1, 0.2], [0.0, 0.7], {}, "got 0.7"),
+        (LOGITS, np.eye(5)[LABELS], {}, 'of 5 labels needs average="macro"'),
+        ([0.1, 0.2], [0, 1], {"weight": [1.0, -1.0]}, "0 or more"),
+        ([0.1, 0.2], [0, 1], {"weight": [1.0]}, "each of 2 rows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metrics.auc(logits, y, **options)
+
+
+@pytest.mark.parametrize("average", ["macro", "micro"])
+def test_auc_of_several_labels_and_of_weighted_rows(average):
+    y, weight = np.eye(5)[LABELS], np.random.default_rng(0).uniform(0, 2, len(LABELS))
+    expected = sklearn.metrics.roc_auc_score(y, LOGITS, average=average, sample_weight=weight)
+    assert metrics.auc(LOGITS, y, average=average, weight=weight) == pytest.approx(expected)
+    single = sklearn.metrics.roc_auc_score(LABELS > 2, LOGITS[:, 0], sample_weight=weight)
+    assert metrics.auc(LOGITS[:, 0], LABELS > 2, weight=weight) == pytest.approx(single)
 
 
 @pytest.mark.parametrize("labels", [LABELS, np.eye(5)[LABELS]])

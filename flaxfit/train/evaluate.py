@@ -8,11 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset, arrays
 from flaxfit.data.stream import Feed, Stream
+from flaxfit.metrics import auc
+from flaxfit.report import statistics
 from flaxfit.state import TrainState
 from flaxfit.train import program
 from flaxfit.train.checks import check_data, check_labels, check_model, check_program, check_state, check_task
@@ -27,6 +30,7 @@ def evaluate(
     *,
     batch_size: int = 1024,
     metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], Any]] | None = None,
+    interval: bool = False,
 ) -> dict[str, Any]:
     """Scores a state, exactly over all rows.
 
@@ -37,15 +41,65 @@ def evaluate(
       batch_size: rows a step, for memory; the result does not depend on it.
       metrics: more metrics, of the whole set at once: name -> (logits, y) -> number or array, such as `flaxfit.metrics.auc`. Logits and
         targets are in memory for them, of a stream too.
+      interval: whether scores are `flaxfit.statistics.Interval`s of 95%, that cover which rows were scored (not seeds, nor which rows
+        were trained on): Student's over rows, Wilson's for shares such as accuracies, DeLong's for `flaxfit.metrics.auc`. Other
+        `metrics` and the penalty stay numbers. Needs a Dataset.
 
     Returns:
       `loss` (the objective), the data loss under its name, `penalty` where there is one, the task's metrics, and `metrics`.
 
     Raises:
-      ValueError, TypeError: as `fit`, or a state of another model.
+      ValueError, TypeError: as `fit`, or a state of another model; `interval` with a stream.
+
+    Example:
+      >>> import flaxfit as ff, optax
+      >>> data = ff.Dataset(np.linspace(-1, 1, 64)[:, None], np.arange(64) // 32)
+      >>> metrics = {"accuracy": ff.metrics.binary_accuracy}
+      >>> task = ff.Task(ff.nn.MLP((8,), 1), ff.losses.binary_crossentropy, optax.adam(1e-2), metrics=metrics)
+      >>> scores = ff.evaluate(task, ff.fit(task, data, epochs=200).best, data, interval=True)
+      >>> print(scores["accuracy"])
+      1.000 [0.943, 1.000] (64)
     """
     check_task(task)
-    return evaluate_member(programs_of(task), task, {}, state, data, batch_size, metrics)
+    programs = programs_of(task)
+    scores = evaluate_member(programs, task, {}, state, data, batch_size, metrics)
+    if not interval:
+        return scores
+    if not isinstance(data, Dataset):
+        raise TypeError(f"evaluate(interval=True) needs a Dataset, got {type(data).__name__}.")
+    rows = score_rows(programs, task, {}, state, data, batch_size)
+    for name, values in rows.items():
+        whole = values.sum()
+        scores[name] = statistics.share(int(whole), len(values)) if np.isin(values, (0, 1)).all() else statistics.interval(values)
+    for name, metric in (metrics or {}).items():
+        if metric is auc and np.isfinite(scores[name]):
+            scores[name] = statistics.auc_interval(data.y, predict_member(programs, task, {}, state, data.x, batch_size))
+    return scores
+
+
+def score_rows(
+    programs: Programs, task: Task, numbers: Mapping[str, Any], state: TrainState, data: Dataset, batch_size: int = 1024
+) -> dict[str, np.ndarray]:
+    """The scores of each row, whose means `evaluate_member` gives: name -> shape (rows,); a row's weight is a factor on its loss.
+
+    Raises:
+      ValueError: a loss or metric that gives other than one number a row.
+    """
+    logits = predict_member(programs, task, numbers, state, data.x, batch_size)
+    functions = {task.loss_name: task.loss, **task.metrics}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in functions}
+    for first in range(0, len(data), batch_size):
+        place = slice(first, first + batch_size)
+        some, y = jax.tree.map(lambda a, place=place: jnp.asarray(a[place]), (logits, data.y))
+        for name, function in functions.items():
+            parts[name].append(np.asarray(function(some, y), np.float64))
+    rows = {name: np.concatenate(values) if values[0].ndim else np.zeros(0) for name, values in parts.items()}
+    for name, values in rows.items():
+        if values.shape != (len(data),):
+            raise ValueError(f"{name} gives no number for each row, so that nothing is known of the rows' noise.")
+    if data.sample_weight is not None:
+        rows[task.loss_name] *= np.asarray(data.sample_weight)
+    return {"loss": rows[task.loss_name] + float(task.penalized(task.evaluated(state).params)), **rows}
 
 
 def evaluate_member(

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,20 @@ from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
 
 
+class Split(NamedTuple):
+    """How many rows a member of a cross-validation learns from, and how many are held out.
+
+    Attributes:
+      learned: rows to train on, and those on which it chooses its epoch, if these are others than the rows held out.
+      held_out: rows held out.
+      validates: whether the rows held out are its validation rows, which then must not choose its epoch.
+    """
+
+    learned: int
+    held_out: int
+    validates: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Member:
     """One run of a population.
@@ -48,6 +62,9 @@ class Member:
       task: what is trained: what `make_task` gives for the setting.
       fold: which fold of a cross-validation it is, counted over repeats, or which of `fit_many`'s splits; or None.
       name: such as `l2=0.001,seed=3`.
+      split: how many rows its fold has, or None where it has none, or none are held out.
+      class_weight: that of its training loss, or None.
+      targets: of its validation rows, or None.
     """
 
     setting: Mapping[str, Any]
@@ -57,6 +74,9 @@ class Member:
     name: str = ""
     programs: Programs = field(repr=False, kw_only=True)
     numbers: Mapping[str, Any] = field(repr=False, kw_only=True, default_factory=dict)
+    split: Split | None = field(kw_only=True, default=None)
+    class_weight: Mapping[int, float] | None = field(kw_only=True, default=None)
+    targets: Any = field(repr=False, kw_only=True, default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +263,7 @@ def validate(
         for path, leaf in jax.tree_util.tree_leaves_with_path(initial):
             if jnp.issubdtype(leaf.dtype, jnp.inexact):
                 check_finite(f"initial{jax.tree_util.keystr(path)}", jnp.atleast_1d(leaf))
-    stopping = config.early_stopping or EarlyStopping("loss" if validation is None else "val_loss", mode="min")
+    stopping = config.early_stopping or EarlyStopping(task.loss_name if validation is None else f"val_{task.loss_name}", mode="min")
     rows = len(train) * placement.team.size
     plan = program.Plan(
         min(config.batch_size, rows),

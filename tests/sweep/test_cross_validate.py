@@ -115,11 +115,70 @@ def test_repeated_hold_out(data):
         ({"epoch": 3}, "no argument 'epoch' of cross_validate or TrainConfig; did you mean 'epochs'"),
         ({"stopping_rows": 0.2}, "together"),
         ({"grid": {"rate": [1e-2, 1e-3]}, "inner": 2, "select": "acuracy"}, "scored are"),
+        ({"grid": {"rate": [1e-2, 1e-3]}, "inner": 2, "select": "accuracy", "mode": "larger"}, 'is "min" or "max"'),
     ],
 )
 def test_what_is_refused(data, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         ff.cross_validate(make_task, data, **options)
+
+
+def test_both_routes_to_the_same_scores_give_the_same_numbers(data):
+    """Folds x seeds are not as many independent scores: seeds are averaged, and what folds share is corrected for."""
+    a, b = {"rate": 1e-4}, {"rate": 3e-2}
+    runs = ff.cross_validate(make_task, data, {"rate": [1e-4, 3e-2]}, folds=4, repeats=2, seeds=3, fitted=scaled, epochs=4)
+    scores = runs.per_fold("accuracy")
+    ratio = sum(len(test) for _, test in runs.folds) / sum(len(train) for train, _ in runs.folds)
+    expected = ff.statistics.compare(*scores, larger_is_better=True, method="corrected", test_ratio=ratio)
+    naive = ff.statistics.compare(*runs.scores["accuracy"].reshape(2, -1), larger_is_better=True)
+    assert naive.p_value < expected.p_value
+    ways = (
+        runs.compare(a, b, "accuracy"),
+        runs.study.compare(a, b, runs.scores["accuracy"], mode="max"),
+        runs.study.compare(a, b, "val_accuracy"),  # at the last epoch, which the held-out rows have not chosen
+        runs.study.compare(a, b, "accuracy", data=[data[test] for _, test in runs.folds]),
+    )
+    for found in ways:
+        assert (found.p_value, found.difference.low) == pytest.approx((expected.p_value, expected.difference.low), rel=1e-4)
+        assert found.difference.count == 8
+        assert found.covers == "which rows were trained on and held out, corrected for shared rows; scores are means of 3 seeds"
+    for told in (runs.table("accuracy"), runs.study.table("val_accuracy"), runs.study.table(runs.scores["accuracy"])):
+        single = ff.statistics.interval(scores[0], method="corrected", test_ratio=ratio, bounds=(0, 1))
+        assert (told.rows[0].interval.low, told.rows[0].interval.mean) == pytest.approx((single.low, single.mean), rel=1e-4)
+    assert runs.compare(a, b).p_value == runs.compare(a, b, "binary_crossentropy").p_value
+    assert [c.p_value for c in runs.compare_all(a, "accuracy").rows] == [ways[0].p_value]
+    assert max(map(len, str(runs).splitlines())) <= 80
+    with pytest.raises(ValueError, match="no metric 'acuracy' among the scores; did you mean 'accuracy'"):
+        runs.table("acuracy")
+
+
+def test_of_noise_nothing_is_learned_beyond_what_held_out_rows_choose():
+    """Labels are coin tosses: the epoch that the held-out rows like best is too good, the default is not."""
+    rng = np.random.default_rng(0)
+    noise = ff.Dataset(rng.normal(size=(60, 6)), rng.integers(0, 2, 60))
+    runs = ff.cross_validate(make_task, noise, folds=3, seeds=2, epochs=40)
+    honest, chosen = runs.study.table("val_accuracy"), runs.study.table("val_accuracy", "best")
+    assert honest.rows[0].interval.mean == pytest.approx(runs.table("accuracy").rows[0].interval.mean)
+    assert chosen.rows[0].interval.mean > honest.rows[0].interval.mean + 0.05
+    assert "The best epoch of each run was chosen on the rows that it is scored on." in chosen.notes
+    assert runs.table("accuracy").rows[0].collapsed == honest.rows[0].collapsed  # on noise, some run learns nothing
+    assert honest.rows[0].collapsed
+
+
+def test_a_setting_that_diverged_is_not_chosen(data):
+    """A rate of 1e30 gives NaN, which no comparison of numbers beats."""
+    how = {"folds": 2, "inner": 2, "epochs": 2, "terminate_on_nan": False}
+    runs = ff.cross_validate(make_task, data, {"rate": [1e30, 1e-2]}, **how)
+    assert [setting["rate"] for setting in runs.chosen] == [1e-2, 1e-2]
+    with pytest.raises(ValueError, match="no setting has a finite"):
+        ff.cross_validate(make_task, data, {"rate": [1e30, 1e31]}, **how)
+
+
+def test_a_bad_choice_is_refused_before_anything_trains(data, monkeypatch):
+    monkeypatch.setattr("flaxfit.sweep.cross_validate.train_all", lambda *_: pytest.fail("trained"))
+    for options in ({"select": "acuracy"}, {"select": "accuracy", "mode": "larger"}):
+        with pytest.raises(ValueError, match=r'scored are|is "min" or'):
+            ff.cross_validate(make_task, data, {"rate": [1e-2, 1e-3]}, inner=2, **options)
 
 
 def test_a_cross_validation_resumes(data, tmp_path):
