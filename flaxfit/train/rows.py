@@ -1,0 +1,89 @@
+"""Whether a loss or metric gives each row its own number: found before training, on real targets, by changing the other rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxfit.arguments import unwrapped
+from flaxfit.data.dataset import Dataset
+from flaxfit.data.stream import Stream
+from flaxfit.metrics import declared_of_batch
+from flaxfit.train.checks import broadcast_hint, named_functions
+from flaxfit.train.compiled import Programs
+from flaxfit.train.task import Task
+
+_FEW = 8  # rows: enough for a mixture to show
+_NUMBERS = 2**22  # as many outputs at most, where a smaller batch will do
+
+
+def check_rows_apart(
+    programs: Programs, task: Task, numbers: Mapping[str, Any], data: Dataset | Stream, logits: Any, sizes: tuple[int, ...]
+) -> None:
+    """Checks that what the loss and the metrics give for a row does not depend on the other rows. Done once a task and shapes.
+
+    They are evaluated on a batch, and again with half of its rows changed: the other half must get what it got. Targets are real rows,
+    outputs random numbers from 0 to 1, of which nearly every loss can be computed.
+
+    Args:
+      programs: of the task.
+      task: the task for these numbers.
+      numbers: its traced hyperparameters.
+      data: the rows.
+      logits: shapes of the model's outputs.
+      sizes: batch sizes that occur.
+
+    Raises:
+      ValueError: one of them mixes rows, and is not declared to.
+    """
+    functions = {what: function for what, function in named_functions(task).items() if declared_of_batch(function) is None}
+    enough = sorted(size for size in sizes if size >= _FEW)
+    rows = enough[0] if enough else max(sizes)
+    row = [(leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(logits)]
+    shapes = tuple(row), tuple((leaf.shape[1:], str(leaf.dtype)) for leaf in jax.tree.leaves(data[:1].y))
+    if not functions or rows < 2 or any(jnp.issubdtype(dtype, jax.dtypes.extended) for _, dtype in row):
+        return
+    while rows > _FEW and rows * sum(int(np.prod(shape)) for shape, _ in row) > _NUMBERS:
+        rows //= 2
+
+    def check() -> None:
+        task_of, rng = programs.task, np.random.default_rng(0)
+
+        def evaluate(numbers: Any, logits: Any, y: Any) -> list[Any]:
+            values = named_functions(task_of(numbers))
+            return [values[what](logits, y) for what in functions]
+
+        def drawn(leaf: Any) -> np.ndarray:
+            values = rng.uniform(0.05, 0.95, (rows, *leaf.shape[1:]))
+            return (values if jnp.issubdtype(leaf.dtype, jnp.inexact) else values > 0.5).astype(leaf.dtype)
+
+        places = np.linspace(0, len(data) - 1, rows).astype(int)
+        targets = jax.tree.map(np.asarray, data[places].y)
+        function = programs.jit(("rows", shapes), evaluate)
+
+        def values(logits: Any, y: Any) -> list[np.ndarray]:
+            with jax.debug_nans(False), jax.debug_infs(False):  # the numbers are not the model's
+                found = jax.device_get(function(*jax.device_put((numbers, logits, y))))
+            return [np.asarray(value, np.float64) for value in found]
+
+        def mixed(kept: np.ndarray) -> Any:
+            return jax.tree.map(lambda a, b: np.where(kept.reshape(-1, *[1] * (a.ndim - 1)), a, b), batch, other)
+
+        batch, other = (jax.tree.map(drawn, logits), targets), (jax.tree.map(drawn, logits), jax.tree.map(lambda a: a[::-1], targets))
+        first, half = values(*batch), rng.permutation(rows) < rows // 2
+        for kept in (half, ~half, rng.permutation(half), rng.permutation(~half)):
+            for what, one, two in zip(functions, first, values(*mixed(kept)), strict=True):
+                scale = np.abs(one[np.isfinite(one)]).max(initial=0.0)
+                if not np.allclose(one[kept], two[kept], rtol=1e-5, atol=1e-6 * scale, equal_nan=True):
+                    name = getattr(unwrapped(functions[what]), "__name__", "...")
+                    raise ValueError(
+                        f"{what} mixes rows: what it returns for a row depends on the other rows of the batch."
+                        f"{broadcast_hint(logits, targets) or ' Compute each row from its own outputs and targets.'}\n"
+                        f"Where rows are meant to meet, as in a contrastive loss, declare it: ff.losses.of_batch({name})."
+                    )
+
+    programs.kept(("rows", shapes), check)
