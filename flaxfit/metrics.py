@@ -150,7 +150,7 @@ def r2(logits: Outputs, y: Targets) -> Scalar:
       Array(0.95, dtype=float32)
     """
     logits, y = aligned(logits, y)
-    left, spread = jnp.square(y - logits).sum(0), jnp.square(y - y.mean(0)).sum(0)
+    left, spread = jnp.square(y - logits).sum(0), jnp.square(y - y.mean(0, keepdims=True)).sum(0)
     constant = (y == y[:1]).all(0)
     return jnp.where(constant, left == 0, 1 - left / jnp.where(constant, 1, spread)).mean()
 
@@ -406,9 +406,8 @@ def _classified(logits: Any, y: Any) -> tuple[Any, Any]:
 def _counted(logits: Any, y: Any) -> tuple[Any, Any, Any]:
     """Of each class: the rows of it that are taken for it, all that are taken for it, and all of it."""
     scores, true = _classified(logits, y)
-    classes, taken = jnp.arange(scores.shape[-1]), scores.argmax(-1)
-    taken, true = (each[:, None] == classes for each in (taken, true))
-    return (taken & true).sum(0), taken.sum(0), true.sum(0)
+    taken, true = (jax.nn.one_hot(each, scores.shape[-1], dtype=jnp.int32) for each in (scores.argmax(-1), true))
+    return (taken * true).sum(0), taken.sum(0), true.sum(0)
 
 
 def _averaged(share: Callable[..., Any], logits: Any, y: Any, average: str | None) -> Any:
@@ -436,5 +435,5 @@ def _classes(logits: Outputs, y: Targets) -> Any:
 
 def _whole(name: str, logits: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(logits, Tracer) or isinstance(y, Tracer):
-        raise TypeError(f"{name} needs the whole set at once: it is for evaluation, not for Task(metrics=...), which sees batches.")
+        raise TypeError(f"{name} needs the whole set: Task(set_metrics=...) or evaluate(metrics=...), not Task(metrics=...), takes it.")
     return np.asarray(logits, np.float64), np.asarray(y)

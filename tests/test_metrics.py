@@ -101,7 +101,7 @@ def test_confusion_matrix_errors():
 
 @pytest.mark.parametrize("metric", [metrics.auc, metrics.confusion_matrix])
 def test_whole_set_metrics_refuse_batches(metric):
-    with pytest.raises(TypeError, match="for evaluation, not for Task"):
+    with pytest.raises(TypeError, match=r"needs the whole set: Task\(set_metrics"):
         jax.jit(metric)(LOGITS[:, 0], LABELS)
 
 
@@ -231,3 +231,11 @@ def test_what_scikit_learn_s_functions_say_and_what_is_none():
         metrics.from_sklearn(lambda y_true, y_pred: 0.0)
     with pytest.raises(ValueError, match=r"from_sklearn\(needs=\.\.\.\) is"):
         metrics.from_sklearn(sklearn.metrics.f1_score, "logits")
+
+
+def test_metrics_of_a_set_pass_jax_s_guard_against_accidental_broadcasting():
+    with jax.numpy_rank_promotion("raise"):
+        for metric in (metrics.f1, metrics.balanced_accuracy, metrics.ece):
+            assert np.isfinite(metric(LOGITS, LABELS))
+        for metric in (metrics.r2, metrics.rmse, metrics.mape):
+            assert np.isfinite(metric(LOGITS, WEIGHTS.astype(np.float32))).all()

@@ -72,7 +72,7 @@ def evaluate_member(
     batch_size = task.eval_batch_size or batch_size
     sizes = program.batch_sizes(len(data), batch_size)
     shapes, logits, _ = check_program(programs, task, numbers, first, (), sizes)
-    check_rows_apart(programs, task, numbers, data, logits, sizes)
+    check_rows_apart(programs, task, numbers, data, logits, sizes[-1], sizes)
 
     def checked(rows: Dataset) -> Dataset:
         check_labels(task, "data", rows, logits)

@@ -270,7 +270,7 @@ def validate(
         for path, leaf in jax.tree_util.tree_leaves_with_path(initial):
             if jnp.issubdtype(leaf.dtype, jnp.inexact):
                 check_finite(f"initial{jax.tree_util.keystr(path)}", jnp.atleast_1d(leaf))
-    check_rows_apart(programs, task, member.numbers, train, logits, (*training, *evaluation))
+    check_rows_apart(programs, task, member.numbers, train, logits, (evaluation or training[:1])[-1], (*training, *evaluation))
     stopping = config.early_stopping or EarlyStopping("loss" if validation is None else "val_loss", mode="min")
     plan = program.Plan(
         batch_size,

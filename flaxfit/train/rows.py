@@ -22,7 +22,7 @@ _NUMBERS = 2**22  # as many outputs at most, where a smaller batch will do
 
 
 def check_rows_apart(
-    programs: Programs, task: Task, numbers: Mapping[str, Any], data: Dataset | Stream, logits: Any, sizes: tuple[int, ...]
+    programs: Programs, task: Task, numbers: Mapping[str, Any], data: Dataset | Stream, logits: Any, traced: int, sizes: tuple[int, ...]
 ) -> None:
     """Checks that what the loss and the metrics give for a row does not depend on the other rows. Done once a task and shapes.
 
@@ -35,6 +35,7 @@ def check_rows_apart(
       numbers: its traced hyperparameters.
       data: the rows.
       logits: shapes of the model's outputs.
+      traced: for how many rows they are.
       sizes: batch sizes that occur.
 
     Raises:
@@ -58,7 +59,8 @@ def check_rows_apart(
             return [values[what](logits, y) for what in functions]
 
         def drawn(leaf: Any) -> np.ndarray:
-            values = rng.uniform(0.05, 0.95, (rows, *leaf.shape[1:]))
+            by_row = leaf.shape[:1] == (traced,)  # or something that all rows share, such as a temperature
+            values = rng.uniform(0.05, 0.95, (rows, *leaf.shape[1:])) if by_row else np.full(leaf.shape, 0.5)
             return (values if jnp.issubdtype(leaf.dtype, jnp.inexact) else values > 0.5).astype(leaf.dtype)
 
         places = np.linspace(0, len(data) - 1, rows).astype(int)
@@ -71,7 +73,10 @@ def check_rows_apart(
             return [np.asarray(value, np.float64) for value in found]
 
         def mixed(kept: np.ndarray) -> Any:
-            return jax.tree.map(lambda a, b: np.where(kept.reshape(-1, *[1] * (a.ndim - 1)), a, b), batch, other)
+            def some(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+                return np.where(kept.reshape(-1, *[1] * (a.ndim - 1)), a, b) if a.shape[:1] == (rows,) else a
+
+            return jax.tree.map(some, batch, other)
 
         batch, other = (jax.tree.map(drawn, logits), targets), (jax.tree.map(drawn, logits), jax.tree.map(lambda a: a[::-1], targets))
         first, half = values(*batch), rng.permutation(rows) < rows // 2
