@@ -27,7 +27,7 @@ class Metric:
     """A metric of your own that says whether it is best when small or large.
 
     Attributes:
-      function: (logits, y) -> one number a row, shape (rows,).
+      function: (logits, y) -> one number a row, shape (rows,), or for `Task(set_metrics=...)` one for all rows.
       mode: "min" or "max".
 
     Raises:

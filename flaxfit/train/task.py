@@ -39,7 +39,7 @@ class Task:
       metrics: name -> (logits, y) -> one number a row.
       set_metrics: name -> (logits, y) -> one number for all validation rows, such as `flaxfit.metrics.f1` or a function of scikit-learn.
         They are computed at the end of each epoch and logged as `val_` and the name: functions of JAX inside the compiled run, others on
-        the host, for which the run halts at each epoch's end.
+        the host, for which the run halts at each epoch's end. The outputs for all validation rows are in memory then.
       penalty: params -> scalar, added to the data loss (see `flaxfit.penalties`).
       constraint: params -> params, applied after each update (see `flaxfit.constraints`).
       augment: (key, x, y) -> (x, y), on each training batch after `preprocess`; never in evaluation.

@@ -97,6 +97,17 @@ def test_losses_of_single_rows_pass(line, loss):
     ff.fit(task_of(loss), line[:200], terminate_on_nan=False)
 
 
+def broadcast_accuracy(logits, y):
+    return ((logits > 0) == y).mean(-1)
+
+
+@pytest.mark.parametrize("ones", [1, 3, 100, 202])
+def test_rare_labels_and_sorted_ones(line, ones):
+    y = (np.arange(203) < ones).astype(np.int32)
+    with pytest.raises(ValueError, match="the metric 'm' mixes rows"):
+        ff.fit(task_of(ff.losses.binary_crossentropy, metrics={"m": broadcast_accuracy}), ff.Dataset(line.x, y))
+
+
 def test_outputs_that_all_rows_share(line):
     class Scaled(nn.Module):
         @nn.compact
