@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -163,7 +163,9 @@ def advance(
             step = step + short
 
         def end_epoch(state: RunState, table: Array) -> tuple[RunState, Array]:
-            scores = {} if validation is None else validated(task, plan, state.train, validation)[0]
+            def scores() -> dict[str, Array]:
+                return {} if validation is None else validated(task, plan, state.train, validation)[0]
+
             changes, means = _end_epoch(task, plan, len(data), scores, state)
             row = jnp.stack([jnp.asarray(means[name], jnp.float32) for name in names])
             return _unless_ended(plan, state, **changes), lax.dynamic_update_slice_in_dim(table, row[None], epoch - first, 0)
@@ -221,16 +223,19 @@ def end(task: Task, plan: Plan, rows: int, state: RunState, scores: dict[str, Ar
       As `advance`, with the metrics of one epoch.
     """
     scores = scores | {f"val_{name}": told[index] for index, name in enumerate(plan.on_host)}
-    changes, means = _end_epoch(task, plan, rows, scores, state)
+    changes, means = _end_epoch(task, plan, rows, lambda: scores, state)
     names = columns(task, True, plan, measures(task, state.train))
     return _unless_ended(plan, state, **changes), jnp.stack([jnp.asarray(means[name], jnp.float32) for name in names])[None]
 
 
-def _end_epoch(task: Task, plan: Plan, rows: int, scores: dict[str, Array], state: RunState) -> tuple[dict[str, Any], dict[str, Array]]:
+def _end_epoch(
+    task: Task, plan: Plan, rows: int, scores: Callable[[], dict[str, Array]], state: RunState
+) -> tuple[dict[str, Any], dict[str, Array]]:
     """Asks the stopper and the plateau, keeps the best weights: what changes in the state, and what is logged."""
     epoch, train = state.epoch + 1, state.train
     evaluated = task.evaluated(train)
-    means = dict(zip(_summed(task), state.sums / rows, strict=True)) | measures(task, train) | scores
+    means = dict(zip(_summed(task), state.sums / rows, strict=True)) | measures(task, train)
+    means |= scores()
     finite = jnp.isfinite(means["loss"]) & jnp.isfinite(means.get("val_loss", 0.0)) & _all_finite((train.params, train.collections))
     # An epoch that broke down is never best, whatever its monitor says.
     stopper = plan.stopping.update(state.stopper, jnp.where(finite, means[plan.stopping.monitor], jnp.nan), epoch)
@@ -267,20 +272,20 @@ def score(
         sums, outputs = scored(task, state, *_fields(placement.batch(_slice(data, first, size))))
         return sums, outputs if keeps else None
 
-    def put(outputs: Any, more: Any, first: Array | int) -> Any:
-        return jax.tree.map(lambda all, some: lax.dynamic_update_slice_in_dim(all, some, first, 0), outputs, more)
+    def put(outputs: Any, more: Any, index: Array | int) -> Any:
+        return jax.tree.map(lambda all, some: lax.dynamic_update_slice_in_dim(all, some, index * batch_size, 0), outputs, more)
 
     shapes = jax.eval_shape(lambda: part(0, batch_size if whole else rest))
     sums, more = part(whole * batch_size, rest) if rest else (None, None)
     outputs = more
     if whole:
         outputs = jax.tree.map(lambda s: jnp.zeros((len(data), *s.shape[1:]), s.dtype), shapes[1])
-        outputs = put(outputs, more, whole * batch_size) if rest else outputs
+        outputs = put(outputs, more, whole) if rest else outputs
         sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0]) if sums is None else sums
 
         def step(index: Array, carry: tuple[dict[str, Array], Any]) -> tuple[dict[str, Array], Any]:
             sums, more = part(index * batch_size, batch_size)
-            return jax.tree.map(jnp.add, carry[0], sums), put(carry[1], more, index * batch_size)
+            return jax.tree.map(jnp.add, carry[0], sums), put(carry[1], more, index)
 
         sums, outputs = lax.fori_loop(0, whole, step, (sums, outputs))
     means = {name: value / len(data) for name, value in (sums or {}).items()}
