@@ -78,7 +78,7 @@ def _show(command: Show) -> None:
             _show_population(directory, config)
             return
         saved = _members(directory, command.member)[command.member]
-        directory = RunDirectory(directory.members / command.member)
+        directory = directory.member(command.member)
         config, history = {**saved.record, "environment": config["environment"]}, saved.history
     print(f"{directory.path}\n  model: {config['task']['model']}")
     for name, data in config["data"].items():

@@ -14,6 +14,7 @@ import logging
 import math
 import shutil
 import sys
+import tempfile
 import threading
 import warnings
 import zlib
@@ -49,7 +50,7 @@ class Checkpoints:
       mode: "min" or "max", whether the monitored value is best when small or large.
 
     Raises:
-      ValueError: `keep` is below 1, or the path contains one of `[*?\\`, with which Orbax loses the arrays without an error.
+      ValueError: `keep` is below 1.
 
     Example:
       >>> import tempfile
@@ -65,8 +66,7 @@ class Checkpoints:
         if keep is not None and keep < 1:
             raise ValueError(f"keep must be at least 1, or None to keep all checkpoints, got {keep}.")
         self.directory, self._keep, self._sign = Path(directory).resolve(), keep, 1 if mode == "min" else -1
-        if set("[*?\\") & set(self.directory.as_posix()):
-            raise ValueError(f"checkpoints cannot be saved in {self.directory}: use a path without the characters [ * ? \\.")
+        self._link: tempfile.TemporaryDirectory[str] | None = None
         self._saving: int | None = None
         self._importer: ThreadPoolExecutor | None = None
 
@@ -176,6 +176,9 @@ class Checkpoints:
         self._forget()
         if self._importer is not None:
             self._importer.shutdown()
+        if self._link is not None:
+            self._link.cleanup()
+            self._link = None
 
     @functools.cached_property
     def _manager(self) -> Any:
@@ -191,7 +194,16 @@ class Checkpoints:
             # If there are several processes, this one saves and reads alone.
             multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this}),
         )
-        return ocp.CheckpointManager(self.directory, options=options)
+        return ocp.CheckpointManager(self._plain_path(), options=options)
+
+    def _plain_path(self) -> Path:
+        """The directory by a path that Orbax can take: it globs in `[*?`, and TensorStore reads a backslash as a slash."""
+        if not set("[*?\\") & set(str(self.directory)):
+            return self.directory
+        if self._link is None:
+            self._link = tempfile.TemporaryDirectory(prefix="flaxfit-")
+            (Path(self._link.name) / "checkpoints").symlink_to(self.directory, target_is_directory=True)
+        return Path(self._link.name) / "checkpoints"
 
     def _is_best(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Whether each checkpoint is the best. Orbax's `BestN` would read the values from a file that has no checksum."""

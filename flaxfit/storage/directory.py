@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from flaxfit.history import History
 
 FORMAT = 1
+_NAME_BYTES = 200  # of a member's directory; tools that put something before or after a file's name need some room
 _PACKAGES = ("flaxfit", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 
 
@@ -57,6 +59,13 @@ class RunDirectory:
         self.checkpoints, self.export = self.path / "checkpoints", self.path / "export"
         self.plots, self.tensorboard, self.weights = self.path / "plots", self.path / "tensorboard", self.path / "weights"
         self.store, self.members = self.path / "members.sqlite", self.path / "members"
+
+    def member(self, name: str) -> RunDirectory:
+        """The directory of a population's member. File systems take names of 255 bytes, so a longer one ends in a checksum instead."""
+        content = name.encode()
+        if len(content) > _NAME_BYTES:
+            name = f"{content[: _NAME_BYTES - 9].decode(errors='ignore')}-{zlib.crc32(content):08x}"
+        return RunDirectory(self.members / name)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -240,7 +240,7 @@ class _Entry:
         member, job = self.member, self.job
         schedule = [callback for callback in self.callbacks if isinstance(callback, Checkpoint)]
         self.callbacks = [callback for callback in self.callbacks if callback not in schedule]
-        self._place = None if directory is None else RunDirectory(directory.members / member.name)
+        self._place = None if directory is None else directory.member(member.name)
         self.callbacks.append(_Ends(tally))
         if store is None:
             return

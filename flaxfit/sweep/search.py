@@ -178,7 +178,7 @@ def optimize(
                 for number, (trial, setting) in list(going.items()):
                     score = means[name_of(setting)]
                     if not np.isfinite(score):
-                        study.tell(trial, state=TrialState.FAIL)
+                        study.tell(trial, state=states.FAIL)
                         del going[number]
                         continue
                     trial.report(score, rung)

@@ -253,7 +253,7 @@ class Study:
         if directory is None:
             if self.directory is None:
                 raise ValueError("this population has no directory: give export(member, data, directory).")
-            directory = RunDirectory(self.directory.members / member).export
+            directory = self.directory.member(member).export
         m, result = self.members[names.index(member)], self.results[names.index(member)]
         about = {"best_epoch": result.best_epoch, "epochs": len(result.history.epochs), "stop_reason": result.stop_reason}
         return export(Path(directory), m.task, result.best, data[:1], about={**about, "member": member})

@@ -66,7 +66,7 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
     check_task(task)
     if not isinstance(data, Dataset):
         raise TypeError(f"data must be a flaxfit.Dataset, got {type(data).__name__}.")
-    shapes, _, _ = check_program(programs_of(task), task, {}, data)
+    shapes, _, _ = check_program(programs_of(task), task, {}, data, (), (FIXED_ROWS,))
     if isinstance(state, TrainState) and task.eval_params is None:
         state = replace(state, opt_state=None)  # it may be another optimizer's
     state = task.evaluated(check_state("state", state, shapes))

@@ -76,5 +76,10 @@ def eval_step(task: Task, state: TrainState, x: Any, y: Any, weight: Rows | None
 
     `state` is used as it is: pass it through `Task.evaluated` first where `Task.eval_params` matters.
     """
+    return scored(task, state, x, y, weight)[0]
+
+
+def scored(task: Task, state: TrainState, x: Any, y: Any, weight: Rows | None = None) -> tuple[Sums, Any]:
+    """What `eval_step` returns, and the model's outputs."""
     logits, _ = task.apply(state.params, state.collections, task.prepared(x))
-    return _row_sums(task, logits, y, weight)
+    return _row_sums(task, logits, y, weight), logits

@@ -191,7 +191,7 @@ def cases():
         "NumPy metric",
         trained(metrics={"m": lambda z, y: np.sort(z)[:, 0]}),
         ValueError,
-        r"TracerArrayConversionError.*go into evaluate\(metrics",
+        r"TracerArrayConversionError.*goes into Task\(set_metrics",
     )
     yield "nested", lambda net, d: ff.Dataset(d, d.y), TypeError, "x must be arrays, got a Dataset: pass data.x"
     yield "one width", lambda net, d: ff.nn.MLP(16, 1), ValueError, r"such as \(16,\) for one layer"

@@ -122,6 +122,18 @@ def same(first, second):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("name", ["hidden=[8]", "lr=*", "a\\b", "größe 模型"])
+def test_directories_of_any_name(task, table, tmp_path, name):
+    whole = ff.fit(task, table[0], epochs=4)
+    ff.fit(task, table[0], epochs=2, run_dir=tmp_path / name / "run")
+    resumed = ff.fit(task, table[0], epochs=4, run_dir=tmp_path / name / "run")
+    same(whole, resumed)
+    assert resumed.timing.chunks
+    assert ff.fit(task, table[0], epochs=4, run_dir=tmp_path / name / "run").timing.chunks == 0
+    predicted = ff.load(tmp_path / name / "run" / "export").predict(table[0].x)
+    np.testing.assert_allclose(predicted, ff.predict(task, whole.best, table[0].x), rtol=1e-5, atol=1e-6)
+
+
 class StopAt(ff.callbacks.Callback):
     """Ends the run as a failure inside a hook would."""
 
