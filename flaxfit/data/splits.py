@@ -14,6 +14,7 @@ import numpy as np
 
 from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset
+from flaxfit.data.table import Table, encoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Splits:
 
 
 def split(
-    data: Dataset,
+    data: Dataset | Table,
     *,
     train: float | None = None,
     validation: float | None = None,
@@ -45,7 +46,7 @@ def split(
     """Training, validation and test rows, none in two of them.
 
     Args:
-      data: the rows.
+      data: the rows. Those of a table come back encoded, by what is learned from the rows to train on.
       train: a count (an integer), or a share of all rows between 0 and 1; None: what is left. Shares are rounded up, as scikit-learn
         does for a test set, but a share to train takes no more than is left: shares that sum to 1 use each row once.
       validation: likewise; None: none.
@@ -90,11 +91,12 @@ def split(
     if seed is not None:
         order = np.random.default_rng(seed).permutation(rows)
         places = _stratified(labels, sizes, seed) if stratified else {name: order[place] for name, place in places.items()}
-    return Splits(**{name: data[places[name]] for name, size in sizes.items() if size})
+    parts = {name: data[places[name]] for name in ("train", "validation", "test") if sizes[name]}
+    return Splits(**dict(zip(parts, encoded(*parts.values()), strict=True)))
 
 
 def folds(
-    data: Dataset, k: int = 5, *, stratified: bool = False, repeats: int = 1, seed: int | None = None
+    data: Dataset | Table, k: int = 5, *, stratified: bool = False, repeats: int = 1, seed: int | None = None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rows for cross-validation, those of scikit-learn's `KFold`, `StratifiedKFold` and their `Repeated` kinds.
 
@@ -136,7 +138,7 @@ def folds(
 
 
 def hold_outs(
-    data: Dataset, test: float, *, stratified: bool = False, repeats: int = 1, seed: int = 0
+    data: Dataset | Table, test: float, *, stratified: bool = False, repeats: int = 1, seed: int = 0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rows for repeated hold-out: each time some are drawn to test, and the others train.
 
@@ -178,21 +180,21 @@ def small(sizes: Mapping[str, int], one_row: float) -> list[str]:
     ]
 
 
-def class_labels(data: Dataset) -> np.ndarray | None:
+def class_labels(data: Dataset | Table) -> np.ndarray | None:
     """y if it is integer class labels, shape (rows,)."""
     labeled = not isinstance(data.y, dict | tuple) and data.y.ndim == 1 and data.y.dtype.kind in "iub"
     return np.asarray(data.y) if labeled else None
 
 
-def class_name(data: Dataset, label: int) -> str:
+def class_name(data: Dataset | Table, label: int) -> str:
     """Such as "class 3", by its name where `data.classes` has one."""
     names = data.classes or ()
     return f"class {names[label] if 0 <= label < len(names) else int(label)}"
 
 
-def _labels(function: str, data: Dataset, stratified: bool) -> np.ndarray:
+def _labels(function: str, data: Dataset | Table, stratified: bool) -> np.ndarray:
     """The rows' classes; all rows are of one class if not stratified."""
-    if not isinstance(data, Dataset):
+    if not isinstance(data, Dataset | Table):
         raise TypeError(f"{function} takes a flaxfit.Dataset, got {type(data).__name__}: wrap the arrays as ff.Dataset(x, y).")
     labels = class_labels(data) if stratified else np.zeros(len(data), np.int64)
     if labels is None:

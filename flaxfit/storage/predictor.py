@@ -21,6 +21,8 @@ import numpy as np
 
 from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset, arrays
+from flaxfit.data.encoding import Encoding
+from flaxfit.data.frames import native
 from flaxfit.data.scaling import Scaling
 from flaxfit.data.stream import Stream
 from flaxfit.storage.weights import by_path, unpack_arrays
@@ -71,6 +73,7 @@ class Predictor:
       metadata: all of `model.json`: versions, shapes, names, where the training rows are from.
       features: names of x's columns, or None.
       classes: names of the classes, or None.
+      encoding: what makes x of a table's raw rows, a `flaxfit.data.Encoding`, where the model was trained on one; or None.
       scaling: the fitted normalization, a `flaxfit.data.Scaling`, where the model has one. It is applied already: give raw rows.
       params: the weights, nested dicts of NumPy arrays.
       collections: likewise every other Linen collection, by name.
@@ -85,6 +88,7 @@ class Predictor:
         self._hold(tensors)
         scaling = (metadata["preprocess"] or {}).get("scaling")
         self.scaling = Scaling(**{name: _filled(tree, tensors) for name, tree in scaling.items()}) if scaling else None
+        self.encoding = Encoding.from_record(encoding) if (encoding := metadata.get("encoding")) else None
         # That the parts belong together shows when the programs are traced for what model.json says of the rows.
         rows = metadata["rows"] or 1
         x, y = ({path: jax.ShapeDtypeStruct((rows, *row["shape"]), row["dtype"]) for path, row in metadata[name].items()} for name in "xy")
@@ -125,16 +129,17 @@ class Predictor:
         """Computes the model's outputs (logits) for rows, as `flaxfit.predict` does.
 
         Args:
-          x: raw rows as in training, before normalization: arrays with leading axis (rows,).
+          x: raw rows as in training, before normalization: arrays with leading axis (rows,); or, where the model was trained on a
+            table, a data frame of such rows, with its columns in any order.
           batch_size: rows a step, for memory.
 
         Returns:
           NumPy arrays with leading axis (rows,).
 
         Raises:
-          ValueError, TypeError: rows unlike those of training, or not finite.
+          ValueError, TypeError: rows unlike those of training, or not finite; a frame without a column, which the message names.
         """
-        x = arrays(x, "x")
+        x = arrays(x if self.encoding is None or native(x) is None else self.encoding(x), "x")
         return self._rowwise(self._predict, batch_size, Dataset(x, np.zeros(len((*jax.tree.leaves(x), ())[0]))), "x")
 
     def evaluate(
