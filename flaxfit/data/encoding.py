@@ -55,7 +55,7 @@ class Number:
 
     def __str__(self) -> str:
         gaps = f", missing values -> {self.fill:.6g} and a flag" if self.flag else ""
-        text = f" (text such as {self.notation})" if self.notation not in (None, "1234.5") else ""
+        text = f" (text such as {self.notation})" if self.notation else ""
         return f"standardized, mean {self.mean:.6g}, deviation {self.scale:.6g}{text}{gaps}" if not self.constant else f"constant{gaps}"
 
 
@@ -339,7 +339,14 @@ def _number(cells: Cells, notation: str | None, weight: np.ndarray | None) -> Co
     filled = np.where(missing, fill, values)
     constant = bool((values[~missing] == fill).all())
     scaler: Any = StandardScaler().fit(filled[:, None], sample_weight=weight)
-    return Number(fill, float(scaler.mean_[0]), float(scaler.scale_[0]), constant, bool(missing.any()), notation)
+    return Number(
+        fill,
+        float(scaler.mean_[0]),
+        float(scaler.scale_[0]),
+        constant,
+        bool(missing.any()),
+        None if notation == parsing.NOTATIONS[0] else notation,
+    )
 
 
 def _boolean(cells: Cells, _: str | None, weight: np.ndarray | None) -> Column:
