@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 
+import cloudpickle
 import numpy as np
 import optax
 import pandas as pd
@@ -117,3 +118,11 @@ def test_a_model_of_ones_own_and_targets_with_a_large_offset():
     assert two.score(x, x[:, 0] > 0) > 0.9
     seconds = 1.7e9 + 60 * x[:, 0]
     assert FlaxRegressor(epochs=100, random_state=0).fit(x, seconds).score(x, seconds) > 0.9
+
+
+def test_a_task_that_was_fitted_is_copied_by_cloudpickle():
+    task = ff.Task(ff.nn.MLP((4,), 1), lambda logits, y: ff.losses.mse(logits, y), optax.adam(1e-2), penalty=ff.penalties.l2(1e-3))
+    data = ff.Dataset(np.eye(4), np.arange(4.0))
+    first = ff.fit(task, data, epochs=2)
+    again = ff.fit(cloudpickle.loads(cloudpickle.dumps(task)), data, epochs=2)
+    np.testing.assert_array_equal(again.history["loss"], first.history["loss"])
