@@ -121,7 +121,12 @@ def test_a_model_of_ones_own_and_targets_with_a_large_offset():
 
 
 def test_a_task_that_was_fitted_is_copied_by_cloudpickle():
-    task = ff.Task(ff.nn.MLP((4,), 1), lambda logits, y: ff.losses.mse(logits, y), optax.adam(1e-2), penalty=ff.penalties.l2(1e-3))
+    task = ff.Task(
+        ff.nn.MLP((4,), 1),
+        lambda logits, y: ff.losses.mse(logits, y),
+        optax.adam(1e-2),
+        penalty=lambda params: 0.1 * optax.tree.norm(params),
+    )
     data = ff.Dataset(np.eye(4), np.arange(4.0))
     first = ff.fit(task, data, epochs=2)
     again = ff.fit(cloudpickle.loads(cloudpickle.dumps(task)), data, epochs=2)

@@ -219,6 +219,14 @@ def test_labels_that_are_text_are_numbered_and_named():
         ff.Dataset(np.eye(2), pd.Series(["cat", None]))
 
 
+def test_classes_that_are_numbered_otherwise_in_validation(net):
+    task = ff.Task(net(), ff.losses.binary_crossentropy, optax.adam(1e-2))
+    train = ff.Dataset(np.eye(3), ["cat", "dog", "cat"])
+    with pytest.raises(ValueError, match=r"classes of train are cat, dog, those of validation dog: .*classes=train\.classes"):
+        ff.fit(task, train, validation=ff.Dataset(np.eye(3), ["dog"] * 3))
+    assert ff.fit(task, train, validation=ff.Dataset(np.eye(3), ["dog"] * 3, classes=train.classes)).best_epoch == 1
+
+
 def test_arrays_that_would_be_taken_wrongly():
     with pytest.raises(TypeError, match=r"x is a masked array.*x\.filled\(value\)"):
         ff.Dataset(np.ma.masked_array([1.0, 2.0], [True, False]), [0, 1])
