@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import csv
 import gzip
+import io
 import os
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -138,6 +138,14 @@ class Table:
         features = None if isinstance(x, dict) else encoding.features
         return Dataset(x, self.y, self.sample_weight, features, self.classes, self.provenance, encoding)
 
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        """No: NumPy would make something of the columns.
+
+        Raises:
+          TypeError: always.
+        """
+        raise TypeError("a Table is no array: give the numbers that it is encoded as, table.dataset(train.encoding).x.")
+
     def __repr__(self) -> str:
         return f"Table({len(self)} rows, {len(self.cells)} columns, target {self.target!r}: {self._target()})"
 
@@ -204,7 +212,7 @@ def read_table(
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("cp1252", "replace")
-    lines = text.splitlines(keepends=True)
+    lines = list(io.StringIO(text, newline=""))
     delimiter = delimiter or _delimiter(lines)
     records = _records(lines, delimiter)
     if not records:
@@ -236,10 +244,9 @@ def _delimiter(lines: list[str]) -> str:
     """The first delimiter that parts the first lines into equally many cells, two or more."""
     some = [line for line in lines[:200] if line.strip()]
     aligned = any("  " in line.strip() for line in some)  # tabs among them are blanks too
-    for delimiter in (",", ";", " ", "\t", "|") if aligned else (",", ";", "\t", "|", " "):
-        widths = Counter(len(cells) for _, cells in _records(some, delimiter))
-        (width, count), *_ = widths.most_common(1) or [(0, 0)]
-        if width > 1 and count >= 0.9 * widths.total():
+    for delimiter in (";", "|", ",", " ", "\t") if aligned else (";", "\t", "|", ",", " "):  # the comma late: it may be decimal
+        widths = [len(cells) for _, cells in _records(some, delimiter)]
+        if widths and widths[0] > 1 and widths.count(widths[0]) >= 0.9 * len(widths):
             return delimiter
     return ","
 

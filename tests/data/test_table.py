@@ -80,6 +80,8 @@ def test_what_is_no_table():
         ff.data.Table(people(), [1, 2, 3])
     with pytest.raises(TypeError, match="must be a data frame of pandas, Polars or Arrow, got ndarray"):
         ff.data.Table(np.ones((3, 2)), [1, 2, 3])
+    with pytest.raises(TypeError, match=r"a Table is no array: give .* table\.dataset\(train\.encoding\)\.x"):
+        ff.Dataset(ff.data.Table(people(), "sold"), np.zeros(60))
     with pytest.raises(ValueError, match="no column besides the target, 'it'"):
         ff.data.Table({"it": [1, 2]}, "it")
     with pytest.raises(ValueError, match=r"the target 'sold' holds text that is no numbers, such as"):
@@ -145,6 +147,8 @@ def test_quotes_blanks_commas_and_latin_letters(tmp_path):
     assert list(table.cells) == ["größe", "wo, genau"]
     assert table.cells["wo, genau"].values.tolist() == ["Köln", "Bonn; Süd"]
     assert table.dataset().x[:, 0].tolist() == [-1, 1]
+    (tmp_path / "commas.csv").write_text("1,5;2,25;a\n2,5;1,75;b\n0,5;x, y;a\n")
+    assert ff.data.read_table(tmp_path / "commas.csv", header=False).cells["column 0"].values.tolist() == ["1,5", "2,5", "0,5"]
     (tmp_path / "auto.data").write_text('18.0   8\t"chevrolet malibu"\n15.5   6\t"buick 320"\n')
     assert ff.data.read_table(tmp_path / "auto.data", 0).cells["column 2"].values.tolist() == ["chevrolet malibu", "buick 320"]
 
