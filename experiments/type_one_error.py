@@ -108,7 +108,7 @@ def folded(learner: str, rows: int, folds: int = 0, hold_outs: int = 0, seeds: i
         for seed in range(seeds)
     ]
     results: Any = [SimpleNamespace(history=ff.History({"loss": [0.0], "mse": [0.0]}))] * len(members)
-    runs = ff.CrossValidation(ff.Study(members, results, "mse", 0.0), {}, [], "last", ff.Dataset([[0.0]], [0.0]))
+    runs = ff.CrossValidation(ff.Study(members, results, "mse", 0.0), {}, [], "last", ff.Dataset([[0.0]], [0.0]), [])
 
     def draw(rng: np.random.Generator, effect: float) -> bool:
         tests = np.zeros((count, rows), bool)

@@ -17,10 +17,10 @@ from flaxfit.data.dataset import arrays
 @jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """Computes `(x - offset) / divisor` in float32, for NumPy and JAX arrays.
+    """Computes `(x - offset) / divisor` as float32: for NumPy arrays in float64, for JAX arrays on the device in float32.
 
     Attributes:
-      offset: what is subtracted: a float32 array of the shape of one row of x, or one number for all. If x is a dict or a tuple of
+      offset: what is subtracted: a float64 array of the shape of one row of x, or one number for all. If x is a dict or a tuple of
         arrays, so is the offset.
       divisor: what the difference is divided by, in the same form.
 
@@ -40,7 +40,7 @@ class Scaling:
 
     def __post_init__(self) -> None:
         for name in ("offset", "divisor"):
-            numbers = jax.tree.map(np.float32, getattr(self, name), is_leaf=lambda a: not isinstance(a, dict | tuple))
+            numbers = jax.tree.map(np.float64, getattr(self, name), is_leaf=lambda a: not isinstance(a, dict | tuple))
             object.__setattr__(self, name, numbers)
         if not all(np.all(np.isfinite(a)) for a in jax.tree.leaves((self.offset, self.divisor))):
             raise ValueError("Scaling(offset=..., divisor=...) must be finite.")
@@ -70,7 +70,9 @@ class Scaling:
         def one(a: Any, offset: np.ndarray, divisor: np.ndarray) -> Any:
             if jnp.broadcast_shapes(a.shape, offset.shape, divisor.shape) != a.shape:
                 raise ValueError(f"x of shape {a.shape} does not fit a Scaling for rows of shape {offset.shape}.")
-            return function(a.astype(np.float32), offset, divisor)
+            if isinstance(a, np.ndarray):  # a large offset, such as that of Unix seconds, leaves a float32 no digits for the rest
+                return function(a.astype(np.float64), offset, divisor).astype(np.float32)
+            return function(a.astype(np.float32), *(jnp.asarray(b, jnp.float32) for b in (offset, divisor)))
 
         # A single number applies to all arrays of x, hence the nested map.
         return jax.tree.map(lambda o, d, part: jax.tree.map(lambda a: one(a, o, d), part), self.offset, self.divisor, x)
@@ -96,7 +98,7 @@ def standardize(x: Any, axis: int | tuple[int, ...] = 0) -> Scaling:
 
     Example:
       >>> standardize(np.array([[0.0, 5.0], [2.0, 5.0]]))
-      Scaling(offset=array([1., 5.], dtype=float32), divisor=array([1., 1.], dtype=float32))
+      Scaling(offset=array([1., 5.]), divisor=array([1., 1.]))
     """
 
     def fit(size: int, reduced: Callable[..., Any]) -> tuple[Any, Any, Any]:
@@ -126,7 +128,7 @@ def min_max(x: Any, axis: int | tuple[int, ...] = 0) -> Scaling:
 
     Example:
       >>> min_max(np.array([[1, 5], [3, 5]]))
-      Scaling(offset=array([1., 5.], dtype=float32), divisor=array([2., 1.], dtype=float32))
+      Scaling(offset=array([1., 5.]), divisor=array([2., 1.]))
     """
 
     def fit(size: int, reduced: Callable[..., Any]) -> tuple[Any, Any, Any]:
@@ -159,7 +161,7 @@ def _fitted(name: str, fit: Callable[..., Any], x: Any, axis: int | tuple[int, .
     axes = axis if isinstance(axis, tuple) else (axis,)
     if 0 not in axes:
         raise ValueError(f"{name}(axis=...) must include 0, the axis of the examples, got {axis!r}.")
-    leaves, tree = jax.tree_util.tree_flatten_with_path(arrays(x, "x"))
+    leaves, tree = jax.tree_util.tree_flatten_with_path(arrays(x, "x", narrow=False))
     offsets, divisors = [], []
     for path, leaf in leaves:
         offset, divisor, error = fit(leaf.size, functools.partial(_reduced, f"x{jax.tree_util.keystr(path)}", np.asarray(leaf), axes))

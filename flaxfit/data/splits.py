@@ -14,6 +14,7 @@ import numpy as np
 
 from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset
+from flaxfit.data.table import Table, encoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class Splits:
 
 
 def split(
-    data: Dataset,
+    data: Dataset | Table,
     *,
     train: float | None = None,
     validation: float | None = None,
@@ -51,7 +52,7 @@ def split(
     """Splits a data set into training, validation and test examples. No example is in two of them.
 
     Args:
-      data: the examples.
+      data: the examples. Those of a table come back encoded, by what is learned from the training examples.
       train: how many examples to train on: an integer, or a share of all examples between 0 and 1. None takes those that are left. Shares
         are rounded up, as scikit-learn does for a test set, but a share to train on takes no more than what is left. So shares that sum to
         1 use each example once.
@@ -101,11 +102,12 @@ def split(
     if seed is not None:
         order = np.random.default_rng(seed).permutation(rows)
         places = _stratified(labels, sizes, seed) if stratified else {name: order[place] for name, place in places.items()}
-    return Splits(**{name: data[places[name]] for name, size in sizes.items() if size})
+    parts = {name: data[places[name]] for name in ("train", "validation", "test") if sizes[name]}
+    return Splits(**dict(zip(parts, encoded(*parts.values()), strict=True)))
 
 
 def folds(
-    data: Dataset, k: int = 5, *, stratified: bool = False, repeats: int = 1, seed: int | None = None
+    data: Dataset | Table, k: int = 5, *, stratified: bool = False, repeats: int = 1, seed: int | None = None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns the folds of cross-validation, which are those of scikit-learn's `KFold`, `StratifiedKFold` and their repeated kinds.
 
@@ -148,7 +150,7 @@ def folds(
 
 
 def hold_outs(
-    data: Dataset, test: float, *, stratified: bool = False, repeats: int = 1, seed: int = 0
+    data: Dataset | Table, test: float, *, stratified: bool = False, repeats: int = 1, seed: int = 0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns random splits for repeated hold-out, in which some examples test and all others train.
 
@@ -190,21 +192,21 @@ def small(sizes: Mapping[str, int], one_row: float) -> list[str]:
     ]
 
 
-def class_labels(data: Dataset) -> np.ndarray | None:
+def class_labels(data: Dataset | Table) -> np.ndarray | None:
     """Returns y if it holds integer class labels of shape (rows,), else None."""
     labeled = not isinstance(data.y, dict | tuple) and data.y.ndim == 1 and data.y.dtype.kind in "iub"
     return np.asarray(data.y) if labeled else None
 
 
-def class_name(data: Dataset, label: int) -> str:
+def class_name(data: Dataset | Table, label: int) -> str:
     """Returns a name such as "class 3", with the name of the class if `data.classes` has one."""
     names = data.classes or ()
     return f"class {names[label] if 0 <= label < len(names) else int(label)}"
 
 
-def _labels(function: str, data: Dataset, stratified: bool) -> np.ndarray:
+def _labels(function: str, data: Dataset | Table, stratified: bool) -> np.ndarray:
     """Returns the classes of the examples, or one class for all if not stratified."""
-    if not isinstance(data, Dataset):
+    if not isinstance(data, Dataset | Table):
         raise TypeError(f"{function} needs a flaxfit.Dataset, got {type(data).__name__}: wrap the arrays as ff.Dataset(x, y).")
     labels = class_labels(data) if stratified else np.zeros(len(data), np.int64)
     if labels is None:

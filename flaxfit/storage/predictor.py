@@ -21,6 +21,8 @@ import numpy as np
 
 from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset, arrays
+from flaxfit.data.encoding import Encoding
+from flaxfit.data.frames import native
 from flaxfit.data.scaling import Scaling
 from flaxfit.data.stream import Stream
 from flaxfit.storage.weights import by_path, unpack_arrays
@@ -75,6 +77,7 @@ class Predictor:
       metadata: the content of `model.json`: versions, shapes, names, and where the training examples come from.
       features: the names of the columns of x, or None.
       classes: the names of the classes, or None.
+      encoding: the `flaxfit.data.Encoding` that makes x from the raw rows of a table, if the model was trained on one, else None.
       scaling: the `flaxfit.data.Scaling` of the inputs, or None. The model applies it itself, so pass inputs that are not scaled.
       params: the weights, as nested dicts of NumPy arrays.
       collections: the other Linen collections by name, as nested dicts of NumPy arrays.
@@ -89,6 +92,7 @@ class Predictor:
         self._hold(tensors)
         scaling = (metadata["preprocess"] or {}).get("scaling")
         self.scaling = Scaling(**{name: _filled(tree, tensors) for name, tree in scaling.items()}) if scaling else None
+        self.encoding = Encoding.from_record(encoding) if (encoding := metadata.get("encoding")) else None
         # Tracing the programs for the shapes in model.json shows whether the parts belong together.
         rows = metadata["rows"] or 1
         x, y = ({path: jax.ShapeDtypeStruct((rows, *row["shape"]), row["dtype"]) for path, row in metadata[name].items()} for name in "xy")
@@ -129,16 +133,17 @@ class Predictor:
         """Computes the outputs (logits) of the model, as `flaxfit.predict` does.
 
         Args:
-          x: the inputs, in the form that they had in training before any scaling: arrays with one row for each example.
+          x: the inputs, in the form that they had in training before any scaling: arrays with one row for each example; or, if the model
+            was trained on a table, a data frame of raw rows with its columns in any order.
           batch_size: how many examples to compute at once, which limits the memory.
 
         Returns:
           NumPy arrays with one row for each example.
 
         Raises:
-          ValueError, TypeError: the inputs are not like those in training, or are not finite.
+          ValueError, TypeError: the inputs are not like those in training, or are not finite; a frame lacks a column, which is named.
         """
-        x = arrays(x, "x")
+        x = arrays(x if self.encoding is None or native(x) is None else self.encoding(x), "x")
         return self._rowwise(self._predict, batch_size, Dataset(x, np.zeros(len((*jax.tree.leaves(x), ())[0]))), "x")
 
     def evaluate(

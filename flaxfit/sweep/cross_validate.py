@@ -14,6 +14,8 @@ from flaxfit.arguments import Mode, check_count, mode_of, unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import folds as rows_of_folds
 from flaxfit.data.splits import hold_outs, split
+from flaxfit.data.table import Table as Rows
+from flaxfit.data.table import encoded
 from flaxfit.report.statistics import Comparison
 from flaxfit.sweep.collapsed import by_history
 from flaxfit.sweep.fit_many import Strategy, Trial, check_seeds, member_of, train_all
@@ -40,13 +42,15 @@ class CrossValidation:
       folds: rows to train on and rows held out, of each fold.
       chosen: of a nested one, the setting that each fold's inner folds chose; else None.
       at: where in a run its weights were taken: "last", or with early stopping "best".
+      held_out: the rows that each fold held out; of a table, encoded by what the fold learned.
     """
 
     study: Study
     scores: Mapping[str, np.ndarray]
     folds: Sequence[tuple[np.ndarray, np.ndarray]]
     at: Literal["best", "last"]
-    data: Dataset
+    data: Dataset | Rows
+    held_out: Sequence[Dataset]
     chosen: Sequence[Mapping[str, Any]] | None = None
 
     def per_fold(self, metric: str) -> np.ndarray:
@@ -130,7 +134,7 @@ class CrossValidation:
         outputs = None
         for index, (m, r) in enumerate(zip(self.study.members, self.study.results, strict=True)):
             rows = self.folds[m.fold or 0][1]
-            part = predict_member(m.programs, m.task, m.numbers, getattr(r, self.at), self.data[rows].x, batch_size)
+            part = predict_member(m.programs, m.task, m.numbers, getattr(r, self.at), self.held_out[m.fold or 0].x, batch_size)
             if outputs is None:
                 outputs = jax.tree.map(lambda a: np.zeros((groups, repeats, len(self.data), *a.shape[1:]), np.float64), part)
             each, seeds = len(self.study) // groups, len(self.study) // groups // len(self.folds)
@@ -144,7 +148,7 @@ class CrossValidation:
 
 def cross_validate(
     make_task: MakeTask,
-    data: Dataset,
+    data: Dataset | Rows,
     grid: Grid | None = None,
     *,
     folds: int | None = None,
@@ -172,7 +176,7 @@ def cross_validate(
 
     Args:
       make_task: a mapping of hyperparameters -> Task; or a Task.
-      data: all rows.
+      data: all rows. What a table needs to be encoded is learned in each fold from its training rows alone.
       grid: as for `flaxfit.fit_many`.
       folds: how many; by default 5.
       test: instead of folds, hold-out: so many rows, or this share of them, are drawn to be held out, `repeats` times
@@ -213,7 +217,8 @@ def cross_validate(
       >>> scores.per_fold("accuracy").shape, bool(scores.scores["accuracy"].mean() > 0.8)
       ((1, 5), True)
     """
-    check_data("data", data)
+    if not isinstance(data, Rows):
+        check_data("data", data)
     settings, traced = expand(grid)
     if wrong := options.keys() - TrainOptions.__annotations__.keys():
         raise TypeError(unknown("argument", min(wrong), TrainOptions.__annotations__, "of cross_validate or TrainConfig"))
@@ -240,9 +245,10 @@ def cross_validate(
                 seed = 0 if shuffle_seed is None else shuffle_seed
                 kept = split(rows, validation=float(stopping_rows), stratified=stratified, seed=seed, one_row=1.0)
                 rows, validation = kept.train, kept.validation
-            held_out = Split(len(train), len(test), stopping_rows is None)
+            rows, validation = encoded(rows, validation)
             prepared = None if fitted is None else fitted(rows)
-            parts.append({"train": rows, "validation": validation, "fitted": prepared, "split": held_out})
+            sizes = Split(len(train), len(test), stopping_rows is None)
+            parts.append({"train": rows, "validation": validation, "fitted": prepared, "split": sizes})
         return parts
 
     def trained(trials: Sequence[Trial], name: str) -> Study:
@@ -250,16 +256,17 @@ def cross_validate(
         title = None if progress is None else f"{progress}, {name}"
         return train_all(make_task, trials, traced, config, None, title, place, resume, strategy, workers)
 
-    def scored(study: Study, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-        return study.evaluate([data[test] for _, test in pairs], at)
+    def held_out(parts: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Dataset]:
+        return [encoded(part["train"], data[test])[1] for part, (_, test) in zip(parts, pairs, strict=True)]
 
-    def every(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Trial]:
-        parts = prepared(pairs)
+    def every(parts: Sequence[dict[str, Any]]) -> list[Trial]:
         return [Trial(s, seed, fold=i, **part) for s in settings for i, part in enumerate(parts) for seed in listed]
 
+    parts = prepared(outer)
+    tests = held_out(parts, outer)
     if inner is None:
-        study = trained(every(outer), "folds")
-        return CrossValidation(study, scored(study, outer), outer, at, data)
+        study = trained(every(parts), "folds")
+        return CrossValidation(study, study.evaluate(tests, at), outer, at, data, tests)
 
     if len(settings) < 2:
         raise ValueError("cross_validate(inner=...) chooses among the settings of a grid: give one of two settings or more.")
@@ -269,7 +276,8 @@ def cross_validate(
         rows = data[train]
         within = rows_of_folds(rows, inner, stratified=stratified, seed=shuffle_seed)
         pairs += [(train[a], train[b]) for a, b in within]
-    trials = every(pairs)
+    inner_parts = prepared(pairs)
+    trials = every(inner_parts)
     members = [member_of(make_task, trial, traced, config) for trial in trials[:: len(pairs) * len(listed)]]
     task = members[0].task
     if select is None:
@@ -280,11 +288,11 @@ def cross_validate(
     check_objective(members, metric)
     sign = 1 if mode_of(metric, task.modes, mode) == "min" else -1
     search = trained(trials, "inner")
-    means = sign * scored(search, pairs)[metric].reshape(len(settings), len(outer), -1).mean(2)
+    means = sign * search.evaluate(held_out(inner_parts, pairs), at)[metric].reshape(len(settings), len(outer), -1).mean(2)
     means[~np.isfinite(means)] = np.inf  # a setting whose score is no number never wins
     if np.isinf(means.min(0)).any():
         raise ValueError(f"in fold {int(np.isinf(means.min(0)).argmax())} no setting has a finite {metric}, so that none can be chosen.")
     chosen = [settings[index] for index in np.argmin(means, axis=0)]
-    trials = [Trial(chosen[i], seed, fold=i, **part) for i, part in enumerate(prepared(outer)) for seed in listed]
+    trials = [Trial(chosen[i], seed, fold=i, **part) for i, part in enumerate(parts) for seed in listed]
     study = trained(trials, "outer")
-    return CrossValidation(study, scored(study, outer), outer, at, data, chosen)
+    return CrossValidation(study, study.evaluate(tests, at), outer, at, data, tests, chosen)

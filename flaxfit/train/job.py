@@ -272,6 +272,11 @@ def validate(
     if validation is not None:
         check_data("validation", validation)
         check_alike(data, validation)
+        if None not in (data.classes, validation.classes) and data.classes != validation.classes:
+            raise ValueError(
+                f"the classes of train are {', '.join(data.classes)}, those of validation {', '.join(validation.classes)}: "
+                "number both alike, Dataset(x, y, classes=train.classes)."
+            )
 
     def weighted(rows: Dataset) -> Dataset:
         return rows if config.class_weight is None else class_weighted(rows, config.class_weight, whole)

@@ -118,6 +118,10 @@ class Task:
         object.__setattr__(self, "eval_batch_size", next(iter(sizes), None))
         object.__setattr__(self, "rngs", (self.rngs,) if isinstance(self.rngs, str) else tuple(self.rngs))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For cloudpickle: all but the compiled programs, which `flaxfit.train.compiled` keeps here."""
+        return {name: value for name, value in vars(self).items() if name != "_flaxfit_programs"}
+
     @property
     def modes(self) -> dict[str, Mode]:
         """Logged name -> "min" or "max", of the objective, the data loss, the penalty, and each metric that says its mode."""

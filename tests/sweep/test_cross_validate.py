@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -210,3 +211,46 @@ def test_narrowing_goes_on_between_the_neighbors_of_the_best(table, tmp_path):
     assert sum(r.timing.chunks for study in again.rounds for r in study.results) == 0
     with pytest.raises(ValueError, match="lowest, highest"):
         ff.narrow(rated, "rate", (1.0, 0.5), train)
+
+
+@pytest.mark.parametrize(
+    "options", [{"folds": 3}, {"test": 0.3, "repeats": 2}, {"folds": 3, "stopping_rows": 0.2}, {"folds": 3, "inner": 2}]
+)
+def test_what_a_fold_holds_out_takes_no_part_in_its_training(net, options):
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"age": rng.normal(40, 9, 61), "city": rng.choice(["Rome", "Oslo", None], 61), "fee": rng.integers(0, 9, 61)})
+    frame.loc[::5, "fee"] = np.nan
+    labels = np.where(frame.age > 40, "old", "young")
+    options = dict(options)
+    if "stopping_rows" in options:
+        options["early_stopping"] = ff.EarlyStopping("val_loss", patience=1)
+    grid = {"rate": [1e-2, 1e-3]} if "inner" in options else {"rate": [1e-2]}
+
+    def trained(rows):
+        def make_task(hp):
+            return ff.Task(net(), ff.losses.binary_crossentropy, optax.adam(hp["rate"]))
+
+        return ff.cross_validate(make_task, ff.data.Table(rows, labels), grid, epochs=3, batch_size=16, **options)
+
+    clean = trained(frame)
+    out = 1
+    held_out = clean.folds[out][1]
+    poisoned = frame.astype(object)
+    poisoned.loc[held_out] = [["soon", "Atlantis", 1e30]] * len(held_out)
+    again = trained(poisoned)
+    for fold in (out, 0):
+        states = [[r.last for m, r in zip(c.study.members, c.study.results, strict=True) if m.fold == fold] for c in (clean, again)]
+        same = [
+            np.array_equal(a, b)
+            for a, b in zip(*(jax.tree.leaves([s.params for s in each]) for each in states), strict=True)
+            if a.shape == b.shape
+        ]
+        assert all(same) == (fold == out)
+    assert clean.held_out[out].encoding == again.held_out[out].encoding
+    assert clean.held_out[0].encoding != again.held_out[0].encoding
+    assert not np.array_equal(clean.held_out[out].x, again.held_out[out].x)
+    if "test" not in options:
+        assert clean.out_of_fold().shape[-2:] == (61, 1)
+        assert np.isfinite(clean.out_of_fold()).all()

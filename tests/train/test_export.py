@@ -507,3 +507,44 @@ def test_an_export_is_replaced_as_a_whole_and_nothing_else_is(saved, tmp_path, m
 def test_packing_again_gives_the_same_file(saved, tmp_path):
     assert pack(saved.run / "export", tmp_path / "m.flaxfit").read_bytes() == saved.file.read_bytes()
     assert os.listdir(tmp_path) == ["m.flaxfit"]
+
+
+def test_a_model_of_a_table_predicts_on_raw_frames_in_a_process_of_its_own(net, tmp_path):
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    when = pd.Timestamp("2024-01-01") + pd.to_timedelta(1.7e8 * rng.random(80), "s")
+    columns = {"age": rng.integers(18, 80, 80).astype(float), "city": rng.choice(["Rome", "Oslo"], 80), "when": when}
+    frame = pd.DataFrame({**columns, "price": [f"{p:.2f}".replace(".", ",") for p in 99 * rng.random(80)], "id": range(80)})
+    frame.loc[::9, "age"] = np.nan
+    parts = ff.data.split(ff.data.Table(frame, np.where(frame.age > 40, "old", "young")), validation=0.25, seed=0, one_row=1.0)
+    task = ff.Task(net(), ff.losses.binary_crossentropy, optax.adam(1e-2))
+    result = ff.fit(task, parts.train, validation=parts.validation, epochs=2, run_dir=tmp_path / "run")
+    new = pd.DataFrame(
+        {
+            "city": ["Oslo", None, "Paris"],
+            "price": ["1,5", None, "?"],
+            "when": [when[0], None, when[1]],
+            "age": [30.0, None, 1e9],
+            "more": 1,
+        }
+    )
+    expected = ff.predict(task, result.best, parts.train.encoding(new))
+    new.to_pickle(tmp_path / "new.pickle")
+    script = f"""
+import numpy as np, pandas as pd, flaxfit as ff
+model, new = ff.load({str(tmp_path / "run")!r}), pd.read_pickle({str(tmp_path / "new.pickle")!r})
+np.save({str(tmp_path / "logits.npy")!r}, model.predict(new))
+assert model.classes == ("old", "young"), model.classes
+assert str(model.encoding).count("standardized") == 3
+try:
+    model.predict(new.drop(columns="age"))
+except ValueError as error:
+    print(error)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("the frame has no column 'age', which the encoding needs. It has: city, price, when, more.")
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(TypeError, match=r"columns that are no numbers: 'city' \(text\)"):
+        ff.load(tmp_path / "run").evaluate(ff.Dataset(new, [0, 1, 0]))
