@@ -29,6 +29,7 @@ from flaxfit.storage.weights import by_path, unpack_arrays
 
 FORMAT = 1
 PARTS = ("model.json", "weights.safetensors", "predict.stablehlo", "score.stablehlo")
+SOWN = "sown_losses"  # of each row, among the metrics of a model that sows losses
 SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 
 # Numerical kernels and annotations for the compiler. Any other custom call could run Python code.
@@ -180,7 +181,8 @@ class Predictor:
             parts.append((losses if piece.sample_weight is None else losses * piece.sample_weight, own, outputs))
         losses, own, outputs = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
         loss = float(np.mean(losses, dtype=float))
-        scores = {"loss": loss + float(penalty), self.metadata["loss"]: loss}
+        sown = float(np.mean(own[SOWN], dtype=float)) if SOWN in own else 0.0
+        scores = {"loss": loss + float(penalty) + sown, self.metadata["loss"]: loss}
         scores |= {"penalty": float(penalty)} if self.metadata["penalty"] else {}
         scores |= {name: float(np.mean(own[name], dtype=float)) for name in self.metadata["metrics"]}
         taken = scores.keys() & (metrics or {}).keys()

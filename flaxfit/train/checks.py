@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -69,15 +68,9 @@ def check_alike(data: Dataset, validation: Dataset) -> None:
 
 
 def check_task(task: Any) -> None:
-    """That `task` is a Task whose model can be told whether it trains."""
+    """That `task` is a Task."""
     if not isinstance(task, Task):
         raise TypeError(f"task must be a flaxfit.Task, got {type(task).__name__}.")
-    accepted = inspect.signature(type(task.model).__call__).parameters.values()
-    if not any(p.name == "train" or p.kind is p.VAR_KEYWORD for p in accepted):
-        raise TypeError(
-            f"{type(task.model).__name__}.__call__ must take a keyword argument `train`, as in `def __call__(self, x, *, train)`: "
-            "dropout and batch norm need to know."
-        )
 
 
 def _abstract(tree: Any, rows: int) -> Any:
@@ -107,14 +100,16 @@ def check_model(task: Task, x: Any, rows: int) -> TrainState:
     Raises:
       ValueError: preprocessing, the model or the optimizer refuses what it is given; there is nothing to train.
     """
-    x, key, model = _abstract(x, rows), jax.eval_shape(lambda: jax.random.key(0)), type(task.model).__name__
+    x, key, model = _abstract(x, rows), jax.eval_shape(lambda: jax.random.key(0)), task.network.name
     prepared = _traced(f"Task(preprocess=...) refuses x of shape {_shapes(x)}", task.prepared, x)
-    bare = Task(task.model, task.loss, optax.identity(), preprocess=task.preprocess, rngs=task.rngs)
-    state = _traced(f"{model} refuses x of shape {_shapes(prepared)}", bare.init, key, x)
-    if not jax.tree.leaves(state.params):
+    params, collections = _traced(f"{model} refuses x of shape {_shapes(prepared)}", task.variables, key, x)
+    if not jax.tree.leaves(params):
         raise ValueError(f"{model} has no parameters to train.")
-    opt_state = _traced("the optimizer refuses the parameters", task.optimizer.init, state.params)
-    return TrainState(state.step, state.params, state.collections, opt_state)
+    trained = _traced("Task(trainable=...) does not fit the parameters", task.trained, params)
+    if not jax.tree.leaves(trained):
+        raise ValueError("Task(trainable=...) leaves no parameter to train.")
+    opt_state = _traced("the optimizer refuses the parameters", task.optimizer.init, trained)
+    return TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, collections, opt_state)  # pyright: ignore[reportArgumentType]
 
 
 def check_program(
@@ -189,7 +184,7 @@ def _check_batch(task: Task, state: TrainState, batch: Dataset, rngs: Any, where
         augmented = _traced(f"Task(augment=...) must be (key, x, y) -> (x, y){where}", task.augment, key, prepared, y)
         if any(leaf.shape[:1] != (rows,) for leaf in jax.tree.leaves(augmented)):
             raise ValueError(f"Task(augment=...) must keep the number of rows, got {_shapes((prepared, y))} -> {augmented}.")
-    refused = f"{type(task.model).__name__} refuses x of shape {_shapes(x)}{where}"
+    refused = f"{task.network.name} refuses x of shape {_shapes(x)}{where}"
     logits, _ = _traced(refused, lambda s, x, r: task.apply(s.params, s.collections, task.prepared(x), r), state, x, rngs)
     for what, function in named_functions(task).items():
         failed = f"{what} fails on (logits {_shapes(logits)}, y {_shapes(y)}){where}"

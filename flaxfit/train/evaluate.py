@@ -226,12 +226,12 @@ def summary(task: Task, x: Any) -> str:
     """
     rngs = {name: jax.random.key(0) for name in ("params", *task.rngs)}
     console = {"force_terminal": False, "no_color": True, "width": 140}
-    return task.model.tabulate(rngs, task.prepared(arrays(x, "x")), train=False, compute_flops=True, console_kwargs=console)
+    return task.network.tabulate(rngs, task.prepared(arrays(x, "x")), compute_flops=True, console_kwargs=console)
 
 
 def _evaluated(task: Task, state: Any, shapes: TrainState, x: Any) -> TrainState:
     """The checked state as evaluation sees it; an optimizer state matters only where averaged weights are in it."""
-    if isinstance(state, TrainState) and task.eval_params is None:
+    if isinstance(state, TrainState) and not task.averages(shapes):
         state = replace(state, opt_state=None)
     rows = str(jax.tree.map(lambda a: ("rows", *a.shape[1:]), x)).replace("'", "")
     return task.evaluated(check_state("state", state, shapes, f"the model on x of shape {rows}"))

@@ -290,6 +290,8 @@ def validate(
     for name, rows in (("train", data), ("validation", validation)):
         if rows is not None:
             check_labels(task, name, rows, logits)
+    if initial is None and (stored := task.network.stored) is not None:
+        initial = TrainState(np.int32(0), *stored, None)  # pyright: ignore[reportArgumentType]
     if initial is not None:
         initial = check_state("initial", initial, shapes)
         for path, leaf in jax.tree_util.tree_leaves_with_path(initial):

@@ -19,6 +19,7 @@ from flaxfit.devices.sharding import ONE_DEVICE, Placement
 from flaxfit.regularize.masks import kernels
 from flaxfit.shapes import RoundKeys
 from flaxfit.state import RunState, TrainState
+from flaxfit.storage.predictor import SOWN
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.step import scored, train_step
 from flaxfit.train.stopping import EarlyStopping
@@ -93,7 +94,7 @@ def start(task: Task, plan: Plan, key: Array, x: Any, initial: TrainState | None
     train = task.init(key, x) if initial is None else jax.tree.map(jnp.copy, initial)
     zero = jnp.zeros((), jnp.int32)
     if train.opt_state is None:
-        train = TrainState(zero, train.params, train.collections, task.optimizer.init(train.params))
+        train = TrainState(zero, train.params, train.collections, task.optimizer.init(task.trained(train.params)))
     sums = jnp.zeros(len(_summed(task)), jnp.float32)
     plateau = None if plan.plateau is None else plan.plateau.init()
     return RunState(train, task.evaluated(train), plan.stopping.init(), plateau, sums, zero, zero, jnp.zeros((), bool), key)
@@ -290,7 +291,10 @@ def score(
         sums, outputs = lax.fori_loop(0, whole, step, (sums, outputs))
     means = {name: value / len(data) for name, value in (sums or {}).items()}
     penalty = task.penalized(state.params)
-    return {"loss": means[task.loss_name] + penalty, **means} | ({"penalty": penalty} if task.penalty else {}), outputs
+    objective = means[task.loss_name] + penalty
+    if SOWN in means:
+        objective += means.pop(SOWN)
+    return {"loss": objective, **means} | ({"penalty": penalty} if task.penalty else {}), outputs
 
 
 def _summed(task: Task) -> tuple[str, ...]:

@@ -33,12 +33,6 @@ def with_value(data, value):
     return ff.Dataset(x, data.y)
 
 
-class NoTrain(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(1)(x)
-
-
 class Grows(nn.Module):
     @nn.compact
     def __call__(self, x, *, train):
@@ -124,7 +118,6 @@ def cases():
     yield "mode", fit(early_stopping=stop("gradient_norms_", mode="min")), ValueError, "did you mean 'gradient_norm'"
     yield "hook", fit(callbacks=[print]), TypeError, "callbacks must be flaxfit.callbacks.Callback objects"
     yield "hook class", fit(callbacks=[ff.callbacks.ProgressBar]), TypeError, "pass an instance, not the class"
-    yield "train", trained(NoTrain()), TypeError, r"NoTrain.__call__ must take a keyword argument `train`"
     yield "shapes", trained(Reshapes()), ValueError, r"Reshapes refuses x of shape \(rows, 6\): "
     yield "no parameters", trained(Empty()), ValueError, "Empty has no parameters to train"
     yield "growing", trained(Grows()), ValueError, r"a training step does not fit the fresh state: .*seen"
