@@ -88,7 +88,7 @@ def cases():
     stop = ff.EarlyStopping
     yield "empty", fit(lambda d: d[:0]), ValueError, r"train has no rows: its arrays are x \(0, 6\), y \(0,\)"
     yield "lengths", lambda net, d: ff.Dataset(d.x, d.y[:-1]), ValueError, "the same number of rows, got x: 250, y: 249"
-    yield "text", lambda net, d: ff.Dataset([["a"]], [0]), TypeError, "x must hold numbers, got <U1: encode the values as numbers first"
+    yield "text", lambda net, d: ff.Dataset([["a"]], [0]), TypeError, "x must hold numbers, got <U1: encode the values first"
     yield "ragged y", lambda net, d: ff.Dataset(d.x, None), TypeError, "Dataset: y is missing: pass an array"
     yield "64 bit", lambda net, d: ff.Dataset([[2**40]], [0]), ValueError, "x holds numbers that int32 cannot hold, first in row 0"
     yield "weights", lambda net, d: ff.Dataset(d.x, d.y, -np.ones(250)), ValueError, "must be finite and not negative"
@@ -168,8 +168,8 @@ def cases():
         "the optimizer refuses.*nope",
     )
     yield "always drops", trained(AlwaysDrops()), ValueError, "random stream that it is not given"
-    yield "row", lambda net, d: d[3], TypeError, r"data\[3:4\] is the row 3"
-    yield "nothing", lambda net, d: ff.Dataset({}, d.y), TypeError, "x holds no arrays"
+    yield "row", lambda net, d: d[3], TypeError, r"data\[3:4\] for the example 3"
+    yield "nothing", lambda net, d: ff.Dataset({}, d.y), TypeError, "must hold an array"
     yield "float32", lambda net, d: ff.Dataset([[1e200]], [0]), ValueError, "x holds numbers that float32 cannot hold, first in row 0"
     yield "seed 2**32", fit(seed=2**32), ValueError, r"seed must be below 2\*\*32"
     yield "bare hook", fit(callbacks=ff.callbacks.ProgressBar()), TypeError, "put it into brackets"
