@@ -52,7 +52,7 @@ def test_the_report_is_a_table():
         "class M        0.500  0.250       0.250",
         "Warning: rows of test that are also in train: 2, 1 of them with another y, 0.2 expected from repeated rows (train[5] = test[0], "
         "train[7] = test[3]).",
-        "Warning: test has 4 rows: one row moves its accuracy by 0.25; cross-validate instead (flaxfit.data.folds).",
+        "Warning: test has only 4 examples, so that one of them changes its accuracy by 0.25: use flaxfit.cross_validate instead.",
     ]
     lines = str(leakage({"test": ff.Dataset(np.arange(4), [0.5] * 4)}, one_row=1.0)).splitlines()
     assert lines == ["               test", "rows              4", "repeated rows     0", "No row is in two splits."]
