@@ -427,7 +427,7 @@ def test_a_program_that_calls_python_is_refused(saved, tmp_path):
     [
         (np.zeros((3, 5), np.float32), ValueError, r"x of shape \(3, 5\) does not fit the model, which takes \(rows, 6\) float32\."),
         (np.zeros(6, np.float32), ValueError, r"for a single example, pass x\[None\]"),
-        (np.zeros((3, 6), np.uint8), TypeError, "x is uint8, the model takes"),
+        (np.zeros((3, 6), np.uint8), TypeError, "x is uint8, but the model takes"),
         (np.full((3, 6), np.nan), ValueError, "x has NaN or infinity, first in row 0"),
         (np.zeros((0, 6), np.float32), ValueError, "no examples"),
         ({"left": x6}, ValueError, "the model takes the arrays x, got x/left"),
