@@ -43,9 +43,9 @@ def evaluate(
       batch_size: rows a step, for memory; the result does not depend on it. A task with a `flaxfit.losses.of_batch` has its own.
       metrics: more metrics, of the whole set at once: name -> (logits, y) -> number or array, such as `flaxfit.metrics.auc` or a function
         of `sklearn.metrics`. Logits and targets are in memory for them, of a stream too.
-      interval: whether scores are 95% intervals (`flaxfit.statistics.Interval`) that cover which rows were scored (not seeds, nor which rows
-        were trained on): Student's over rows, Wilson's for shares such as accuracies, DeLong's for `flaxfit.metrics.auc`. Other
-        `metrics` and the penalty stay numbers. Needs a Dataset.
+      interval: whether scores are 95% intervals (`flaxfit.statistics.Interval`), which cover which rows were scored, but neither seeds
+        nor which rows were trained on: Student's over rows, Wilson's for shares such as accuracies, DeLong's for `flaxfit.metrics.auc`.
+        Other `metrics` and the penalty stay numbers. Needs a Dataset.
 
     Returns:
       `loss` (the objective), the data loss under its name, `penalty` where there is one, the task's metrics and set metrics, and `metrics`.
