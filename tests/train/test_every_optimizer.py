@@ -38,8 +38,8 @@ SPECIAL = {
     "add_noise": lambda: optax.chain(optax.add_noise(0.01, 0.55, jax.random.key(3)), optax.sgd(0.01)),
     "snapshot": lambda: optax.chain(optax.snapshot("norm", optax.tree.norm), optax.sgd(0.01)),
 }
-RATES = {"adadelta": 10.0, "lars": 1.0, "adafactor": 0.1, "sm3": 0.1, "fromage": 0.05}
-REFUSED = {"dpsgd"}
+RATES = {"adadelta": 10.0, "lars": 20.0, "adafactor": 0.1, "sm3": 0.1, "fromage": 0.05}
+LEFT_OUT = {"dpsgd", "_deprecated_dpsgd", "optimistic_adam"}  # refused; deprecated
 
 
 def all_optimizers():
@@ -49,7 +49,7 @@ def all_optimizers():
             signature = inspect.signature(function)
             if "GradientTransformation" in str(signature.return_annotation) and not name.startswith("scale_by_"):
                 first = next(iter(signature.parameters), None)
-                if first == "learning_rate" and name not in SPECIAL.keys() | REFUSED:
+                if first == "learning_rate" and name not in SPECIAL.keys() | LEFT_OUT:
                     yield name, lambda function=function, name=name: function(RATES.get(name, 0.05))
 
 
