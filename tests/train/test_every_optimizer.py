@@ -70,7 +70,14 @@ def bits(state):
     return [np.asarray(jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a) for a in leaves]
 
 
-@pytest.mark.parametrize(("name", "make"), [pytest.param(*each, id=each[0]) for each in [*all_optimizers(), *SPECIAL.items()]])
+QUICK = {"adam", "adamw", "sgd", "lars", "adafactor", "rmsprop", "prodigy", *SPECIAL}  # all of them take minutes: -m slow
+WITH_MARKS = [
+    pytest.param(name, make, id=name, marks=() if name in QUICK else pytest.mark.slow)
+    for name, make in [*all_optimizers(), *SPECIAL.items()]
+]
+
+
+@pytest.mark.parametrize(("name", "make"), WITH_MARKS)
 def test_it_trains_and_resumes(name, make, line, tmp_path):
     task = ff.Task(Net(), ff.losses.mse, make())
     whole = ff.fit(task, line, epochs=6, batch_size=16)
