@@ -129,8 +129,6 @@ def arrays(tree: Any, name: str, narrow: bool = True) -> Any:
       name: what to call them in errors.
       narrow: whether to convert; if not, NumPy arrays keep their type, such as float64.
 
-    With `narrow=False` NumPy arrays stay of their type, such as float64.
-
     Raises:
       ValueError, TypeError: as `Dataset`.
     """

@@ -16,6 +16,7 @@ from flaxfit import losses
 from flaxfit.arguments import unknown, unwrapped
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
+from flaxfit.data.table import Table
 from flaxfit.metrics import declared_of_batch
 from flaxfit.state import TrainState
 from flaxfit.train.compiled import Programs
@@ -36,6 +37,8 @@ def check_data(name: str, data: Any) -> None:
         raise TypeError(f"{name} must be in memory, got a Stream: take a Dataset from it, stream[:10_000].")
     if not isinstance(data, Dataset):
         how = f"give one of them, {name}=splits.train" if hasattr(data, "train") else "wrap the arrays as ff.Dataset(x, y)"
+        if isinstance(data, Table):
+            how = "encode it as the training rows were, table.dataset(train.encoding)"
         raise TypeError(f"{name} must be a flaxfit.Dataset, got {type(data).__name__}: {how}.")
     if len(data) == 0:
         raise ValueError(f"{name} has no rows: its arrays are {', '.join(f'{path} {leaf.shape}' for path, leaf in data.leaves())}.")

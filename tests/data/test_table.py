@@ -121,6 +121,8 @@ def test_fit_takes_tables(net):
     x = validation.dataset(train.encoding)
     assert ff.evaluate(task, result.last, x)["loss"] == pytest.approx(result.history["val_loss"][-1])
     assert x.features == train.encoding.features
+    with pytest.raises(TypeError, match=r"got Table: encode it as the training rows were, table.dataset\(train.encoding\)"):
+        ff.evaluate(task, result.last, validation)
     np.testing.assert_array_equal(train.encoding(people().iloc[:0:-1][["city", "age"]]).shape, (59, len(x.features)))
 
 
