@@ -42,7 +42,7 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
       directory: made; an export that is there already is replaced as a whole.
       task: what was trained; its `preprocess` becomes part of the programs.
       state: `result.best`, or any state of this task.
-      data: rows as in training: their shapes, types, names and provenance are kept, not their numbers.
+      data: rows as in training: their shapes, types, names, provenance and encoding are kept, not their numbers.
       about: what else a reader should know, as plain values: epoch, monitor, run configuration.
 
     Returns:
@@ -66,7 +66,7 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
     check_task(task)
     if not isinstance(data, Dataset):
         raise TypeError(f"data must be a flaxfit.Dataset, got {type(data).__name__}.")
-    shapes, _, _ = check_program(programs_of(task), task, {}, data)
+    shapes, _, _ = check_program(programs_of(task), task, {}, data, (), (FIXED_ROWS,))
     if isinstance(state, TrainState) and not task.averages(shapes):
         state = replace(state, opt_state=None)  # it may be another optimizer's
     state = task.evaluated(check_state("state", state, shapes))
@@ -90,6 +90,7 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
         "features": data.features,
         "classes": data.classes,
         "data": data.record(),
+        "encoding": None if data.encoding is None else data.encoding.record(),
         "preprocess": _described(task.preprocess, tensors),
         "about": dict(about or {}),
     }

@@ -35,13 +35,15 @@ def described(task: Task, config: TrainConfig, seed: int, data: Mapping[str, Any
         "metrics": list(task.metrics),
         "penalty": task.penalty is not None,
     }
+    if task.set_metrics:
+        about["set_metrics"] = list(task.set_metrics)
     arguments = {**config.record(), "seed": seed}
     if initial is not None:
         arguments["initial"] = _sum(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(initial))
     return {"arguments": arguments, "task": about, "data": dict(data)}
 
 
-def program_record(programs: Programs, numbers: Mapping[str, Any], state: Any, row: Dataset, whole: str) -> dict[str, str]:
+def program_record(programs: Programs, numbers: Mapping[str, Any], state: Any, row: Dataset, batch_size: int, whole: str) -> dict[str, str]:
     """A hash of what each part of a task computes, and of the whole compiled program.
 
     A learning rate or a penalty's strength that a closure hides is a constant in one of them.
@@ -51,9 +53,18 @@ def program_record(programs: Programs, numbers: Mapping[str, Any], state: Any, r
       numbers: its traced hyperparameters.
       state: the shapes of a `TrainState`.
       row: a training row.
+      batch_size: how many rows to trace, where the task does not take a single one.
       whole: the program's text.
     """
-    parts = programs.found("parts", functools.partial(_parts, programs.task), numbers, jax.random.key(0), state, row.x, row.y)
+
+    def traced(rows: int) -> dict[str, str]:
+        x, y = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), (row.x, row.y))
+        return programs.found("parts", functools.partial(_parts, programs.task), numbers, jax.random.key(0), state, x, y)
+
+    try:
+        parts = traced(1)
+    except Exception:  # batches are split into groups, say
+        parts = traced(batch_size)
     return {**parts, "whole": _sum([whole.encode()])}
 
 

@@ -82,6 +82,11 @@ def eval_step(task: Task, state: TrainState, x: Any, y: Any, weight: Rows | None
 
     `state` is used as it is: pass it through `Task.evaluated` first where `Task.eval_params` matters.
     """
+    return scored(task, state, x, y, weight)[0]
+
+
+def scored(task: Task, state: TrainState, x: Any, y: Any, weight: Rows | None = None) -> tuple[Sums, Any]:
+    """What `eval_step` returns, and the model's outputs."""
     logits, _, sown = task.forward(state.params, state.collections, task.prepared(x))
     sums = _row_sums(task, logits, y, weight)
-    return sums if sown is None else sums | {SOWN: sown.sum()}
+    return (sums if sown is None else sums | {SOWN: sown.sum()}), logits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +12,9 @@ import optax
 from flax import nnx
 from jax import Array
 
-from flaxfit.arguments import Mode
+from flaxfit.arguments import Mode, in_order, unwrapped
 from flaxfit.losses import mode_of_function
+from flaxfit.metrics import declared_of_batch, is_sklearn, of_whole_set
 from flaxfit.regularize.masks import Mask
 from flaxfit.rng import stream
 from flaxfit.state import TrainState
@@ -41,9 +41,13 @@ class Task:
         inputs, a tuple or list goes to a `__call__` with several arguments one by one, a dict by name. What it sows as "losses"
         is added to the objective: numbers, or one for each row.
       loss: (logits, y) -> the data loss of each row, shape (rows,), of the model's outputs as they are: the losses here want logits, no
-        softmax or sigmoid before. It is logged under its `__name__`.
+        softmax or sigmoid before. One with parameters called (y_true, y_pred), as in Keras, or alike gets the targets first. A loss in
+        which rows meet is declared by `flaxfit.losses.of_batch`. It is logged under its `__name__`.
       optimizer: any optax transformation, or `optax.MultiSteps`. Those that ask for the objective's value, gradient or function get it.
       metrics: name -> (logits, y) -> one number a row.
+      set_metrics: name -> (logits, y) -> one number for all validation rows, such as `flaxfit.metrics.f1` or a function of scikit-learn.
+        They are computed at the end of each epoch and logged as `val_` and the name: functions of JAX inside the compiled run, others on
+        the host, for which the run halts at each epoch's end. The outputs for all validation rows are in memory then.
       penalty: params -> scalar, added to the data loss (see `flaxfit.penalties`).
       constraint: params -> params, applied after each update (see `flaxfit.constraints`).
       augment: (key, x, y) -> (x, y), on each training batch after `preprocess`; never in evaluation.
@@ -55,10 +59,13 @@ class Task:
       trainable: which parameters are trained, a regular expression on their path or another mask (see `flaxfit.masks.resolve`); None:
         all. The others get no update, no decay and no constraint, and the optimizer does not see them. Their modules' batch
         statistics stand still, and batch norm uses them in training too, as Keras's `trainable=False` does.
+      network: the model in the one form in which the training step calls it.
+      eval_batch_size: rows of a batch in evaluation where the loss or a metric depends on it, as `flaxfit.losses.of_batch` says; else None.
 
     Raises:
       TypeError: a field that is not of its kind.
-      ValueError: a metric under a name that is logged already; an optimizer that cannot work.
+      ValueError: a metric under a name that is logged already; `of_batch` of several sizes; a function whose parameters' names contradict
+        each other; an optimizer that cannot work.
 
     Example:
       >>> import flaxfit as ff, optax
@@ -71,6 +78,7 @@ class Task:
     loss: RowFunction
     optimizer: optax.GradientTransformation
     metrics: Mapping[str, RowFunction] = field(default_factory=dict)
+    set_metrics: Mapping[str, Callable[[Any, Any], Any]] = field(default_factory=dict, kw_only=True)
     penalty: Callable[[Any], Array] | None = None
     constraint: Callable[[Any], Any] | None = None
     augment: Callable[[Array, Any, Any], tuple[Any, Any]] | None = None
@@ -80,38 +88,58 @@ class Task:
     eval_params: Callable[[Any], Any] | None = None
     trainable: Mask | None = None
     network: models.LinenNetwork | models.NnxNetwork = field(init=False, repr=False)
+    eval_batch_size: int | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "network", models.network(self.model))
         object.__setattr__(self, "optimizer", optimizers.adapted(self.optimizer))
-        if not isinstance(self.metrics, Mapping):
-            raise TypeError('Task(metrics=...) maps names to functions, as in {"accuracy": ff.metrics.binary_accuracy}.')
+        for what in ("metrics", "set_metrics"):
+            if not isinstance(getattr(self, what), Mapping):
+                raise TypeError(f'Task({what}=...) maps names to functions, as in {{"accuracy": ff.metrics.binary_accuracy}}.')
         functions = {"loss": self.loss, **{f"metrics[{name!r}]": metric for name, metric in self.metrics.items()}}
         optional = {name: getattr(self, name) for name in ("penalty", "constraint", "augment", "preprocess", "eval_params")}
-        functions |= {name: function for name, function in optional.items() if function is not None}
-        for name, function in functions.items():
+        others = {f"set_metrics[{name!r}]": metric for name, metric in self.set_metrics.items()}
+        others |= {name: function for name, function in optional.items() if function is not None}
+        for name, function in (functions | others).items():
             if not callable(function):
                 raise TypeError(f"Task({name}=...) must be a function, got {type(function).__name__}.")
-        for name in self.metrics:
-            if name in _LOGGED | {self.loss_name} or name.startswith("val_"):
-                raise ValueError(f"Task(metrics=...) may not hold {name!r}: that name is logged already; call the metric something else.")
-        object.__setattr__(self, "metrics", dict(self.metrics))
+        for name, function in functions.items():
+            if is_sklearn(function):
+                cure = "flaxfit.losses has losses that JAX can differentiate" if name == "loss" else "use Task(set_metrics=...)"
+                raise TypeError(f"Task({name}=...) is a function of scikit-learn, which is of a whole set of NumPy arrays: {cure}.")
+        for what, taken in (("metrics", {self.loss_name}), ("set_metrics", {self.loss_name, *self.metrics})):
+            for name in getattr(self, what):
+                if name in _LOGGED | taken or name.startswith("val_"):
+                    raise ValueError(
+                        f"Task({what}=...) may not hold {name!r}: that name is logged already; call the metric something else."
+                    )
+        object.__setattr__(self, "loss", in_order(self.loss, "Task(loss=...)"))
+        metrics = {name: in_order(metric, f"Task(metrics=...), {name!r},") for name, metric in self.metrics.items()}
+        object.__setattr__(self, "metrics", metrics)
+        set_metrics = {name: of_whole_set(metric, f"Task(set_metrics=...), {name!r},") for name, metric in self.set_metrics.items()}
+        object.__setattr__(self, "set_metrics", set_metrics)
+        sizes = {declared.batch_size for declared in map(declared_of_batch, (self.loss, *self.metrics.values())) if declared is not None}
+        if len(sizes) > 1:
+            raise ValueError(f"all of_batch(..., batch_size=...) of a Task must have one batch size, got {sorted(sizes)}.")
+        object.__setattr__(self, "eval_batch_size", next(iter(sizes), None))
         object.__setattr__(self, "rngs", (self.rngs,) if isinstance(self.rngs, str) else tuple(self.rngs))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For cloudpickle: all but the compiled programs, which `flaxfit.train.compiled` keeps here."""
+        return {name: value for name, value in vars(self).items() if name != "_flaxfit_programs"}
 
     @property
     def modes(self) -> dict[str, Mode]:
         """Logged name -> "min" or "max", of the objective, the data loss, the penalty, and each metric that says its mode."""
-        said: dict[str, Mode] = {name: mode for name, metric in self.metrics.items() if (mode := mode_of_function(metric)) is not None}
+        metrics = {**self.metrics, **self.set_metrics}
+        said: dict[str, Mode] = {name: mode for name, metric in metrics.items() if (mode := mode_of_function(metric)) is not None}
         said |= dict.fromkeys(("loss", self.loss_name, "penalty"), "min")
         return said
 
     @property
     def loss_name(self) -> str:
         """The name under which the data loss is logged: the function's own, or `data_loss` where it has none."""
-        function = self.loss
-        while isinstance(function, functools.partial):
-            function = function.func
-        name = getattr(function, "__name__", "<lambda>")
+        name = getattr(unwrapped(self.loss), "__name__", "<lambda>")
         return "data_loss" if name == "<lambda>" or name in _LOGGED else name
 
     def apply(self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Array] | None = None) -> tuple[Any, Any]:

@@ -70,7 +70,14 @@ def bits(state):
     return [np.asarray(jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a) for a in leaves]
 
 
-@pytest.mark.parametrize(("name", "make"), [pytest.param(*each, id=each[0]) for each in [*all_optimizers(), *SPECIAL.items()]])
+QUICK = {"adam", "adamw", "sgd", "lars", "adafactor", "rmsprop", "prodigy", *SPECIAL}  # all of them take minutes: -m slow
+WITH_MARKS = [
+    pytest.param(name, make, id=name, marks=() if name in QUICK else pytest.mark.slow)
+    for name, make in [*all_optimizers(), *SPECIAL.items()]
+]
+
+
+@pytest.mark.parametrize(("name", "make"), WITH_MARKS)
 def test_it_trains_and_resumes(name, make, line, tmp_path):
     task = ff.Task(Net(), ff.losses.mse, make())
     whole = ff.fit(task, line, epochs=6, batch_size=16)
@@ -78,7 +85,7 @@ def test_it_trains_and_resumes(name, make, line, tmp_path):
     ff.fit(task, line, epochs=3, batch_size=16, run_dir=tmp_path / "run")
     resumed = ff.fit(task, line, epochs=6, batch_size=16, run_dir=tmp_path / "run")
     assert resumed.history == whole.history
-    assert all(map(np.array_equal, bits(resumed.last), bits(whole.last)))
+    assert all(np.array_equal(a, b) for a, b in zip(bits(resumed.last), bits(whole.last), strict=True))
 
 
 def test_lbfgs_takes_the_steps_of_optax_by_hand(line):
