@@ -23,8 +23,9 @@ class Dataset:
     """Examples in memory: inputs, targets, and optionally a weight for each example. It is a pytree.
 
     Attributes:
-      x: the inputs: an array, or a dict or tuple of arrays, each with one row for each example. A list of arrays that
-        have a row for each example becomes a tuple; other lists become arrays, and so do data frames of pandas, Polars and Arrow whose columns are numbers and booleans. `flaxfit.data.Table` encodes all others.
+      x: the inputs: an array, or a dict or tuple of arrays, each with one row for each example. A list of arrays that each have a row for
+        every example becomes a tuple. Other lists become arrays, and so do data frames of pandas, Polars and Arrow whose columns are
+        numbers and booleans. `flaxfit.data.Table` encodes all others.
       y: the targets, in the same forms. Class labels are integers, shape (rows,). Text and categorical columns are numbered in the order
         of `classes`, by default in that of the sorted names.
       sample_weight: the weight of each example in the data loss, shape (rows,), or None if all count alike.
@@ -125,7 +126,7 @@ class Dataset:
 
 
 def several(tree: Any, other: Any) -> Any:
-    """Returns a list of arrays as a tuple if each array has as many rows as `other`; other lists, such as a list of rows, are returned as they are."""
+    """Returns a list of arrays as a tuple if each has as many rows as `other`; another list, such as one of rows, as it is."""
     if not isinstance(tree, list) or not tree or any(not np.shape(part) or isinstance(part, list) for part in tree):
         return tree
     rows = {len(leaf) for leaf in jax.tree.leaves(other, is_leaf=lambda leaf: isinstance(leaf, list)) if np.ndim(leaf)}

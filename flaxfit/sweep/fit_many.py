@@ -126,6 +126,8 @@ def fit_many(
 
     Raises:
       ValueError, TypeError: as `fit`; a grid that is none; a `make_task` that needs the value of a traced number.
+      KeyboardInterrupt: Ctrl-C ended the population. The members that had finished are a `Study` in the error's attribute `result`, which
+        is None if there are none.
 
     Warns:
       RuntimeWarning: members ended on a value that is not finite.
@@ -198,7 +200,8 @@ def train_all(
                 jobs[key] = validate(member, trial.train, trial.validation, config)
             chosen = check_callbacks(callbacks(member) if callbacks else [], jobs[key].run(member.task))
             entries.append(_Entry(member, jobs[key], chosen))
-        directory, store, signals = stack.enter_context(_population(run_dir, resume))
+        stack.enter_context(signals := Signals())
+        directory, store = stack.enter_context(_population(run_dir, resume))
         tally = stack.enter_context(_Tally(progress, len(members)))
         for entry in entries:
             entry.open(directory, store, resume, tally)
@@ -207,16 +210,18 @@ def train_all(
             _side_by_side(waiting, signals)
         else:
             _in_threads(waiting, workers, signals)
-        if signals.heard is not None:
-            ended = sum(entry.result is not None for entry in entries)
-            place = "" if directory is None else f" ({directory.path})"
-            signals.leave(f"saved, {ended} of {len(members)} members at their end. To continue: the same command{place}.")
+    monitor = entries[0].job.plan.stopping.monitor
+    if signals.heard is not None:
+        ended = {entry.member: entry.result for entry in entries if entry.result is not None}
+        some = Study([*ended], [*ended.values()], monitor, time.perf_counter() - began, directory) if ended else None
+        saved = "nothing is saved without run_dir" if directory is None else f"saved in {directory.path}. To continue: the same command"
+        signals.end(f"{len(ended)} of {len(members)} members had finished; {saved}.", some, returns=False)
     results = [entry.result for entry in entries if entry.result is not None]
     broken = [member.name for member, result in zip(members, results, strict=True) if result.stop_reason == "non_finite"]
     if broken:
         message = f"{len(broken)} of {len(members)} members ended on a value that is not finite: {'; '.join(broken[:5])}."
         warnings.warn(message, RuntimeWarning, stacklevel=3)
-    return Study(members, results, entries[0].job.plan.stopping.monitor, time.perf_counter() - began, directory)
+    return Study(members, results, monitor, time.perf_counter() - began, directory)
 
 
 class _Entry:
@@ -313,16 +318,15 @@ def member_of(make_task: MakeTask, trial: Trial, traced: set[str], config: Train
 
 
 @contextmanager
-def _population(run_dir: str | os.PathLike[str] | None, resume: Resume) -> Iterator[tuple[RunDirectory | None, Store | None, Signals]]:
-    """The population's directory and store, kept for this process, and what ends it sooner."""
-    signals = Signals()
+def _population(run_dir: str | os.PathLike[str] | None, resume: Resume) -> Iterator[tuple[RunDirectory | None, Store | None]]:
+    """The population's directory and store, kept for this process."""
     if run_dir is None:
-        yield None, None, signals
+        yield None, None
         return
     directory = RunDirectory(run_dir)
-    with opened(directory, resume, "population"), Store(directory.store) as store, signals:
+    with opened(directory, resume, "population"), Store(directory.store) as store:
         directory.write_config({"population": True, "environment": environment()})
-        yield directory, store, signals
+        yield directory, store
 
 
 def _side_by_side(entries: Sequence[_Entry], signals: Signals) -> None:

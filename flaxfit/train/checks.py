@@ -188,8 +188,8 @@ def _warn_of_probabilities(task: Task, state: TrainState, x: Any) -> None:
     function = jax.make_jaxpr(lambda s, x: task.apply(s.params, s.collections, task.prepared(x))[0])
     if (last := gives_probabilities(function(state, x).jaxpr)) is not None:
         warnings.warn(
-            f"{task.network.name} ends in a {last}, but the loss {task.loss_name} takes logits and applies the {last} itself. Applied twice, "
-            f"it learns slowly: remove the {last} from the model, and apply jax.nn.{last} to what predict returns.",
+            f"{task.network.name} ends in a {last}, but the loss {task.loss_name} takes logits and applies the {last} itself. "
+            f"Applied twice, it learns slowly: remove the {last} from the model, and apply jax.nn.{last} to what predict returns.",
             UserWarning,
             stacklevel=2,
         )

@@ -29,7 +29,7 @@ from flaxfit.train.job import Member, Single, validate
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.record import Resume, described
 from flaxfit.train.result import Result, result_of, what_was_not_finite
-from flaxfit.train.session import Session
+from flaxfit.train.session import Session, Signals
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
 
@@ -70,20 +70,22 @@ def fit(
         first process has the callbacks and the directory.
       shard: how parameters, and with them the optimizer's state, are spread over the mesh: `flaxfit.sharding.fsdp()`, or regular
         expressions on the path -> `PartitionSpec`. By default each device has all of them.
-      run_dir: a directory for this run: configuration, metrics, checkpoints and, in the end, the model for `flaxfit.load`. On SIGINT and
-        SIGTERM the run then saves and exits with 130 or 143.
+      run_dir: a directory for this run: configuration, metrics, checkpoints and, in the end, the model for `flaxfit.load`.
       resume: where `run_dir` holds this run, "auto" continues it from its last checkpoint, with the same bits as if it had never stopped,
         or returns it if it is finished. "never" refuses to; "must" refuses to start anew; "force" also continues a run whose
         configuration was another. `epochs` may be larger than before.
 
     Returns:
-      A `Result`; the timing of a resumed run is of this process.
+      A `Result`; the timing of a resumed run is of this process. If Ctrl-C or the stop button of a notebook ends the run in an interactive
+      session, it is the result so far, with `stop_reason` "interrupted".
 
     Raises:
       ValueError, TypeError: an input that cannot work, before anything compiles; a stream's rows are checked when they are read. A run in
         `run_dir` that was another: the message lists the differences.
       RuntimeError: another process runs in `run_dir`; one of this run's processes failed or was lost.
       FileExistsError, FileNotFoundError: what `resume` refuses.
+      KeyboardInterrupt: Ctrl-C ended the run in a script. Everything is saved, and the error's attribute `result` is the result so far.
+        After SIGTERM and SIGHUP everything is saved, too, before the process ends. A second signal ends it at once.
 
     Warns:
       UserWarning: the rows of a step do not divide over the mesh; a resumed run was made by other versions.
@@ -103,8 +105,9 @@ def fit(
     config = TrainConfig(epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan)
     member = Member({}, check_seed(seed), task, programs=programs_of(task))
     placement = Placement.over(mesh, shard)
-    team = placement.team
+    team, signals = placement.team, Signals()
     with ExitStack() as stack:
+        stack.enter_context(signals)
         stack.enter_context(team.watch(run_dir))
         with team.together():
             job = validate(member, train, validation, config, initial, placement)
@@ -123,17 +126,22 @@ def fit(
         batch.start(state)
         about = job.run(task, directory=session and session.directory, history=history)
         trainee = loop.Trainee(about, chosen if team.leads else (), notes)
-        loop.train(batch, [trainee], job.plan, began, session and session.signals, team)
+        loop.train(batch, [trainee], job.plan, began, signals, team)
         assert trainee.state is not None
         assert trainee.stop_reason is not None
         result = result_of(task, trainee.state, trainee.history, trainee.stop_reason, trainee.timing, about.data)
         if session is not None:
-            session.finish(len(result.history.epochs))
             facts = {"best_epoch": result.best_epoch, "epochs": len(result.history.epochs), "stop_reason": result.stop_reason}
             session.export(
                 lambda place, arguments: export(place, task, result.best, job.data[:1], about=facts | {"arguments": arguments}),
                 result.timing.chunks,
             )
+    if signals.heard is not None:
+        trained = f"{len(result.history.epochs)} of {epochs} epochs"
+        message = f"ended after {trained}; nothing is saved without fit(run_dir=...)."
+        if run_dir is not None:
+            message = f"saved after {trained}. To continue: the same command, or flaxfit resume {run_dir}"
+        signals.end(message, result, returns=True, team=team)
     if result.stop_reason == "non_finite":
         warnings.warn(what_was_not_finite(result.history), RuntimeWarning, stacklevel=2)
     return result

@@ -310,7 +310,7 @@ def validate(
         placement=placement,
         on_host=() if validation is None else on_host(programs, task, member.numbers, logits, data[:1].y, len(validation)),
     )
-    check_last_step(task, shapes, data, rows, plan.batch_size)
+    check_last_step(task, shapes, data, total, plan.batch_size)
     columns = program.columns(task, validation is not None, plan, measures)
     for rule in (stopping, config.plateau):
         if rule is not None:

@@ -246,8 +246,14 @@ def _call(
             )
         )  # fmt: skip
 
-    for index in _due(trainee, reason, position, now, saves=False):
-        call(index)
+    try:
+        for index in _due(trainee, reason, position, now, saves=False):
+            call(index)
+    except BaseException:
+        for index, callback in enumerate(trainee.callbacks):
+            if callback.saves:
+                call(index)
+        raise
     if trainee.stopped and reason is None:
         reason = "callback"
         for index in _due(trainee, reason, position, now, saves=False):

@@ -42,7 +42,7 @@ class Result:
         the run ended on a value that is not finite.
       last: the state in which the run ended. If it ended on a loss or weight that is not finite, that is such a state.
       best_epoch: the best epoch, None where the monitor was never a number.
-      stop_reason: "epochs", "early_stopping", "non_finite" or "callback".
+      stop_reason: "epochs", "early_stopping", "non_finite", "callback" or "interrupted".
       timing: where the time went.
       data: "train" and, where there is one, "validation" -> where the rows come from, as plain values.
     """

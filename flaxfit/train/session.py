@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+import jax
 import numpy as np
 
 from flaxfit.arguments import unknown
@@ -24,7 +26,7 @@ from flaxfit.train.record import Resume, check_same_run
 
 
 class Session:
-    """A run directory while `fit` works in it: a context manager that keeps other processes out and listens to signals.
+    """A run directory while `fit` works in it: a context manager that keeps other processes out.
 
     Args:
       run_dir: the directory.
@@ -34,7 +36,6 @@ class Session:
 
     Attributes:
       directory: the run directory.
-      signals: what was heard.
 
     Raises:
       ValueError, RuntimeError, FileExistsError, FileNotFoundError: on entering, as `fit` says.
@@ -44,7 +45,7 @@ class Session:
         self.directory, self._team = RunDirectory(run_dir), team
         self._resume: Resume = resume
         self._old: dict[str, Any] | None = None
-        self._config, self._stack, self.signals = dict(config), ExitStack(), Signals()
+        self._config, self._stack = dict(config), ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -53,7 +54,6 @@ class Session:
                     self._old = stack.enter_context(opened(self.directory, self._resume, "run"))
                     if self._old is not None:
                         check_same_run({**self._old, "program": None}, self._config, self.directory.path, self._resume)
-            stack.enter_context(self.signals)
             self._stack = stack.pop_all()
         return self
 
@@ -103,16 +103,6 @@ class Session:
                 self.directory.write_metrics(history)  # without the epochs after the checkpoint, which will come again
         return state, history, {} if found is None else found[3]
 
-    def finish(self, epochs: int) -> None:
-        """Ends the process where a signal was heard.
-
-        Raises:
-          SystemExit: 130 for SIGINT, 143 for SIGTERM.
-        """
-        if self.signals.heard is not None:
-            saved = f"saved after {epochs} of {self._config['arguments']['epochs']} epochs"
-            self.signals.leave(f"{saved}. To continue: the same command, or flaxfit resume {self.directory.path}", self._team)
-
     def export(self, write: Any, chunks: int) -> None:
         """Writes the best model for `flaxfit.load`, by `write(directory, arguments)`; not again for a run that was only reopened."""
         with self._team.together():
@@ -149,7 +139,10 @@ def opened(directory: RunDirectory, resume: Resume, what: str) -> Iterator[dict[
 
 
 class Signals:
-    """Hears SIGINT and SIGTERM, in the main thread: the first is noted, the second ends the process at once.
+    """Notes SIGINT, SIGTERM and SIGHUP while it is entered in the main thread, so that a run ends after its chunk and everything is saved.
+
+    A second signal within half a second is ignored, because launchers forward the signals that their processes receive as well. A later
+    one does at once what it would have done without this class.
 
     Attributes:
       heard: the first signal, or None.
@@ -157,27 +150,57 @@ class Signals:
 
     def __init__(self) -> None:
         self.heard: signal.Signals | None = None
+        self._when = 0.0
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._old = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+            for number in (getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup ignores SIGHUP
+                    self._old[number] = signal.signal(number, self._hear)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, old in self._old.items():
             signal.signal(number, old)
 
-    def leave(self, message: str, team: Team = ALONE) -> None:
-        """Ends the process after the signal that was heard, as that signal would have."""
+    def end(self, message: str, result: Any, returns: bool, team: Team = ALONE) -> None:
+        """Ends what was interrupted, after everything is saved and the former handlers are in place again.
+
+        Args:
+          message: what to say.
+          result: what there is so far.
+          returns: whether the caller returns `result` after SIGINT in a notebook or an interactive interpreter.
+          team: the processes of the run; the first one says the message.
+
+        Raises:
+          KeyboardInterrupt: after SIGINT, with `result` as its attribute.
+        """
         assert self.heard is not None
-        if team.leads:
-            sys.stderr.write(f"{self.heard.name}: {message}\n")
-        raise SystemExit(128 + self.heard)
+        if self.heard != signal.SIGINT:
+            if team.leads:
+                _say(f"{self.heard.name}: {message}")
+            if team.size > 1:
+                jax.distributed.shutdown()  # waits for the other processes, which would otherwise take this one for lost
+            os.kill(os.getpid(), self.heard)
+        elif returns and hasattr(sys, "ps1"):
+            _say(f"Interrupted: {message}")
+        else:
+            error = KeyboardInterrupt(message)
+            error.result = result  # pyright: ignore[reportAttributeAccessIssue]
+            raise error
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.heard is not None:
-            signal.signal(number, signal.SIG_DFL)
+        now = time.monotonic()
+        if self.heard is None:
+            self.heard, self._when = signal.Signals(number), now
+            _say(f"\n{self.heard.name}: the run ends after this chunk and is saved. A second signal ends it at once.")
+        elif now - self._when >= 0.5:
+            signal.signal(number, self._old[number])
             os.kill(os.getpid(), number)
-        self.heard = signal.Signals(number)
-        sys.stderr.write(f"\n{self.heard.name}: the run will end after this chunk and be saved; once more ends it at once.\n")
+
+
+def _say(line: str) -> None:
+    with suppress(Exception):  # standard error may be closed, as under `| tee`, or be written to when the signal arrives
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()

@@ -133,7 +133,7 @@ def test_two_processes_are_one_run_which_outlives_them(pair, data, alone):
     both[1].send_signal(signal.SIGTERM)
     pair.go_on()
     codes, _, errors = pair.ended()
-    assert codes == [143, 143], errors
+    assert codes == [-signal.SIGTERM, -signal.SIGTERM], errors
     assert "saved after" in errors[0]
     assert "saved after" not in errors[1]
 

@@ -221,7 +221,7 @@ def test_a_list_of_rows_is_no_list_of_inputs():
     assert ff.Dataset(rows, [0, 1]).x.shape == (2, 3)
     assert ff.Dataset([np.ones((5, 2)), np.ones((5, 2))], np.zeros(5)).x[1].shape == (5, 2)
     assert ff.Dataset(np.ones((5, 2)), [np.zeros(5), np.ones((5, 3))]).y[1].shape == (5, 3)
-    with pytest.raises(ValueError, match="equally many rows"):
+    with pytest.raises(ValueError, match="must have the same number of rows"):
         ff.Dataset([np.ones((5, 2)), np.ones((5, 2))], np.zeros(4))
 
 
@@ -282,7 +282,7 @@ def test_what_is_sowed_must_be_a_number_or_one_a_row(table):
             self.sow("losses", "all", x)
             return nn.Dense(1)(x)
 
-    with pytest.raises(ValueError, match=r'sows as "losses" must be a number, or one number a row, got shape \(rows, 6\)'):
+    with pytest.raises(ValueError, match=r'sows as "losses" must be a number, or one number a row, got shape \(32, 6\)'):
         ff.fit(task_of(Wide()), table[0])
 
 
@@ -400,7 +400,7 @@ class Ends(nn.Module):
 def test_probabilities_before_a_loss_of_logits_are_warned_of_once(table):
     train = table[0]
     sigmoid = task_of(Ends())
-    with pytest.warns(UserWarning, match=r"Ends ends in a sigmoid, and the loss binary_crossentropy takes the logits before it"):
+    with pytest.warns(UserWarning, match=r"Ends ends in a sigmoid, but the loss binary_crossentropy takes logits"):
         ff.fit(sigmoid, train)
     ff.fit(sigmoid, train)  # a warning is an error here
     with pytest.warns(UserWarning, match="ends in a softmax"):
@@ -418,7 +418,7 @@ def test_probabilities_before_a_loss_of_logits_are_warned_of_once(table):
 @pytest.mark.parametrize("model", [Backbone, Silent, lambda: Nnx])
 def test_a_step_of_one_row_before_batch_norm_is_warned_of(model, table):
     task, data = task_of(model()), table[0][:49]
-    with pytest.warns(UserWarning, match=r"the last step of each epoch has a single row \(49 rows, batch_size=16\).* such as 17"):
+    with pytest.warns(UserWarning, match=r"the last batch of each epoch has a single example \(49 examples, batch_size=16\).* such as 17"):
         ff.fit(task, data, batch_size=16)
     ff.fit(task, data, batch_size=17)
     ff.fit(task_of(nn.Dense(1)), data, batch_size=16)

@@ -1,0 +1,160 @@
+"""Ctrl-C, the stop button of a notebook, and signals of a scheduler."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import flaxfit as ff
+
+
+class Presses(ff.callbacks.Callback):
+    """Sends signals to this process after an epoch, and notes what it is told."""
+
+    every_epochs = 1
+
+    def __init__(self, *presses, after=3):
+        self.presses, self.after, self.reasons, self.ended = list(presses), after, [], 0
+
+    def on_chunk_end(self, progress):
+        self.reasons.append(progress.stop_reason)
+        if progress.epoch == self.after:
+            for number, pause in self.presses:
+                time.sleep(pause)
+                os.kill(os.getpid(), number)
+            self.presses = []
+
+    def on_train_end(self):
+        self.ended += 1
+
+
+@pytest.fixture
+def task():
+    return ff.Task(ff.nn.MLP((4,), 1, dropout=0.1), ff.losses.mse, optax.adam(1e-2))
+
+
+@pytest.fixture
+def data():
+    x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    return ff.Dataset(x, x[:, 0])
+
+
+def same(first, second):
+    assert first.history == second.history
+    assert all(map(np.array_equal, jax.tree.leaves((first.best, first.last)), jax.tree.leaves((second.best, second.last))))
+
+
+@pytest.mark.parametrize("place", [None, "run"])
+def test_in_a_notebook_fit_returns_what_there_is(task, data, tmp_path, monkeypatch, capsys, place):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    presses, run_dir = Presses((signal.SIGINT, 0)), place and tmp_path / place
+    result = ff.fit(task, data, validation=data, epochs=10**6, callbacks=[presses], run_dir=run_dir)
+    epochs = len(result.history.epochs)
+    assert result.stop_reason == "interrupted"
+    assert "interrupted" in repr(result)
+    assert 3 <= epochs < 10**6
+    assert presses.reasons[-1] == "interrupted"
+    assert presses.ended == 1
+    said = capsys.readouterr().err
+    assert f"Interrupted: {'ended' if place is None else 'saved'} after {epochs} of 1000000 epochs" in said
+    same(result, ff.fit(task, data, validation=data, epochs=epochs))
+    if run_dir:
+        assert ff.load(run_dir).evaluate(data)["mse"] == pytest.approx(min(result.history["val_mse"]), rel=1e-5)
+        resumed = ff.fit(task, data, validation=data, epochs=epochs + 5, run_dir=run_dir, resume="force")
+        same(resumed, ff.fit(task, data, validation=data, epochs=epochs + 5))
+
+
+def test_in_a_script_the_interrupt_passes_on_with_the_result(task, data, tmp_path, capsys):
+    presses = Presses((signal.SIGINT, 0))
+    with pytest.raises(KeyboardInterrupt, match=r"saved after \d+ of 1000000 epochs. To continue: the same command, or") as info:
+        ff.fit(task, data, epochs=10**6, callbacks=[presses], run_dir=tmp_path)
+    result = info.value.result
+    assert result.stop_reason == "interrupted"
+    assert presses.ended == 1
+    np.testing.assert_allclose(ff.load(tmp_path).predict(data.x), ff.predict(task, result.best, data.x), rtol=1e-5, atol=1e-6)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_two_signals_at_once_are_one(task, data):
+    with pytest.raises(KeyboardInterrupt) as info:
+        ff.fit(task, data, epochs=10**6, callbacks=[Presses((signal.SIGINT, 0), (signal.SIGINT, 0.1))])
+    assert info.value.result.stop_reason == "interrupted"
+
+
+def test_a_second_press_ends_at_once(task, data):
+    presses = Presses((signal.SIGINT, 0), (signal.SIGINT, 0.6))
+    with pytest.raises(KeyboardInterrupt) as info:
+        ff.fit(task, data, epochs=10**6, callbacks=[presses])
+    assert not hasattr(info.value, "result")
+    assert presses.ended == 1
+
+
+def test_a_handler_of_ones_own_hears_the_signal_after_all_is_saved(task, data, tmp_path):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append((tmp_path / "run" / "export").is_dir()))
+    try:
+        result = ff.fit(task, data, epochs=10**6, callbacks=[Presses((signal.SIGTERM, 0))], run_dir=tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [True]
+    assert result.stop_reason == "interrupted"
+
+
+def test_an_interrupt_with_standard_error_gone_saves(tmp_path):
+    script = (
+        "import flaxfit as ff, numpy as np, optax, sys, os, signal\n"
+        "class Press(ff.callbacks.Callback):\n"
+        "    every_epochs = 2\n"
+        "    def on_chunk_end(self, progress):\n"
+        "        if not progress.ended:\n"
+        "            os.close(2); os.kill(os.getpid(), signal.SIGINT)\n"
+        "x = np.ones((20, 2), np.float32)\n"
+        "task = ff.Task(ff.nn.MLP((4,), 1), ff.losses.mse, optax.adam(1e-2))\n"
+        "ff.fit(task, ff.Dataset(x, x[:, 0]), epochs=10**6, callbacks=[Press()], run_dir=sys.argv[1])\n"
+        "print('went on')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "run")], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert done.stdout == ""
+    assert ff.load(tmp_path / "run").predict(np.ones((1, 2))).shape == (1, 1)
+
+
+@pytest.mark.parametrize("strategy", ["threads", "vmap"])
+def test_a_population_stops_as_a_whole_and_keeps_its_finished_members(task, data, tmp_path, strategy):
+    options = {"seeds": 3, "epochs": 60, "run_dir": tmp_path, "strategy": strategy, "workers": 1}
+    stopping = ff.EarlyStopping("loss", patience=1, min_delta=10.0)  # ends after two epochs
+    done = ff.fit_many(task, None, data, early_stopping=stopping, **(options | {"seeds": 2}))
+
+    def callbacks(member):
+        return [Presses((signal.SIGINT, 0), after=1)] if member.seed == 2 else []
+
+    with pytest.raises(KeyboardInterrupt, match="2 of 3 members had finished; saved in") as info:
+        ff.fit_many(task, None, data, early_stopping=ff.EarlyStopping("loss", patience=1, min_delta=10.0), callbacks=callbacks, **options)
+    study = info.value.result
+    assert [member.seed for member in study.members] == [0, 1]
+    for first, second in zip(done.results, study.results, strict=True):
+        same(first, second)
+
+
+def test_a_callback_that_fails_leaves_a_checkpoint_of_where_it_failed(task, data, tmp_path):
+    class Fails(ff.callbacks.Callback):
+        every_epochs = 5
+
+        def on_chunk_end(self, progress):
+            raise OSError("no space")
+
+    class Sees(ff.callbacks.Callback):
+        def on_train_begin(self, run):
+            self.epochs = len(run.history.epochs)
+
+    with pytest.raises(OSError, match="no space"):
+        ff.fit(task, data, epochs=20, callbacks=[Fails()], run_dir=tmp_path)
+    resumed = ff.fit(task, data, epochs=20, run_dir=tmp_path, callbacks=[sees := Sees()])
+    assert sees.epochs == 5
+    same(resumed, ff.fit(task, data, epochs=20))
