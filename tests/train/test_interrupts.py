@@ -128,14 +128,14 @@ def test_an_interrupt_with_standard_error_gone_saves(tmp_path):
 @pytest.mark.parametrize("strategy", ["threads", "vmap"])
 def test_a_population_stops_as_a_whole_and_keeps_its_finished_members(task, data, tmp_path, strategy):
     options = {"seeds": 3, "epochs": 60, "run_dir": tmp_path, "strategy": strategy, "workers": 1}
-    stopping = ff.EarlyStopping("loss", patience=1, min_delta=10.0)  # ends after two epochs
+    stopping = ff.EarlyStopping("loss", patience=5, min_delta=10.0)  # ends after six epochs
     done = ff.fit_many(task, None, data, early_stopping=stopping, **(options | {"seeds": 2}))
 
     def callbacks(member):
         return [Presses((signal.SIGINT, 0), after=1)] if member.seed == 2 else []
 
     with pytest.raises(KeyboardInterrupt, match="2 of 3 members had finished; saved in") as info:
-        ff.fit_many(task, None, data, early_stopping=ff.EarlyStopping("loss", patience=1, min_delta=10.0), callbacks=callbacks, **options)
+        ff.fit_many(task, None, data, early_stopping=stopping, callbacks=callbacks, **options)
     study = info.value.result
     assert [member.seed for member in study.members] == [0, 1]
     for first, second in zip(done.results, study.results, strict=True):
