@@ -1,4 +1,4 @@
-"""What arguments must be: counts, names, modes of metrics. All other modules stand above it."""
+"""Checks of arguments: counts, names, the modes of metrics, the order of the arguments of losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OUTPUTS = frozenset(
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
-    """The message for a name that is not there: what was asked for, the nearest name, all names.
+    """Returns the error message for an unknown name: the name, the most similar known name, and all known names.
 
     Example:
       >>> unknown("activation", "rellu", ["elu", "relu"])
@@ -37,7 +37,7 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
 
 
 def unwrapped(function: Any) -> Any:
-    """The function in a `functools.partial`, or in partials of it."""
+    """Returns the function inside a `functools.partial`, which may be nested."""
     while isinstance(function, functools.partial):
         function = function.func
     return function
@@ -45,7 +45,7 @@ def unwrapped(function: Any) -> Any:
 
 @dataclass(frozen=True)
 class targets_first:
-    """A loss or metric of (targets, outputs), the order of Keras and scikit-learn, as one of (outputs, targets)."""
+    """Turns a loss or metric of (targets, outputs), the order of Keras and scikit-learn, into one of (outputs, targets)."""
 
     function: Callable[..., Any]
 
@@ -54,19 +54,19 @@ class targets_first:
         return getattr(unwrapped(self.function), "__name__", "<lambda>")
 
     def __call__(self, outputs: Any, targets: Any, **options: Any) -> Any:
-        """What the function returns."""
+        """Calls the function with its arguments in its own order."""
         return self.function(targets, outputs, **options)
 
 
 def in_order(function: Any, what: str = "a loss or metric") -> Any:
-    """A loss or metric as a function of (outputs, targets): itself, or wrapped where its parameters' names say that targets come first.
+    """Returns a loss or metric as a function of (outputs, targets). It is wrapped if its parameter names show that targets come first.
 
-    They say so where the first is called `y_true`, `target` or `label`, or the second `y_pred`, `y_hat`, `pred`, `logits` or `output`, or
-    the plural of it. `y` says nothing.
+    Targets come first if the first parameter is named `y_true`, `target` or `label`, or the second one `y_pred`, `y_hat`, `pred`,
+    `logits` or `output`, or a plural of these. The name `y` decides nothing.
 
     Args:
       function: the function. Parameters that a `functools.partial` has set do not count.
-      what: what to call it in an error.
+      what: what to call the function in an error.
 
     Raises:
       ValueError: the two names contradict each other.
@@ -87,14 +87,14 @@ def in_order(function: Any, what: str = "a loss or metric") -> Any:
         said |= {True} if name.lower() in first else {False} if name.lower() in second else set()
     if len(said) == 2:
         raise ValueError(
-            f"the parameters ({', '.join(names)}) of {what} contradict each other: rename them, (logits, y) for outputs first or "
-            "(y_true, y_pred) for targets first."
+            f"the parameters ({', '.join(names)}) of {what} contradict each other. Rename them: (logits, y) if outputs come first, "
+            "(y_true, y_pred) if targets come first."
         )
     return targets_first(function) if True in said else function
 
 
 def check_count(name: str, value: Any, least: int, unit: str) -> int:
-    """`value` as an integer of at least `least`."""
+    """Returns `value` as an int, after checking that it is an integer and at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer ({unit}), got {value!r}.")
     if value < least:
@@ -103,33 +103,33 @@ def check_count(name: str, value: Any, least: int, unit: str) -> int:
 
 
 def mode_of(metric: str, modes: Mapping[str, Mode] | None, given: Mode | None = None) -> Mode:
-    """Whether a logged metric is best when small or large, as the metric itself says.
+    """Returns whether a logged metric is best when it is small ("min") or large ("max").
 
     Args:
       metric: a column of a history, with or without `val_`.
-      modes: base name -> mode, such as `Task.modes`. The objective, `loss`, is always best when small.
-      given: the caller's own `mode=` argument, which is checked and wins.
+      modes: name without `val_` -> mode, such as `Task.modes`. The objective, `loss`, is always best when small.
+      given: the `mode=` argument of the caller. It is checked, and takes precedence.
 
     Raises:
-      ValueError: the metric does not say, or `given` is neither "min" nor "max".
+      ValueError: the mode is not known, or `given` is neither "min" nor "max".
 
     Example:
       >>> mode_of("val_accuracy", {"accuracy": "max"})
       'max'
     """
     if given not in (None, "min", "max"):
-        raise ValueError(f'mode=... is "min" or "max", got {given!r}.')
+        raise ValueError(f'mode=... must be "min" or "max", got {given!r}.')
     found = given or {**(modes or {}), "loss": "min"}.get(metric.removeprefix("val_"))
     if found is None:
         raise ValueError(
-            f'the metric {metric!r} does not say whether larger is better: give mode="min" or mode="max", or say it where the metric '
-            f'is defined, metrics={{"{metric.removeprefix("val_")}": ff.Metric(function, mode="max")}}.'
+            f'it is not known whether the metric {metric!r} is best when small or large: pass mode="min" or mode="max", or declare it '
+            f'where the metric is defined, metrics={{"{metric.removeprefix("val_")}": ff.Metric(function, mode="max")}}.'
         )
     return found  # pyright: ignore[reportReturnType]
 
 
 def needed(module: str, what: str, extra: str = "data") -> Any:
-    """A module of one of flaxfit's extras, imported late; an `ImportError` says what needs it and how to install it."""
+    """Imports a module of one of flaxfit's extras. If it is missing, the `ImportError` says what needs it and how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,18 +1,6 @@
-"""Linen modules: dropout whose rate may be traced, and two plain networks built with it. All are called as `module(x, train=...)`.
+"""Linen modules: dropout whose rate may be traced, and two plain networks built with it.
 
-A module of Flax's newer NNX interface is trained through Flax's own bridge:
-
->>> import flaxfit as ff, numpy as np, optax
->>> from flax import nnx
->>> class Net(nnx.Module):
-...     def __init__(self, rngs: nnx.Rngs):
-...         self.hidden, self.last = nnx.Linear(2, 8, rngs=rngs), nnx.Linear(8, 1, rngs=rngs)
-...     def __call__(self, x, *, train):
-...         return self.last(nnx.relu(self.hidden(x)))
->>> task = ff.Task(model=nnx.bridge.ToLinen(Net), loss=ff.losses.mse, optimizer=optax.adam(1e-2))
->>> x = np.eye(2)[[0, 1] * 10]
->>> ff.fit(task, ff.Dataset(x, x[:, 0]), epochs=2, batch_size=10).stop_reason
-'epochs'
+They are called as `module(x, train=...)`. A `Task` also takes any other Linen or NNX module.
 """
 
 from __future__ import annotations
@@ -41,16 +29,17 @@ _INITIALIZERS = ("glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "
 
 
 class Dropout(nn.Module):
-    """Inverted dropout (Srivastava et al. 2014) whose rate may be traced, so that another rate compiles nothing.
+    """Inverted dropout (Srivastava et al. 2014) whose rate may be traced, so that a change of the rate does not cause another compilation.
 
-    Each entry is zero with chance `rate`, the others are divided by 1 - rate. A traced rate of 0 gives its input bit for bit. The mask
-    is a keyed hash of the entry's position, several times faster on a CPU than `jax.random.bernoulli`.
+    Each entry is set to zero with probability `rate`, and the others are divided by 1 - rate. With a traced rate of 0, the output equals
+    the input to the bit. The mask is a keyed hash of each entry's position, which is several times faster on a CPU than
+    `jax.random.bernoulli`.
 
     Attributes:
-      rate: the share that is dropped, in [0, 1).
+      rate: the fraction of entries that is dropped, in [0, 1).
 
     Raises:
-      ValueError: a concrete rate outside [0, 1).
+      ValueError: the rate is outside [0, 1). A traced rate is not checked.
 
     Example:
       >>> dropped = Dropout(0.5).apply({}, jnp.ones((2, 4)), train=True, rngs={"dropout": jax.random.key(0)})
@@ -66,7 +55,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Hidden, *, train: bool) -> Hidden:
-        """`x` with entries dropped if `train`, else `x`; draws from the stream "dropout"."""
+        """Returns `x`, with entries dropped if `train` is true. The mask is drawn from the random stream "dropout"."""
         if not train or (isinstance(self.rate, int | float) and self.rate == 0):
             return x
         rate = jnp.asarray(self.rate, jnp.float32)
@@ -75,7 +64,7 @@ class Dropout(nn.Module):
 
 
 class _Layers(nn.Module, kw_only=True):
-    """What `MLP` and `CNN` share."""
+    """The attributes and layers that `MLP` and `CNN` share."""
 
     activation: str | Callable[[Array], Array] = "relu"
     dropout: Any = 0.0
@@ -86,11 +75,11 @@ class _Layers(nn.Module, kw_only=True):
     def __post_init__(self) -> None:
         check_rate(self.dropout)
         if isinstance(getattr(self, "hidden", ()), int):
-            raise ValueError("hidden is a sequence of layer widths, such as (16,) for one layer of 16 units, got a number.")
+            raise ValueError("hidden must be a sequence of layer widths, such as (16,) for one layer of 16 units, got a number.")
         _named("activation", self.activation, _ACTIVATIONS, jax.nn)
         _named("initializer", self.initializer, _INITIALIZERS, nn.initializers)
         if self.batch_norm not in (False, True, "before", "after"):
-            raise ValueError(f'batch_norm is False, True, "before" or "after" (the activation), got {self.batch_norm!r}.')
+            raise ValueError(f'batch_norm must be False, True, "before" or "after" (the activation), got {self.batch_norm!r}.')
         super().__post_init__()
 
     def _activated(self, x: Hidden, train: bool) -> Hidden:
@@ -114,19 +103,21 @@ class _Layers(nn.Module, kw_only=True):
 
 
 class MLP(_Layers):
-    """Dense layers: for each of `hidden` dense, activation and dropout, then a dense layer of `outputs` logits.
+    """A multilayer perceptron: dense layers with activation and dropout, then a dense layer that returns the logits.
 
     Attributes:
-      hidden: units of each hidden layer; may be empty.
-      outputs: logits a row: 1 for two classes or one number, else the classes.
-      activation: a name from `jax.nn`, or a function.
-      dropout: rate after each hidden layer, in [0, 1), may be traced.
-      batch_norm: False, "before" (or True) or "after" the activation; momentum 0.99 and epsilon 0.001, as in Keras.
-      initializer: of kernels: "glorot_uniform" (Keras's default), "glorot_normal", "he_...", "lecun_...", or a function; biases start at 0.
-      dtype: what is computed in, such as `jnp.bfloat16`; parameters stay float32.
+      hidden: the number of units of each hidden layer. It may be empty.
+      outputs: the number of logits for each example: 1 for two classes or for regression, else the number of classes.
+      activation: the name of a function of `jax.nn`, or a function.
+      dropout: the dropout rate after each hidden layer, in [0, 1). It may be traced.
+      batch_norm: False for none, or where batch norm is applied: "before" (or True) or "after" the activation. Its momentum is 0.99 and its
+        epsilon 0.001, as in Keras.
+      initializer: how kernels are initialized: "glorot_uniform" (Keras's default), "glorot_normal", "he_...", "lecun_...", or a function.
+        Biases start at 0.
+      dtype: the type of the computations, such as `jnp.bfloat16`. Parameters are always float32.
 
     Raises:
-      ValueError: a name that is not known, or a concrete rate outside [0, 1).
+      ValueError: an activation or initializer is unknown, or the dropout rate is outside [0, 1).
 
     Example:
       >>> model = MLP((16, 16), 1, activation="elu", dropout=0.5)
@@ -140,22 +131,22 @@ class MLP(_Layers):
 
     @nn.compact
     def __call__(self, x: Batch, *, train: bool) -> Logits:
-        """Logits of shape (rows, outputs); the axes of a row are flattened."""
+        """Returns logits of shape (rows, outputs). All axes of x but the first are flattened."""
         return self._dense(x, self.hidden, self.outputs, train)
 
 
 class CNN(_Layers):
-    """A small convolutional network: for each of `features` a 3 x 3 convolution, activation and 2 x 2 max pooling, then an `MLP`.
+    """A small convolutional network: 3 x 3 convolutions, each with activation and 2 x 2 max pooling, then dense layers as in `MLP`.
 
     Attributes:
-      features: channels of each convolution.
-      hidden: units of each hidden dense layer.
-      outputs: logits a row.
+      features: the number of channels of each convolution.
+      hidden: the number of units of each hidden dense layer.
+      outputs: the number of logits for each example.
 
-    The other attributes are those of `MLP`; batch norm is in the convolutions as well, dropout after the hidden dense layers only.
+    The other attributes are those of `MLP`. Batch norm is applied to the convolutions as well, dropout only after hidden dense layers.
 
     Raises:
-      ValueError: as `MLP`; when called, images too small to be halved so often.
+      ValueError: as `MLP`; and when it is called, the images are too small for so many poolings.
 
     Example:
       >>> model = CNN((8, 16), (32,), 10)
@@ -170,7 +161,7 @@ class CNN(_Layers):
 
     @nn.compact
     def __call__(self, x: Batch, *, train: bool) -> Logits:
-        """Logits of shape (rows, outputs), of images of shape (rows, height, width) or (rows, height, width, channels)."""
+        """Returns logits of shape (rows, outputs) for images of shape (rows, height, width) or (rows, height, width, channels)."""
         x = x[..., None] if x.ndim == 3 else x
         if x.ndim != 4 or min(x.shape[1:3]) < 2 ** len(self.features):
             raise ValueError(
@@ -183,9 +174,9 @@ class CNN(_Layers):
 
 
 def check_rate(rate: Any) -> None:
-    """That a concrete dropout rate lies in [0, 1)."""
+    """Checks that a dropout rate lies in [0, 1). A traced rate is not checked."""
     if not isinstance(rate, Tracer) and not 0 <= rate < 1:
-        raise ValueError(f"a dropout rate is the share that is dropped, from 0 to below 1, got {rate!r}.")
+        raise ValueError(f"a dropout rate must be at least 0 and below 1, got {rate!r}.")
 
 
 def _named(kind: str, value: Any, known: Sequence[str], home: Any) -> Callable[..., Any]:

@@ -57,7 +57,7 @@ def test_outputs_first(names):
 
 @pytest.mark.parametrize("names", [("y_true", "labels"), ("logits", "y_pred"), ("outputs", "preds"), ("target", "y_true")])
 def test_names_that_contradict_each_other(names):
-    with pytest.raises(ValueError, match=rf"\({names[0]}, {names[1]}\) of Task\(loss=\.\.\.\) contradict each other: rename them"):
+    with pytest.raises(ValueError, match=rf"\({names[0]}, {names[1]}\) of Task\(loss=\.\.\.\) contradict each other. Rename them"):
         ff.Task(ff.nn.MLP((), 1), with_parameters(*names), optax.sgd(0.1))
     with pytest.raises(ValueError, match="contradict each other"):
         ff.Task(ff.nn.MLP((), 1), ff.losses.mse, optax.sgd(0.1), metrics={"m": with_parameters(*names)})

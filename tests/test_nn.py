@@ -150,7 +150,7 @@ def test_dropout_gradients_are_the_mask(rate):
 @pytest.mark.parametrize("rate", [-0.1, 1, 1.0, 5, float("nan")])
 def test_a_rate_outside_its_range_is_an_error_at_once(rate):
     for build in (nn.Dropout, lambda rate: nn.MLP((4,), 1, dropout=rate)):
-        with pytest.raises(ValueError, match="from 0 to below 1"):
+        with pytest.raises(ValueError, match="at least 0 and below 1"):
             build(rate)
 
 

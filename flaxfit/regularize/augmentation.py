@@ -135,7 +135,9 @@ def cutout(size: Any) -> Augment:
         raise ValueError(f"cutout(size=...) must be a whole number of pixels, 0 or more, got {size!r}.")
 
     def cut(keys: Any, x: Any) -> Any:
-        away = (jnp.arange(side)[None] - jax.random.randint(key, (len(x), 1), 0, side) for key, side in zip(keys, x.shape[1:3], strict=True))
+        away = (
+            jnp.arange(side)[None] - jax.random.randint(key, (len(x), 1), 0, side) for key, side in zip(keys, x.shape[1:3], strict=True)
+        )
         down, across = (abs(2 * pixels + 1 - size % 2) < size for pixels in away)
         return jnp.where(down[:, :, None, None] & across[:, None, :, None], 0, x)
 

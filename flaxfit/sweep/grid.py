@@ -1,4 +1,4 @@
-"""Hyperparameters of a population: their settings, and which of them are compiled in."""
+"""The settings of a population, and which of their hyperparameters are compiled in."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ import numpy as np
 from flaxfit.train.record import plain
 
 Grid = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
-"""Name -> values, of which all combinations are meant; or the settings themselves."""
+"""A mapping of names to values, of which all combinations are trained; or a list of settings."""
 
 
 class static(tuple):
-    """Values of a hyperparameter that are compiled in: one program each. Of themselves are lists without a floating-point number.
+    """A list of values of a hyperparameter that are compiled in, so that each value makes a program of its own.
 
-    Needed where `make_task` must know the value: to branch on it, for optax's arguments that are Python numbers (a cosine's decay
-    steps), for shapes.
+    Lists that hold a floating-point number are traced unless they are marked with `static`; all other lists are compiled in anyway. Mark a
+    hyperparameter if `make_task` must know its value: to branch on it, to make a shape of it, or for an argument of optax that must be a
+    Python number, such as the decay steps of a cosine schedule.
 
     Example:
       >>> expand({"width": [16, 64], "momentum": static([0.0, 0.9])})[0]
@@ -34,11 +35,11 @@ class static(tuple):
 
 
 def expand(grid: Grid | None) -> tuple[list[dict[str, Any]], set[str]]:
-    """The settings of a grid in order, the last name changing fastest, and the names of those that are traced.
+    """Returns the settings of a grid in order, with the last name changing fastest, and the names of the traced hyperparameters.
 
     Raises:
-      ValueError, TypeError: values that are no list, none at all, a number that is not finite, a setting that comes twice, settings of
-        unequal names, numbers among other things.
+      ValueError: a list is empty; a number is not finite; a setting occurs twice; settings have different names.
+      TypeError: the values of a hyperparameter are not a list, or mix numbers with other values.
 
     Example:
       >>> expand({"l2": [0.0, 1e-4], "layers": [1, 2]})[1]
@@ -52,7 +53,7 @@ def expand(grid: Grid | None) -> tuple[list[dict[str, Any]], set[str]]:
         fixed = {name for name, given in grid.items() if isinstance(given, static)}
     elif isinstance(grid, Sequence) and not isinstance(grid, str) and all(isinstance(setting, Mapping) for setting in grid):
         if not grid:
-            raise ValueError("the grid holds no settings.")
+            raise ValueError("the grid is empty: list at least one setting.")
         names = list(grid[0])
         for setting in grid:
             if set(setting) != set(names):
@@ -61,16 +62,19 @@ def expand(grid: Grid | None) -> tuple[list[dict[str, Any]], set[str]]:
         settings = [dict(zip(values, setting, strict=True)) for setting in zip(*values.values(), strict=True)] if names else [{}]
         fixed = set()
     else:
-        raise TypeError(f'a grid maps names to lists of values, as in {{"l2": [0.0, 1e-4]}}, or lists the settings; got {grid!r}.')
+        raise TypeError(
+            f'a grid must be a mapping of names to lists of values, such as {{"l2": [0.0, 1e-4]}}, or a list of settings, got {grid!r}.'
+        )
     if len({name_of(setting) for setting in settings}) < len(settings):
-        raise ValueError("the grid holds a setting twice.")
+        raise ValueError("the grid has the same setting twice: remove one of them.")
     return settings, {name for name, given in values.items() if name not in fixed and _traced(name, given)}
 
 
 def name_of(setting: Mapping[str, Any]) -> str:
-    """A short name of a setting, without any character that file systems refuse, and the same in every process.
+    """Returns a short name for a setting, which is the same in every process and has only characters that file systems accept.
 
-    A function or class has its own name, and one that is defined inside a function, such as a lambda, a checksum of its code besides.
+    A function or class is named by its own name. A function that is defined inside another one, such as a lambda, has a checksum of its
+    code in the name.
 
     Example:
       >>> name_of({"l2": 0.001, "hidden": (64, 64), "norm": False, "kind": dict})
@@ -80,7 +84,7 @@ def name_of(setting: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as text without memory addresses."""
+    """Returns a value as text without memory addresses."""
     if isinstance(value, tuple | list):
         return "-".join(map(_text, value))
     if isinstance(value, functools.partial):
@@ -92,7 +96,7 @@ def _text(value: Any) -> str:
 
 
 def _content(function: Any, code: types.CodeType) -> bytes:
-    """What a function does, as bytes: its code, without line numbers, and the values that it holds."""
+    """Returns the code of a function without line numbers, and the values that it refers to, as bytes."""
     inner = [_content(None, constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
     plain_constants = [constant for constant in code.co_consts if not isinstance(constant, types.CodeType)]
     cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
@@ -103,13 +107,13 @@ def _content(function: Any, code: types.CodeType) -> bytes:
 def _values(name: str, given: Any) -> list[Any]:
     given = given.tolist() if isinstance(given, np.ndarray) else given
     if not isinstance(given, Sequence) or isinstance(given, str):
-        raise TypeError(f"the grid's {name!r} must be a list of values, got {given!r}: put it in brackets.")
+        raise TypeError(f"the values of {name!r} in the grid must be a list, got {given!r}: put the value into brackets.")
     if not given:
-        raise ValueError(f"the grid's {name!r} holds no values.")
+        raise ValueError(f"the list of values of {name!r} in the grid is empty.")
     values = [value.item() if isinstance(value, np.generic) else value for value in given]
     for value in values:
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"the grid's {name!r} holds {value!r}: hyperparameters are finite numbers.")
+            raise ValueError(f"the values of {name!r} in the grid must be finite, got {value!r}.")
     return values
 
 
@@ -118,5 +122,5 @@ def _traced(name: str, values: Sequence[Any]) -> bool:
         return False
     odd = [value for value in values if isinstance(value, bool) or not isinstance(value, numbers.Real)]
     if odd:
-        raise TypeError(f"the grid's {name!r} mixes numbers with {odd[0]!r}: make it ff.static([...]), one program a value.")
+        raise TypeError(f"the values of {name!r} in the grid mix numbers with {odd[0]!r}: mark them with ff.static([...]).")
     return True

@@ -73,7 +73,7 @@ def narrow(
       points: values a round, 3 or more.
       metric: what is best, by mean over seeds; by default, as for `Study`, what is monitored or the data loss in place of the objective.
       at: where in a run.
-      mode: "min" or "max", for a metric that does not say it itself.
+      mode: "min" or "max", for a metric whose mode is not known.
       run_dir: a directory for the rounds; the same call goes on where it stopped.
       progress: as for `fit_many`.
       options: `seeds`, `validation`, `epochs` and all else that `flaxfit.fit_many` takes.
@@ -142,7 +142,7 @@ def optimize(
       epochs: how many; or several numbers, rising: after each but the last the pruner decides who goes on, from the weights it had.
       metric: what is told, by mean over seeds, at the best epoch so far; by default as for `Study`. A trial with a score that is not
         finite has failed.
-      mode: "min" or "max", for a metric that does not say it itself.
+      mode: "min" or "max", for a metric whose mode is not known.
       run_dir: a directory for the runs.
       progress: as for `fit_many`.
       options: `seeds`, `validation`, `batch_size` and all else that `flaxfit.fit_many` takes.

@@ -1,4 +1,4 @@
-"""Compiled programs. Each task holds its own `jax.jit` functions: they go when the task goes, and a second call compiles nothing."""
+"""Compiled programs. Each task holds its own `jax.jit` functions, so that they are freed with it and a second call compiles nothing."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import jax
 from flaxfit.train.task import Task
 
 MakeTask = Callable[[Mapping[str, Any]], Task] | Task
-"""A mapping of hyperparameters -> Task; or a Task."""
+"""A function of a mapping of hyperparameters that returns a Task; or a Task."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Found:
-    """A value that is not an array as the result of a traced function."""
+    """Holds a value that is not an array, so that a traced function can return it."""
 
     value: Any = field(metadata={"static": True})
 
 
 class Programs:
-    """The programs of a task, or of all tasks of a `make_task` that differ only in numbers, which are arguments of the programs.
+    """The programs of a task; or of all tasks of a `make_task` that differ only in numbers, which are arguments of the programs.
 
     Args:
       make: the task or the `make_task`.
-      static: names and values of the hyperparameters that are compiled in.
+      static: the names and values of the hyperparameters that are compiled in.
     """
 
     def __init__(self, make: MakeTask, static: tuple[tuple[str, Hashable], ...] = ()):
@@ -40,18 +40,18 @@ class Programs:
         self._lock = threading.RLock()  # threads of a population ask for the same program at the same time
 
     def task(self, numbers: Mapping[str, Any]) -> Task:
-        """The task for these numbers, which may be traced."""
+        """Returns the task for these numbers, which may be traced."""
         return self.make if isinstance(self.make, Task) else self.make({**dict(self.static), **numbers})
 
     def jit(self, what: Hashable, function: Callable[..., Any], **options: Any) -> Any:
-        """`jax.jit(function)`, made once for each `what`; the function may depend on the task and on `what`, and on nothing else."""
+        """Returns `jax.jit(function)`, made once for each `what`. The function may depend only on the task and on `what`."""
         with self._lock:
             if what not in self._functions:
                 self._functions[what] = jax.jit(function, **options)
             return self._functions[what]
 
     def compiled(self, what: Hashable, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """`jit`, compiled for these arguments already. Raises whatever tracing the function raises."""
+        """Returns the function of `jit`, already compiled for these arguments. Raises whatever the function raises when it is traced."""
         directory = os.environ.get("FLAXFIT_CACHE")
         if directory and not jax.config.values["jax_compilation_cache_dir"]:  # another process then only traces
             jax.config.update("jax_compilation_cache_dir", str(Path(directory).resolve() / "programs"))
@@ -62,12 +62,12 @@ class Programs:
         return jitted
 
     def found(self, what: Hashable, function: Callable[..., Any], *args: Any) -> Any:
-        """What `function` returns when it is traced for arguments of these shapes; JAX keeps it. It may be any value."""
+        """Returns what `function` returns when it is traced for arguments of these shapes, which may be any value. JAX caches it."""
         with self._lock:
             return self.jit(what, lambda *traced: _Found(function(*traced))).eval_shape(*args).value
 
     def kept(self, what: Hashable, make: Callable[[], Any]) -> Any:
-        """What `make` returned at the first call with this `what` that did not raise."""
+        """Returns what `make` returned at its first call with this `what` that raised nothing."""
         with self._lock:
             if what not in self._kept:
                 self._kept[what] = make()

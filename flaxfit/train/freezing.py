@@ -1,4 +1,4 @@
-"""Which parameters a task trains, and what of the rest stands still."""
+"""Which parameters a task trains, and which collections are frozen with the others."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from flaxfit.state import paths
 
 
 def trained(mask: Mask | None, params: Any) -> Any:
-    """`params` with `optax.MaskedNode()`, which has no leaves, in place of those that are frozen.
+    """Returns `params` with `optax.MaskedNode()`, which has no leaves, in place of the frozen parameters.
 
     Args:
-      mask: which parameters are trained; None: all.
+      mask: which parameters are trained, or None for all.
       params: the parameters.
 
     Raises:
-      ValueError: the mask matches nothing.
+      ValueError: the mask matches no parameter.
     """
     if mask is None:
         return params
@@ -29,10 +29,10 @@ def trained(mask: Mask | None, params: Any) -> Any:
 
 
 def frozen_modules(mask: Mask, params: Any) -> Callable[[str], bool]:
-    """Path of a module -> whether it is frozen: none of its parameters is trained.
+    """Returns a function that tells from the path of a module whether it is frozen, that is, whether none of its parameters is trained.
 
-    A module without parameters is frozen if the mask, as regular expressions, is not found in its path either; with a mask that is a
-    function, if the nearest module around it that has parameters is.
+    A module without parameters is frozen if the regular expressions of the mask do not match its path. If the mask is a function, it is
+    frozen if the nearest enclosing module with parameters is.
     """
     flags = dict(zip(paths(params), jax.tree.leaves(resolve(mask, params)), strict=True))
 
@@ -48,7 +48,7 @@ def frozen_modules(mask: Mask, params: Any) -> Callable[[str], bool]:
 
 
 def kept(frozen: Callable[[str], bool], new: Any, old: Any) -> Any:
-    """Collections after a step, with those of frozen modules as they were."""
+    """Returns the collections after a step, with those of frozen modules as they were before it."""
 
     def choose(path: Any, after: Any, before: Any) -> Any:
         _, *module, _ = jax.tree_util.keystr(path, simple=True, separator="/").split("/")

@@ -18,21 +18,21 @@ import jax.numpy as jnp
 from flax import nnx
 
 Frozen = Callable[[str], bool]
-"""Path of a module, such as `Block_0/BatchNorm_0` -> whether its statistics stand still."""
+"""A function that tells from the path of a module, such as `Block_0/BatchNorm_0`, whether its statistics are frozen."""
 Variables = tuple[Any, Any]
-"""Parameters, and all other collections by name."""
+"""The parameters, and all other collections by name."""
 
 _WORDS = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
-"""Arguments by which modules are told whether they train -> what they are while they do."""
+"""The arguments that tell modules whether they train -> their value in training."""
 _LOSSES = nnx.variablelib.variable_type_from_name("losses", allow_register=True)
-_NOTED = ("losses", "intermediates")  # collections that `sow` fills and that no state keeps
+_NOTED = ("losses", "intermediates")  # `sow` fills these collections; they are not part of a state
 
 
 def network(model: Any) -> LinenNetwork | NnxNetwork:
-    """The network of a Linen module, an NNX module, or a function (or class) that makes an NNX module of its `rngs`.
+    """Returns the network of a Linen module, an NNX module, or a function or class that takes `rngs` and makes an NNX module.
 
     Raises:
-      TypeError: it is something else.
+      TypeError: the model is none of these.
     """
     if isinstance(model, nn.Module):
         return LinenNetwork(model)
@@ -40,11 +40,14 @@ def network(model: Any) -> LinenNetwork | NnxNetwork:
     if isinstance(model, nnx.Module) or (callable(model) and not linen_class):
         return NnxNetwork(model)  # pyright: ignore[reportArgumentType]
     hint = "pass MyModel(...), not the class" if linen_class else "wrap other functions in a module"
-    raise TypeError(f"Task(model=...) must be a Linen or NNX module, or rngs -> NNX module, got {type(model).__name__}: {hint}.")
+    raise TypeError(
+        f"Task(model=...) must be a Linen or NNX module, or a function of rngs that makes an NNX module, got {type(model).__name__}: "
+        f"{hint}."
+    )
 
 
 class LinenNetwork:
-    """A Linen module. If it takes none of the words that say whether it trains, its submodules that do are told themselves.
+    """A Linen module. If it has no argument that says whether it trains, those of its submodules that have one are told directly.
 
     Args:
       module: the module.
@@ -57,13 +60,13 @@ class LinenNetwork:
         parameters = _parameters(type(module))
         self._words = _words(parameters)
         if not self._words and not isinstance(module, nn.Sequential) and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            self._words = ("train",)  # it may hand them on
+            self._words = ("train",)  # it may pass it on
 
     def __repr__(self) -> str:
         return repr(self._module)
 
     def init(self, rngs: Mapping[str, Any], x: Any) -> Variables:
-        """Fresh variables for inputs like `x`."""
+        """Returns fresh variables for inputs like `x`."""
         args, words = self._arguments(x, False)
         with self._told(False, None):
             variables: Any = self._module.init(dict(rngs), *args, **words)
@@ -72,7 +75,7 @@ class LinenNetwork:
     def apply(
         self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Any] | None, frozen: Frozen | None = None
     ) -> tuple[Any, Any, Any]:
-        """Outputs, collections after them, and the losses that the module sowed. Given `rngs`, it trains."""
+        """Returns the outputs, the updated collections, and the losses that the module sowed. With `rngs`, the module trains."""
         train = rngs is not None
         args, words = self._arguments(x, train)
         mutable = [*(collections if train else ()), "losses"]
@@ -84,7 +87,7 @@ class LinenNetwork:
         return outputs, changed if train else collections, sown
 
     def tabulate(self, rngs: Mapping[str, Any], x: Any, **options: Any) -> str:
-        """A table of the layers."""
+        """Returns a table of the layers."""
         args, words = self._arguments(x, False)
         with self._told(False, None):
             return self._module.tabulate(dict(rngs), *args, **words, **options)
@@ -94,7 +97,7 @@ class LinenNetwork:
         return args, named | {word: train is _WORDS[word] for word in self._words}
 
     def _told(self, train: bool, frozen: Frozen | None) -> Any:
-        """A context in which submodules are told what they need to know and nobody said."""
+        """A context in which submodules are told whether they train, unless their parents tell them."""
         if self._words and frozen is None:
             return nullcontext()
 
@@ -127,10 +130,10 @@ class LinenNetwork:
 
 
 class NnxNetwork:
-    """An NNX module, or a function that makes one. Its variables become plain dicts; its random streams are drawn anew at each call.
+    """An NNX module, or a function that makes one. Its variables become plain dicts, and each call gets new random streams.
 
     Args:
-      model: the module, whose present weights are those that training starts from; or (rngs) -> module, which makes fresh ones.
+      model: the module, from whose present weights training starts; or a function of rngs that makes a module with fresh weights.
     """
 
     def __init__(self, model: nnx.Module | Callable[..., nnx.Module]):
@@ -149,7 +152,7 @@ class NnxNetwork:
         return re.sub(r"\x1b\[[0-9;]*m", "", repr(abstract))
 
     def init(self, rngs: Mapping[str, Any], x: Any) -> Variables:
-        """Fresh variables; those of a module that was given as it is are its own."""
+        """Returns fresh variables, or the present ones if the model is a module."""
         if self.stored is not None:
             return self.stored
         return self._plain(dict(nnx.to_flat_state(nnx.state(self._made(rngs)))))
@@ -157,7 +160,7 @@ class NnxNetwork:
     def apply(
         self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Any] | None, frozen: Frozen | None = None
     ) -> tuple[Any, Any, Any]:
-        """Outputs, collections after them, and the losses that the module sowed. Given `rngs`, it trains."""
+        """Returns the outputs, the updated collections, and the losses that the module sowed. With `rngs`, the module trains."""
         train = rngs is not None
         values = self._values(params, collections) | self._random(rngs or {"": jax.random.key(0)})
         module = self._merged(values)
@@ -177,21 +180,21 @@ class NnxNetwork:
         return outputs, self._plain(after)[1] if train else collections, nnx.to_pure_dict(sown)
 
     def tabulate(self, rngs: Mapping[str, Any], x: Any, **options: Any) -> str:
-        """A table of the layers."""
+        """Returns a table of the layers."""
         module = self._module if self._factory is None else self._made(rngs)
         args, named = _inputs(self._parameters, x)
         named |= {word: not _WORDS[word] for word in self._words}
         return nnx.tabulate(nnx.clone(module), *args, **named, **options)
 
     def module(self, params: Any, collections: Any, into: nnx.Module | None = None) -> nnx.Module:
-        """The module with these variables, in evaluation mode: a new one, or `into` with its own replaced."""
+        """Returns a module with these variables, in evaluation mode: a new one, or `into` after replacing its variables."""
         values = self._values(params, collections)
         if into is None:
             module = self._merged(values | self._random({"": jax.random.key(0)}))
         else:
             module, own = into, dict(nnx.to_flat_state(nnx.state(into)))
             if other := [path for path in values if path not in own or jnp.shape(own[path].get_value()) != jnp.shape(values[path])]:
-                raise ValueError(f"the weights do not fit {type(into).__name__}: {_name(other[0])} is not there, or of another shape.")
+                raise ValueError(f"the weights do not fit {type(into).__name__}: {_name(other[0])} is missing there or has another shape.")
             nnx.update(into, nnx.from_flat_state([(path, own[path].copy(value=value)) for path, value in values.items()]))
         module.eval()
         return module
@@ -203,7 +206,7 @@ class NnxNetwork:
         module = self._factory(rngs=streams) if named else self._factory(streams)
         if not isinstance(module, nnx.Module):
             raise TypeError(
-                f"Task(model=...) is a function that gives {type(module).__name__}: it must make an NNX module, rngs -> module."
+                f"Task(model=...) is a function, which must take rngs and return an NNX module, but it returns {type(module).__name__}."
             )
         return module
 
@@ -211,7 +214,7 @@ class NnxNetwork:
         return nnx.merge(self._graph, nnx.from_flat_state([(path, v.copy(value=values[path])) for path, v in self._variables.items()]))
 
     def _random(self, rngs: Mapping[str, Any]) -> dict[Any, Any]:
-        """Keys and counts of the module's random streams. Each gets the key of its name, or of the first, by its place."""
+        """Returns keys and counts for the random streams: the key of the stream's name or else the first one, folded in with its path."""
         values: dict[Any, Any] = {}
         for path, variable in self._variables.items():
             if isinstance(variable, nnx.RngKey):
@@ -224,7 +227,7 @@ class NnxNetwork:
         return values
 
     def _plain(self, variables: Mapping[Any, Any]) -> Variables:
-        """The values of variables as dicts: parameters, and the others by collection."""
+        """Returns the values of variables as dicts: the parameters, and the others by collection."""
         params: dict[str, Any] = {}
         collections: dict[str, Any] = {}
         for path, kind in self._variables.items():
@@ -237,7 +240,7 @@ class NnxNetwork:
         return params, collections
 
     def _values(self, params: Any, collections: Any) -> dict[Any, Any]:
-        """The reverse of `_plain`: values by path."""
+        """Returns values by path; the inverse of `_plain`."""
         values = {}
         for path, kind in self._variables.items():
             if not isinstance(kind, nnx.RngState):
@@ -249,20 +252,20 @@ class NnxNetwork:
 
 
 def auxiliary(sown: Any, rows: int) -> jax.Array | None:
-    """The sum of the losses that a module sowed, shape (rows,); None where it sowed none.
+    """Returns the sum of the losses that a module sowed, shape (rows,), or None if it sowed none.
 
     Raises:
-      ValueError: one is neither a number nor one number a row.
+      ValueError: a loss is neither one number nor one number for each example.
     """
     leaves = jax.tree.leaves(sown)
     for leaf in leaves:
         if jnp.shape(leaf) not in ((), (rows,)):
-            raise ValueError(f'what a model sows as "losses" must be a number, or one number a row, got shape {jnp.shape(leaf)}.')
+            raise ValueError(f'the "losses" that a model sows must be one number, or one for each example, got shape {jnp.shape(leaf)}.')
     return sum(jnp.broadcast_to(leaf, (rows,)).astype(jnp.float32) for leaf in leaves) if leaves else None  # pyright: ignore
 
 
 def _parameters(module: type) -> dict[str, inspect.Parameter]:
-    """The parameters of a module's `__call__`, without `self`."""
+    """Returns the parameters of a module's `__call__` without `self`."""
     _, *parameters = inspect.signature(module.__call__).parameters.items()
     return dict(parameters)
 
@@ -272,7 +275,7 @@ def _words(parameters: Mapping[str, inspect.Parameter]) -> tuple[str, ...]:
 
 
 def _inputs(parameters: Mapping[str, inspect.Parameter], x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """How a module gets its inputs: a tuple or dict of them one by one where its `__call__` has several arguments without default."""
+    """Returns the arguments for inputs `x`. A tuple or dict is spread if `__call__` has several arguments without defaults."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     needed = [
         name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and p.kind is not p.VAR_KEYWORD

@@ -1,4 +1,4 @@
-"""What optax's transformations need beyond gradients, and which weights they want to have evaluated."""
+"""What optax's optimizers need besides gradients, and which weights they evaluate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PRIVATE = {"differentially_private_aggregate", "dpsgd"}
 
 
 class LookaheadState(NamedTuple):
-    """What an adapted `optax.lookahead` keeps."""
+    """The state of an adapted `optax.lookahead`."""
 
     inner: Any
     slow: Any  # as params
@@ -28,13 +28,13 @@ _KEEPS_OTHER_WEIGHTS = (SAMState, ScheduleFreeState, LookaheadState)
 
 
 def adapted(optimizer: Any) -> optax.GradientTransformation:
-    """`optimizer` as a transformation of a single set of weights, which `update` can call.
+    """Returns `optimizer` as a transformation of a single set of weights, which `update` can call.
 
-    `optax.lookahead` works on pairs of fast and slow weights; here the slow ones become part of its state.
+    `optax.lookahead` works on pairs of fast and slow weights. Here the slow weights become part of its state.
 
     Raises:
-      TypeError: it is no optax transformation.
-      ValueError: it is one that cannot work. The message names it and says what does.
+      TypeError: it is not an optax transformation.
+      ValueError: it cannot work here. The message names it and a replacement.
     """
     if isinstance(optimizer, optax.MultiSteps):
         optimizer = optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)  # pyright: ignore[reportArgumentType]
@@ -43,14 +43,14 @@ def adapted(optimizer: Any) -> optax.GradientTransformation:
     names = _names(optimizer)
     if private := names & _PRIVATE:
         raise ValueError(
-            f"Task(optimizer=...) may not hold optax's {min(private)}: it needs the gradient of each example, and a training step has "
-            "the batch's. For noise without the guarantee, chain optax.clip_by_global_norm and optax.add_noise."
+            f"Task(optimizer=...) cannot use optax's {min(private)}, which needs the gradient of each example; a training step computes "
+            "the gradient of the batch. For noise without a privacy guarantee, chain optax.clip_by_global_norm and optax.add_noise."
         )
     if getattr(optimizer.init, "__qualname__", "") == "lookahead.<locals>.init_fn":
         return _lookahead(optimizer)
     if "lookahead" in names:
         raise ValueError(
-            "Task(optimizer=...) may hold optax.lookahead only as its outermost part, since it changes two sets of weights: "
+            "Task(optimizer=...) can use optax.lookahead only as its outermost part, because it changes two sets of weights: "
             "optax.lookahead(optax.chain(...), sync_period=..., slow_step_size=...)."
         )
     return optimizer
@@ -59,19 +59,19 @@ def adapted(optimizer: Any) -> optax.GradientTransformation:
 def update(
     optimizer: optax.GradientTransformation, gradients: Any, state: Any, params: Any, value: Array, value_fn: Callable[[Any], Array]
 ) -> tuple[Any, Any]:
-    """An optimizer's updates and its next state. It gets whatever optax's optimizers ask for, as far as it takes it.
+    """Returns the updates of an optimizer and its next state. It passes on the extra arguments of optax that the optimizer accepts.
 
     Args:
-      optimizer: of `adapted`.
-      gradients: of the objective at `params`.
-      state: the optimizer's.
+      optimizer: an optimizer that `adapted` returned.
+      gradients: the gradients of the objective at `params`.
+      state: the state of the optimizer.
       params: the weights.
       value: the objective at `params`.
-      value_fn: params -> objective, on the same batch with the same random keys. Where `optax.masked` hides a leaf from a part of the
-        optimizer, the objective is taken at that leaf's present value.
+      value_fn: params -> objective, on the same batch with the same random keys. If `optax.masked` hides a leaf from a part of the
+        optimizer, the present value of that leaf is used.
     """
 
-    def objective(part: Any, obj_fn: Any = None, grad_fn: Any = None) -> Array:  # line searches pass on what they do not know
+    def objective(part: Any, obj_fn: Any = None, grad_fn: Any = None) -> Array:  # line searches pass arguments that they do not know
         return value_fn(completed(part, params))
 
     gradient = jax.grad(objective)
@@ -94,21 +94,21 @@ def update(
             if "MaskedNode" not in str(error) or not _names(optimizer) & {"scale_by_zoom_linesearch", "scale_by_backtracking_linesearch"}:
                 raise
             raise ValueError(
-                "a line search, which L-BFGS has too, must see the gradient of the same parameters as it changes: "
-                "optax.masked(..., mask_compatible_extra_args=True), and likewise optax.partition."
+                "a line search, which is also part of L-BFGS, must be given the gradient of the parameters that it changes: use "
+                "optax.masked(..., mask_compatible_extra_args=True), or the same argument of optax.partition."
             ) from error
 
 
 def keeps_other_weights(state: Any) -> bool:
-    """Whether an optimizer with this state wants other weights evaluated than those it trains: SAM, schedule-free, lookahead."""
+    """Whether an optimizer with this state evaluates other weights than those it trains, as SAM, schedule-free and lookahead do."""
     return any(isinstance(part, _KEEPS_OTHER_WEIGHTS) for part in _parts(state))
 
 
 def evaluation_weights(state: Any, params: Any) -> Any:
-    """The weights that an optimizer wants to have evaluated, as its authors say; of most optimizers those that it trains.
+    """Returns the weights that are to be evaluated according to the authors of an optimizer. For most optimizers these are `params`.
 
-    For SAM these are the weights before an adversarial step that is still to be undone (Foret et al. 2021), for schedule-free optimizers
-    the average x (Defazio et al. 2024), for lookahead the slow weights (Zhang et al. 2019).
+    For SAM they are the weights before the adversarial step (Foret et al. 2021), for schedule-free optimizers the average x (Defazio et
+    al. 2024), and for lookahead the slow weights (Zhang et al. 2019).
     """
     for part in _parts(state):
         if isinstance(part, SAMState) and part.cache is not None:
@@ -121,12 +121,12 @@ def evaluation_weights(state: Any, params: Any) -> Any:
 
 
 def completed(part: Any, params: Any) -> Any:
-    """`part`, which lacks some leaves of `params` as `optax.masked` leaves them out, with these leaves from `params`."""
+    """Returns `part` after filling the leaves that `optax.masked` removed with those of `params`."""
     return jax.tree.map(lambda new, old: old if _missing(new) else new, part, params, is_leaf=_missing)
 
 
 def _like(part: Any, params: Any) -> Any:
-    """`params` without the leaves that `part` lacks."""
+    """Returns `params` without the leaves that are missing in `part`."""
     return jax.tree.map(lambda mine, p: mine if _missing(mine) else p, part, params, is_leaf=_missing)
 
 
@@ -157,7 +157,7 @@ def _lookahead(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
 
 
 def _names(optimizer: Any) -> set[str]:
-    """The names of optax's functions that an optimizer is made of, found in closures; one that `_lookahead` made hides its own."""
+    """Returns the names of the optax functions that an optimizer is made of, which are found in its closures."""
     names, seen, todo = set(), set(), [optimizer]
     while todo:
         node = todo.pop()

@@ -1,4 +1,4 @@
-"""A learning rate that is lowered on a plateau, as an (init, update) pair of pure functions inside the compiled run."""
+"""Lowering the learning rate on a plateau, as an (init, update) pair of pure functions inside the compiled run."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from flaxfit.train.stopping import Monitored
 
 @dataclass(frozen=True)
 class Plateau(Monitored):
-    """Lower the learning rate when a metric no longer improves: Keras's `ReduceLROnPlateau`, its words and its meanings.
+    """Lowers the learning rate when a metric no longer improves, as `keras.callbacks.ReduceLROnPlateau` does.
 
-    The optimizer's updates are multiplied by a scale that starts at 1. That is a lower learning rate for every optimizer whose updates
-    are proportional to it, which Adam, AdamW and SGD are; an optimizer's momentum is not changed. The scale is logged each epoch as
-    `learning_rate_scale`. It is part of the compiled run and of its checkpoints.
+    The updates of the optimizer are multiplied by a scale that starts at 1. For optimizers whose updates are proportional to the learning
+    rate, such as Adam, AdamW and SGD, this is the same as a lower learning rate. The momentum of the optimizer does not change. The scale
+    is logged in each epoch as `learning_rate_scale`, and is part of the compiled run and of its checkpoints.
 
     Attributes:
       monitor: a column of the history, such as `val_loss`.
-      factor: what the scale is multiplied by, above 0 and below 1.
-      patience: lower it after this many epochs in a row without improvement.
-      min_delta: an improvement must be larger than this.
-      mode: "min", "max", or "auto": as the metric says, see `flaxfit.Metric`.
-      cooldown: epochs after a reduction in which none is counted.
-      min_scale: the scale never falls below this.
+      factor: the factor by which the scale is lowered, above 0 and below 1.
+      patience: the number of epochs without improvement after which it is lowered.
+      min_delta: the smallest change that counts as an improvement.
+      mode: "min", "max", or "auto" for the mode of the metric (see `flaxfit.Metric`).
+      cooldown: the number of epochs after a reduction that are not counted.
+      min_scale: the lowest value of the scale.
 
     Raises:
-      ValueError, TypeError: a number outside its range, or an unknown mode.
+      ValueError: a number is out of range, or the mode is unknown.
+      TypeError: an argument has the wrong type.
 
     Example:
       >>> plateau = Plateau("val_loss", factor=0.5, patience=2)
@@ -55,23 +56,23 @@ class Plateau(Monitored):
         check_count("Plateau(patience=...)", self.patience, 0, "epochs")
         check_count("Plateau(cooldown=...)", self.cooldown, 0, "epochs")
         if not isinstance(self.monitor, str):
-            raise TypeError(f"Plateau(monitor=...) is the name of a metric, got {self.monitor!r}.")
+            raise TypeError(f"Plateau(monitor=...) must be the name of a metric, got {self.monitor!r}.")
         if not 0 < self.factor < 1:
-            raise ValueError(f"Plateau(factor=...) must lie between 0 and 1, got {self.factor!r}.")
+            raise ValueError(f"Plateau(factor=...) must be above 0 and below 1, got {self.factor!r}.")
         if not 0 <= self.min_scale <= 1:
-            raise ValueError(f"Plateau(min_scale=...) must lie from 0 to 1, got {self.min_scale!r}.")
+            raise ValueError(f"Plateau(min_scale=...) must be from 0 to 1, got {self.min_scale!r}.")
         if not 0 <= self.min_delta < math.inf:
             raise ValueError(f"Plateau(min_delta=...) must be 0 or more, got {self.min_delta!r}.")
         if self.mode not in ("auto", "min", "max"):
-            raise ValueError(f'Plateau(mode=...) is "auto", "min" or "max", got {self.mode!r}.')
+            raise ValueError(f'Plateau(mode=...) must be "auto", "min" or "max", got {self.mode!r}.')
 
     def init(self) -> PlateauState:
-        """The state before the first epoch."""
+        """Returns the state before the first epoch."""
         zero, worst = jnp.zeros((), jnp.int32), -jnp.inf if self.direction == "max" else jnp.inf
         return PlateauState(jnp.ones((), jnp.float32), jnp.asarray(worst, jnp.float32), zero, zero)
 
     def update(self, state: PlateauState, value: Array | float) -> PlateauState:
-        """The state after an epoch whose monitor was `value`. Pure. A value that is not finite is no improvement."""
+        """Returns the state after an epoch in which the metric was `value`. A value that is not finite is not an improvement."""
         value, sign = jnp.asarray(value, jnp.float32), -1 if self.direction == "max" else 1
         cooldown = jnp.maximum(state.cooldown - 1, 0)
         cooling = cooldown > 0

@@ -1,4 +1,4 @@
-"""Metrics of a whole set of rows: which of them the compiled program computes, and what the others give on the host."""
+"""Metrics of a whole set of examples: which of them run inside the compiled program, and the values of the others."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _NOT_JAX = (
 
 
 def on_host(programs: Programs, task: Task, numbers: Mapping[str, Any], logits: Any, y: Any, rows: int) -> tuple[str, ...]:
-    """The names of a task's set metrics that are no functions of JAX, as tracing and lowering them tells.
+    """Returns the names of the set metrics that JAX cannot trace and lower, so that they have to run on the host.
 
     Args:
-      programs: of the task, which keep what was found.
+      programs: the programs of the task, which cache the answer.
       task: the task for these numbers.
-      numbers: its traced hyperparameters.
-      logits, y: outputs and targets of any number of rows, or their shapes.
-      rows: how many there will be.
+      numbers: the traced hyperparameters of the task.
+      logits, y: outputs and targets of any number of examples, or their shapes.
+      rows: the number of examples of the set.
 
     Raises:
-      ValueError: one of JAX fails, or does not return one number.
+      ValueError: a metric fails, or does not return one number.
     """
     whole = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), (logits, y))
     leaves, structure = jax.tree.flatten(whole)
@@ -45,13 +45,13 @@ def on_host(programs: Programs, task: Task, numbers: Mapping[str, Any], logits: 
 
 
 def compiled(programs: Programs, name: str) -> Any:
-    """(numbers, logits, y) -> a set metric that is a function of JAX."""
+    """Returns the compiled function (numbers, logits, y) -> value of a set metric."""
     return programs.jit(("set metric", name), lambda numbers, logits, y: programs.task(numbers).set_metrics[name](logits, y))
 
 
 def _lowers(programs: Programs, name: str, numbers: Any, whole: Any) -> bool:
     try:
-        # Lowered, since some of NumPy's functions call a tracer's methods with arguments that only lowering refuses.
+        # Lowering is needed, because some functions of NumPy call methods of a tracer with arguments that only lowering refuses.
         result = compiled(programs, name).lower(numbers, *whole).out_info
     except _NOT_JAX:
         return False
@@ -65,10 +65,10 @@ def _lowers(programs: Programs, name: str, numbers: Any, whole: Any) -> bool:
 
 
 def computed(metrics: Mapping[str, Callable[[Any, Any], Any]], logits: Any, y: Any) -> np.ndarray:
-    """What metrics of NumPy arrays return, float32, shape (metrics,); NaN where the model's outputs are.
+    """Returns the values of metrics of NumPy arrays, float32, shape (metrics,). They are NaN if an output of the model is NaN.
 
     Raises:
-      ValueError: something other than one number.
+      ValueError: a metric does not return one number.
     """
     logits, y = jax.tree.map(np.asarray, (logits, y))
     values = np.full(len(metrics), np.nan, np.float32)

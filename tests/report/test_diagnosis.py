@@ -228,7 +228,7 @@ def test_errors_say_what_to_do():
         diagnose(history)
     with pytest.raises(KeyError, match=r"no column 'oddty'.*did you mean 'oddity'"):
         diagnose(history, "oddty")
-    with pytest.raises(ValueError, match=r"'oddity' does not say whether larger is better: give mode=.*\"oddity\": ff\.Metric"):
+    with pytest.raises(ValueError, match=r"'oddity' is best when small or large: pass mode=.*\"oddity\": ff\.Metric"):
         diagnose(history, "oddity")
     with pytest.raises(ValueError, match=r"is \"min\" or \"max\", got 'larger'"):
         diagnose(history, "oddity", mode="larger")

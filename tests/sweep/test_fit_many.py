@@ -178,7 +178,7 @@ class Branches(nn.Module):
 @pytest.mark.parametrize(
     ("grid", "options", "message"),
     [
-        ({"dropout": [0.1], "rate": 0.1}, {}, "put it in brackets"),
+        ({"dropout": [0.1], "rate": 0.1}, {}, "put the value into brackets"),
         (GRID, {"seeds": 0}, "seeds must be at least 1"),
         (GRID, {"seeds": [1, 1]}, "different numbers"),
         (GRID, {"strategy": "thread"}, "did you mean 'threads'"),

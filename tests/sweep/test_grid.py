@@ -36,15 +36,15 @@ def test_settings_one_by_one():
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({"l2": 0.1}, "must be a list of values, got 0.1: put it in brackets"),
-        ({"net": "Tiny"}, "must be a list of values"),
-        ({"l2": []}, "'l2' holds no values"),
-        ({"l2": [0.1, float("nan")]}, "'l2' holds nan"),
-        ({"l2": [0.1, "a"]}, r"mixes numbers with 'a': make it ff.static\(\[...\]\)"),
-        ({"l2": [0.1, 0.1]}, "a setting twice"),
+        ({"l2": 0.1}, "values of 'l2' in the grid must be a list, got 0.1: put the value into brackets"),
+        ({"net": "Tiny"}, "values of 'net' in the grid must be a list"),
+        ({"l2": []}, "list of values of 'l2' in the grid is empty"),
+        ({"l2": [0.1, float("nan")]}, "'l2' in the grid must be finite, got nan"),
+        ({"l2": [0.1, "a"]}, r"mix numbers with 'a': mark them with ff.static\(\[...\]\)"),
+        ({"l2": [0.1, 0.1]}, "the same setting twice"),
         ([{"a": 1}, {"b": 1}], r"the same names, got \['a'\] and \['b'\]"),
-        ([], "no settings"),
-        (3, "a grid maps names to lists"),
+        ([], "the grid is empty"),
+        (3, "a grid must .* names to lists"),
     ],
 )
 def test_what_is_no_grid(grid, message):

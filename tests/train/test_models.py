@@ -177,9 +177,9 @@ def test_a_model_that_draws_in_evaluation_is_refused(table):
 
     with pytest.raises(ValueError, match="Noisy draws random numbers, but in evaluation mode outputs must not be random"):
         ff.fit(task_of(Noisy), table[0])
-    with pytest.raises(TypeError, match="is a function that gives int: it must make an NNX module"):
+    with pytest.raises(TypeError, match="must take rngs and return an NNX module, but it returns int"):
         task_of(lambda rngs: 3)
-    with pytest.raises(TypeError, match=r"must be a Linen or NNX module, or rngs -> NNX module, got type: pass MyModel"):
+    with pytest.raises(TypeError, match=r"or a function of rngs that makes an NNX module, got type: pass MyModel"):
         task_of(Silent)
 
 
@@ -282,7 +282,9 @@ def test_what_is_sowed_must_be_a_number_or_one_a_row(table):
             self.sow("losses", "all", x)
             return nn.Dense(1)(x)
 
-    with pytest.raises(ValueError, match=r'sows as "losses" must be a number, or one number a row, got shape \(32, 6\)'):
+    with pytest.raises(
+        ValueError, match=r'the "losses" that a model sows must be one number, or one for each example, got shape \(32, 6\)'
+    ):
         ff.fit(task_of(Wide()), table[0])
 
 

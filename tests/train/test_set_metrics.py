@@ -172,7 +172,7 @@ def test_two_outputs_and_modes(table):
     assert result.history["val_kappa"][-1] == pytest.approx(
         sklearn.metrics.cohen_kappa_score(y["b"][:99], outputs["b"].argmax(1)), abs=1e-6
     )
-    with pytest.raises(ValueError, match="'val_r2' does not say whether larger is better"):
+    with pytest.raises(ValueError, match="'val_r2' is best when small or large"):
         ff.fit(task, data, validation=data, early_stopping=ff.EarlyStopping("val_r2"))
 
 

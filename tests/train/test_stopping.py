@@ -84,7 +84,7 @@ def test_the_pair_runs_inside_a_compiled_loop():
 )
 def test_auto_mode_guesses_nothing_by_name(monitor, direction):
     if direction is None:
-        with pytest.raises(ValueError, match='does not say whether larger is better: give mode="min"'):
+        with pytest.raises(ValueError, match='is best when small or large: pass mode="min"'):
             EarlyStopping(monitor).direction  # noqa: B018
     else:
         assert EarlyStopping(monitor).direction == direction
@@ -125,7 +125,7 @@ def test_metrics_say_whether_larger_is_better(table):
     how = {"validation": validation, "epochs": 12, "early_stopping": EarlyStopping("val_my_loss", patience=99)}
     with pytest.raises(ValueError, match=r'\{"my_loss": ff\.Metric\(function, mode="max"\)\}'):
         ff.fit(task(margin), train, **how)
-    with pytest.raises(ValueError, match="'val_my_loss' does not say whether larger is better"):
+    with pytest.raises(ValueError, match="'val_my_loss' is best when small or large"):
         ff.fit(task(margin), train, validation=validation, plateau=ff.Plateau("val_my_loss"))
     result = ff.fit(task(ff.Metric(margin, "max")), train, **how)
     assert result.best_epoch == 1 + np.argmax(result.history["val_my_loss"])
