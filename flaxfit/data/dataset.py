@@ -25,9 +25,11 @@ class Dataset:
     Attributes:
       x: the inputs: an array, or a dict or tuple of arrays, each with one row for each example. Lists become arrays, and so do data frames
         of pandas, Polars and Arrow whose columns are numbers and booleans. `flaxfit.data.Table` encodes all others.
-      y: the targets, in the same forms. Class labels are integers, shape (rows,). Text and categorical columns are numbered in the order
-        of `classes`, by default in that of the sorted names.
-      sample_weight: the weight of each example in the data loss, shape (rows,), or None if all count alike.
+      y: the targets, in the same forms. Class labels are whole numbers, shape (rows,), (rows, 1), or one at each position of an example, or
+        one-hot. Text and categorical columns are numbered in the order of `classes`, by default in that of the sorted names;
+        `predict(classes=data.classes)` gives the names back.
+      sample_weight: the weight of each example in the data loss, shape (rows,); or of each position of an example, such as (rows, time
+        steps) for outputs (rows, time steps, ...); or None if all count alike.
       features: the names of the columns of x, or None. This and what follows describe the examples and take no part in computations.
       classes: the names of the classes 0, 1, ... of y, or None.
       provenance: where the examples come from, or None for arrays of your own.
@@ -74,9 +76,10 @@ class Dataset:
         if self.features is not None and columns not in (None, len(self.features)):
             raise ValueError(f"Dataset(features=...) has {len(self.features)} names for {columns} columns.")
         if self.sample_weight is not None:
-            if not hasattr(self.sample_weight, "shape") or self.sample_weight.ndim != 1:
+            if not hasattr(self.sample_weight, "shape"):
                 raise ValueError("Dataset(sample_weight=...) must hold one number for each example, shape (rows,).")
             weight = np.asarray(self.sample_weight, np.float32)
+            weight = weight[:, 0] if weight.shape[1:] == (1,) else weight
             if not np.all(weight >= 0) or np.any(np.isinf(weight)):
                 raise ValueError("Dataset(sample_weight=...) must be finite and not negative.")
             object.__setattr__(self, "sample_weight", weight)
@@ -183,20 +186,29 @@ def arrays(tree: Any, name: str, narrow: bool = True) -> Any:
 
 def _coded(y: Any, classes: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]] | None:
     """Labels that are text, or of a categorical type, as numbers, with the names of the classes; None for other targets."""
-    if isinstance(y, list) and y and all(isinstance(label, str) for label in y):
-        y = np.array(y)
-    if (found := native(y)) is not None and not hasattr(found, "columns"):
-        y = array_of(found, "y")
-    if not isinstance(y, np.ndarray) or isinstance(y, np.ma.MaskedArray) or y.dtype.kind not in "OUT" or y.ndim != 1 or not len(y):
+    if isinstance(y, list) and y and isinstance(y[0], str | list):
+        y = _text(y)
+    if (found := native(y)) is not None:
+        columns = list(found.iter_columns()) if hasattr(found, "columns") else [found]
+        y = array_of(columns[0], "y") if len(columns) == 1 else None
+    if not isinstance(y, np.ndarray) or isinstance(y, np.ma.MaskedArray) or y.dtype.kind not in "OUT" or y.ndim < 1 or not y.size:
         return None
-    if not all(isinstance(label, str) for label in y):
-        missing = [row for row, label in enumerate(y) if not isinstance(label, str)]
-        raise TypeError(f"Dataset: y is text, but not in {len(missing)} of {len(y)} rows, first in row {missing[0]} ({y[missing[0]]!r}).")
-    names = tuple(map(str, np.unique(y.astype(str)))) if classes is None else tuple(map(str, classes))
+    labels = y.ravel()
+    if not all(isinstance(label, str) for label in labels):
+        missing = [row for row, label in enumerate(labels) if not isinstance(label, str)]
+        first = missing[0] // (y.size // len(y))
+        raise TypeError(f"Dataset: y is text, but not in {len(missing)} of {y.size} labels, first in row {first} ({labels[missing[0]]!r}).")
+    names = tuple(map(str, np.unique(labels.astype(str)))) if classes is None else tuple(map(str, classes))
     places = {name: place for place, name in enumerate(names)}
-    if unknown := sorted({str(label) for label in y if label not in places}):
+    if unknown := sorted({str(label) for label in labels if label not in places}):
         raise ValueError(f"Dataset: y has the class {unknown[0]!r}, which Dataset(classes=...) does not name: {', '.join(names)}.")
-    return np.array([places[label] for label in y], np.int32), names
+    return np.array([places[label] for label in labels], np.int32).reshape(y.shape), names
+
+
+def _text(y: list[Any]) -> Any:
+    """Nested lists of text as an array of it; others as they are."""
+    found = np.array(y, object)
+    return found if all(isinstance(label, str) for label in found.ravel()) else y
 
 
 def _merged(wide: np.ndarray, narrow: np.ndarray) -> tuple[int, int, int] | None:
