@@ -305,7 +305,7 @@ def test_split_by_groups_and_in_time():
     parts = split(data, validation=0.2, test=0.3, groups=groups, seed=0)
     sets = [set(part.y.tolist()) for part in (parts.train, parts.validation, parts.test)]
     assert [len(part) for part in sets] == [15, 6, 9]
-    assert not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
+    assert sum(map(len, sets)) == len(sets[0] | sets[1] | sets[2])
     parts = split(data, validation=0.2, test=60, times=times, one_row=1.0)
     ages = [times[part.x] for part in (parts.train, parts.validation, parts.test)]
     assert [len(each) for each in ages] == [180, 60, 60]
