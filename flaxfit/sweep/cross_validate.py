@@ -187,8 +187,8 @@ def cross_validate(
         (`flaxfit.data.hold_outs`).
       stratified: each class has about the same share in each fold.
       groups: the group of each row, such as a patient: all rows of a group are in one fold, as in `flaxfit.data.folds`.
-      times: the time of each row: each fold trains on what is older than the rows that it holds out, as in `flaxfit.data.folds`. Tables then
-        give no interval, since none is known for such folds. `shuffle_seed` plays no part.
+      times: the time of each row: each fold trains on what is older than the rows that it holds out, as in `flaxfit.data.folds`. Tables
+        then give no interval, since none is known for such folds. `shuffle_seed` plays no part.
       repeats: so many times, shuffled anew.
       shuffle_seed: decides which row is in which fold; None: rows as they stand.
       seeds: of the training, as for `fit_many`.

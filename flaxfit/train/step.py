@@ -31,10 +31,11 @@ def row_losses(task: Task, logits: Any, y: Any, weight: Weights | None) -> Rows:
 
 def _row_sums(task: Task, logits: Any, y: Any, weight: Weights | None) -> Sums:
     """Sums over rows of the data loss (weighted, where rows have weights) and of the metrics (never weighted, as in Keras)."""
-    losses = row_losses(task, logits, y, weight)
+    by_row = weight is not None and weight.ndim == 1
+    losses = row_losses(task, logits, y, None if by_row else weight)
     sums = {name: metric(logits, y).astype(jnp.float32).sum() for name, metric in task.row_metrics.items()}
     sums |= {} if task.counted is None else {COUNTED: task.counted.shares(logits, y).sum()}
-    return sums | {task.loss_name: losses.sum()}
+    return sums | {task.loss_name: (losses * weight if by_row else losses).sum()}
 
 
 def train_step(

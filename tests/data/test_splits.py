@@ -190,7 +190,8 @@ def test_needs_a_dataset_with_class_labels_to_stratify_by(function):
         (np.full(10, 0.5), r"float32\[10\]"),
         ({"a": np.zeros(10)}, "{'a': "),
     ):
-        message = rf"{function.__name__}\(stratified=True\) needs class labels y, integers of shape \(rows,\) or \(rows, 1\) or one-hot, got {got}"
+        needs = r"needs class labels y, integers of shape \(rows,\) or \(rows, 1\) or one-hot"
+        message = rf"{function.__name__}\(stratified=True\) {needs}, got {got}"
         with pytest.raises(ValueError, match=message):
             function(ff.Dataset(np.arange(10), y), stratified=True, seed=0)
 
