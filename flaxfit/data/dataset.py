@@ -127,6 +127,8 @@ class Dataset:
 def arrays(tree: Any, name: str, narrow: bool = True) -> Any:
     """Converts an array-like, or a dict or tuple of them, to arrays of the types that the device computes in.
 
+    Columns of float64 whose offset is too large for float32 stay as they are.
+
     Args:
       tree: the values.
       name: what to call them in errors.
@@ -172,16 +174,23 @@ def arrays(tree: Any, name: str, narrow: bool = True) -> Any:
     beyond = narrowed != array if array.dtype.kind in "iu" else np.isinf(narrowed) & np.isfinite(array)
     if beyond.any():
         raise ValueError(f"Dataset: {name} holds numbers that {narrowed.dtype} cannot hold, first in row {np.nonzero(beyond)[0][0]}.")
-    if array.dtype == np.float64 and array.ndim < 3 and (column := _merged(array, narrowed)) is not None:
+    # Where rounding merges most values of a column, they keep their digits until they are scaled, or moved to the device.
+    return array if _merged(array, narrowed) is not None else narrowed
+
+
+def warn_of_digits(name: str, array: Any) -> None:
+    """Warns of the first column of an array of rows in which most values are the same in the type that the device computes in."""
+    if not isinstance(array, np.ndarray) or (narrow := jax.dtypes.canonicalize_dtype(array.dtype)) == array.dtype:
+        return
+    if (column := _merged(array, array.astype(narrow))) is not None:
         where, before, after = column
         at = f"{name}[:, {where}]" if array.ndim == 2 else name
         warnings.warn(
-            f"Dataset: {at} has {before} different values, of which {after} are left as {narrowed.dtype}: its offset is too large. "
-            f"Standardize it first, as ff.data.standardize(x)(x) does in float64.",
+            f"{at} has {before} different values, of which {after} are left as {narrow}: its offset is too large. "
+            "Standardize it first, as ff.data.standardize(x)(x) does in float64.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
-    return narrowed
 
 
 def _coded(y: Any, classes: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]] | None:
@@ -213,6 +222,8 @@ def _text(y: list[Any]) -> Any:
 
 def _merged(wide: np.ndarray, narrow: np.ndarray) -> tuple[int, int, int] | None:
     """The first column of which rounding merges most of the different values: its number, how many there were, how many are left."""
+    if wide.dtype != np.float64 or wide.ndim > 2:
+        return None
     columns = wide.reshape(len(wide), -1) if wide.size else wide.reshape(0, 0)
     if not columns.size:
         return None

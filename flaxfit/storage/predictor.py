@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxfit.arguments import check_count
-from flaxfit.data.dataset import Dataset, arrays
+from flaxfit.data.dataset import Dataset, arrays, warn_of_digits
 from flaxfit.data.encoding import Encoding
 from flaxfit.data.frames import native
 from flaxfit.data.scaling import Scaling
@@ -371,6 +371,7 @@ def _fitting(name: str, array: np.ndarray, shape: list[int], dtype: str) -> np.n
         raise TypeError(f"{name} is {array.dtype}, but the model takes {_rows(shape, dtype)}: pass the inputs as they were in training.")
     if array.dtype == dtype:
         return array
+    warn_of_digits(name, array)
     with np.errstate(invalid="ignore", over="ignore"):
         cast = array.astype(dtype)
     changed = ~np.isfinite(cast) if jnp.issubdtype(cast.dtype, jnp.inexact) else cast != array

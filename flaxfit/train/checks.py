@@ -11,7 +11,7 @@ import numpy as np
 from flax import errors as flax_errors
 
 from flaxfit.arguments import unknown
-from flaxfit.data.dataset import Dataset
+from flaxfit.data.dataset import Dataset, warn_of_digits
 from flaxfit.data.stream import Stream
 from flaxfit.data.table import Table
 from flaxfit.metrics import declared_of_batch
@@ -39,6 +39,7 @@ def check_data(name: str, data: Any) -> None:
         raise ValueError(f"{name} has no rows: its arrays are {', '.join(f'{path} {leaf.shape}' for path, leaf in data.leaves())}.")
     for path, leaf in data.leaves():
         check_finite(f"{name}.{path}", leaf)
+        warn_of_digits(f"{name}.{path}", leaf)
 
 
 def check_finite(name: str, array: Any) -> None:

@@ -81,7 +81,11 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
         "jax": jax.__version__,
         "rows": rows,
         **{
-            name: {path: {"shape": a.shape[1:], "dtype": str(a.dtype)} for path, a in by_path(getattr(data, name)).items()} for name in "xy"
+            name: {
+                path: {"shape": a.shape[1:], "dtype": str(jax.dtypes.canonicalize_dtype(a.dtype))}
+                for path, a in by_path(getattr(data, name)).items()
+            }
+            for name in "xy"
         },
         "loss": task.loss_name,
         "metrics": list(task.metrics),

@@ -31,11 +31,11 @@ def row_losses(task: Task, logits: Any, y: Any, weight: Weights | None) -> Rows:
 
 def _row_sums(task: Task, logits: Any, y: Any, weight: Weights | None) -> Sums:
     """Sums over rows of the data loss (weighted, where rows have weights) and of the metrics (never weighted, as in Keras)."""
-    by_row = weight is not None and weight.ndim == 1
-    losses = row_losses(task, logits, y, None if by_row else weight)
+    by_row = weight if weight is not None and weight.ndim == 1 else None
+    losses = row_losses(task, logits, y, weight if by_row is None else None)
     sums = {name: metric(logits, y).astype(jnp.float32).sum() for name, metric in task.row_metrics.items()}
     sums |= {} if task.counted is None else {COUNTED: task.counted.shares(logits, y).sum()}
-    return sums | {task.loss_name: (losses * weight if by_row else losses).sum()}
+    return sums | {task.loss_name: (losses if by_row is None else losses * by_row).sum()}
 
 
 def train_step(

@@ -303,7 +303,7 @@ def test_folds_in_time_train_on_what_is_older():
 def test_split_by_groups_and_in_time():
     groups, times = np.arange(300) % 30, np.random.default_rng(1).permutation(300)
     data = ff.Dataset(np.arange(300), groups)
-    parts = split(data, validation=0.2, test=0.3, groups=groups, seed=0)
+    parts = split(data, validation=0.2, test=0.3, groups=groups, seed=0, one_row=1.0)
     sets = [set(part.y.tolist()) for part in (parts.train, parts.validation, parts.test)]
     assert [len(part) for part in sets] == [15, 6, 9]
     assert sum(map(len, sets)) == len(sets[0] | sets[1] | sets[2])

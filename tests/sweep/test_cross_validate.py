@@ -264,7 +264,7 @@ def test_folds_of_groups_and_in_time():
     grouped = ff.cross_validate(task, data, groups=groups, folds=3, epochs=1)
     for train, held in grouped.folds:
         assert not set(groups[train]) & set(groups[held])
-    assert "corrected for shared rows" in str(grouped.table())
+    assert "corrected for shared rows" in grouped.table().covers
     early = ff.EarlyStopping("val_loss", patience=1)
     nested = {"early_stopping": early, "stopping_rows": 0.25}
     for options in ({}, nested):
