@@ -137,17 +137,13 @@ def test_callbacks_show_the_last_validation(task, table, tmp_path, capsys):
     add = SummaryWriter.add_scalar
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SummaryWriter, "add_scalar", lambda self, *point: (scalars.append(point), add(self, *point)))
-        callbacks = [
-            ff.callbacks.ProgressBar("run"),
-            ff.callbacks.TensorBoard(tmp_path),
-            ff.callbacks.SaveWeights(tmp_path, best_only=True),
-        ]
-        options = {"validation": table[1], "validation_every": 3, "epochs": 7}
+        callbacks = [ff.callbacks.ProgressBar("run"), ff.callbacks.TensorBoard(tmp_path), ff.callbacks.SaveWeights("{epoch}")]
+        options = {"validation": table[1], "validation_every": 3, "epochs": 7, "run_dir": tmp_path / "run"}
         history = ff.fit(task, table[0], callbacks=callbacks, **options).history
     assert f"val_binary_crossentropy {history['val_binary_crossentropy'][5]:.4g}" in capsys.readouterr().err
     assert all(np.isfinite(value) for _, value, _ in scalars)
     assert {epoch for name, _, epoch in scalars if name == "epoch_loss"} == set(range(1, 8))
-    assert [file.name for file in tmp_path.glob("*.safetensors")]
+    assert {int(file.stem) for file in (tmp_path / "run" / "weights").iterdir()} <= {3, 6}
 
 
 def test_validation_every_needs_something_to_validate(task, table):
