@@ -385,6 +385,8 @@ class from_sklearn:
         several = outputs.ndim > 1 and not (outputs.shape == targets.shape and not np.allclose(targets.sum(-1), 1))
         if several and outputs.shape == targets.shape:
             targets = targets.argmax(-1)
+        elif several:
+            targets = targets.reshape(outputs.shape[:-1])  # of a column of classes, too
         if several and outputs.ndim > 2:  # such as a class at each place of a row
             outputs, targets = outputs.reshape(-1, outputs.shape[-1]), targets.ravel()
         if self.needs == "probabilities":
