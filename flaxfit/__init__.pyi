@@ -45,6 +45,8 @@ from .train.export import pack as pack
 from .train.fit import fit as fit
 from .train.fit import resume as resume
 from .train.job import Member as Member
+from .train.lr_range import RangeTest as RangeTest
+from .train.lr_range import lr_range_test as lr_range_test
 from .train.plateau import Plateau as Plateau
 from .train.result import Result as Result
 from .train.step import eval_step as eval_step

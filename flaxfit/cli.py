@@ -89,6 +89,7 @@ def _show(command: Show) -> None:
     if history is None or not len(history.epochs):
         print("No epoch is finished yet.")
         return
+    history.validation_every = config["arguments"].get("validation_every", 1)
     last = {name: value for name, value in history.row(-1).items() if name != "best_epoch"}
     print(f"Epoch {history.epochs[-1]} of {config['arguments']['epochs']}, best epoch {history.best_epoch}")
     print("  " + ", ".join(f"{name} {value:.4g}" for name, value in last.items()))

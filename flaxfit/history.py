@@ -29,6 +29,7 @@ class History(Mapping[str, np.ndarray]):
       rows: the number of training examples, or None if it is not known.
       validation_rows: the number of validation examples, or None.
       modes: metric name -> "min" or "max", whether the metric is best when small or large.
+      validation_every: the run validated in epochs that this divides. In the others the `val_` columns are NaN.
 
     Attributes:
       epochs: the number of each epoch, int array of shape (epochs,).
@@ -36,6 +37,7 @@ class History(Mapping[str, np.ndarray]):
       rows: the number of training examples, or None if it is not known.
       validation_rows: the number of validation examples, or None.
       modes: metric name -> "min" or "max".
+      validation_every: as it was given.
 
     Raises:
       ValueError: the columns have different lengths, or one of them is called `epoch`, which is the index.
@@ -60,6 +62,7 @@ class History(Mapping[str, np.ndarray]):
         rows: int | None = None,
         validation_rows: int | None = None,
         modes: Mapping[str, Mode] | None = None,
+        validation_every: int = 1,
     ):
         self._columns = {name: np.asarray(values, float) for name, values in columns.items()}
         if "epoch" in self._columns:
@@ -68,7 +71,7 @@ class History(Mapping[str, np.ndarray]):
         if len(set(lengths.values())) > 1:
             raise ValueError(f"all columns of a History must have the same length, got {lengths}.")
         self.epochs = first_epoch + np.arange(next(iter(lengths.values()), 0))
-        self.rows, self.validation_rows = rows, validation_rows
+        self.rows, self.validation_rows, self.validation_every = rows, validation_rows, validation_every
         self.modes: dict[str, Mode] = dict(modes or {})
         logged = self._columns.get("best_epoch")
         self.best_epoch = int(logged[-1]) or None if logged is not None and len(logged) else None
@@ -130,6 +133,11 @@ class History(Mapping[str, np.ndarray]):
             raise ValueError(f"this history does not name the data loss: pass History(data_loss=...). It has: {', '.join(self)}")
         return self._data_loss
 
+    @property
+    def validated(self) -> np.ndarray:
+        """Which epochs validated, bool array of shape (epochs,)."""
+        return self.epochs % self.validation_every == 0
+
     def row(self, index: int) -> dict[str, float]:
         """Returns the metrics of one epoch as plain numbers. `index` counts from 0; -1 is the last epoch."""
         return {name: float(values[index]) for name, values in self._columns.items()}
@@ -151,7 +159,7 @@ class History(Mapping[str, np.ndarray]):
         length = min(len(run.epochs) for run in runs)
         columns = {name: np.mean([run[name][:length] for run in runs], axis=0) for name in runs[0] if name != "best_epoch"}
         first = runs[0]
-        facts: dict[str, Any] = {name: getattr(first, name) for name in ("rows", "validation_rows", "modes")}
+        facts: dict[str, Any] = {name: getattr(first, name) for name in ("rows", "validation_rows", "modes", "validation_every")}
         return cls(columns, int(first.epochs[0]) if length else 1, data_loss=first._data_loss, **facts)
 
     def lines(self) -> Iterator[str]:

@@ -60,7 +60,8 @@ def categorical_crossentropy(logits: Outputs, y: Targets, label_smoothing: Any =
 
     Args:
       logits: shape (n, classes) or (n, ..., classes).
-      y: class numbers, integers of shape (n,) or (n, ...), or a probability of each class, shape as `logits`.
+      y: class numbers of shape (n,), (n, 1) or (n, ...), which are whole numbers of any type; or a probability of each class, shape as
+        `logits`.
       label_smoothing: from 0 to 1, may be traced: the labels' share that is spread evenly over all classes, as in Keras.
 
     Raises:
@@ -70,10 +71,10 @@ def categorical_crossentropy(logits: Outputs, y: Targets, label_smoothing: Any =
       >>> categorical_crossentropy(jnp.zeros((2, 4)), jnp.array([3, 0])).round(3)
       Array([1.386, 1.386], dtype=float32)
     """
-    if is_class_number(logits, y):
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-    else:
+    if (classes := class_numbers(logits, y)) is None:
         losses = optax.softmax_cross_entropy(logits, y)
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
     if _smooths(label_smoothing):  # cross-entropy is linear in the labels
         uniform = jnp.full_like(logits, 1 / logits.shape[-1])
         losses = (1 - label_smoothing) * losses + label_smoothing * optax.softmax_cross_entropy(logits, uniform)
@@ -169,8 +170,8 @@ def hinge(logits: Outputs, y: Targets) -> Rows:
 
     Args:
       logits: shapes as `binary_crossentropy` for two classes; (n, classes) or (n, ..., classes) for more.
-      y: 0 and 1, in the first case; integers of shape (n,) or (n, ...) in the second, where the label's logit is to be above the largest
-        other by 1 (Crammer and Singer 2001).
+      y: 0 and 1, in the first case; class numbers of shape (n,), (n, 1) or (n, ...) in the second, where the label's logit is to be above
+        the largest other by 1 (Crammer and Singer 2001).
 
     Example:
       >>> hinge(jnp.array([0.25, 3.0]), jnp.array([1, 0]))
@@ -178,8 +179,8 @@ def hinge(logits: Outputs, y: Targets) -> Rows:
       >>> hinge(jnp.array([[0.0, 0.5, 2.0]]), jnp.array([2]))
       Array([0.], dtype=float32)
     """
-    if _many(logits, y):
-        return row_means(optax.losses.multiclass_hinge_loss(logits, y))
+    if _has_classes(logits, y):
+        return row_means(optax.losses.multiclass_hinge_loss(logits, class_numbers(logits, y)))
     logits, y = aligned(logits, y)
     return row_means(optax.losses.hinge_loss(logits, 2 * y - 1))
 
@@ -191,7 +192,7 @@ def focal(logits: Outputs, y: Targets, gamma: Any = 2.0, alpha: Any = None) -> R
 
     Args:
       logits: shapes as `binary_crossentropy` for labels 0 and 1; (n, classes) or (n, ..., classes) for class numbers.
-      y: 0 and 1, or probabilities, in the first case, which is optax's; integers of shape (n,) or (n, ...) in the second.
+      y: 0 and 1, or probabilities, in the first case, which is optax's; class numbers of shape (n,), (n, 1) or (n, ...) in the second.
       gamma: 0 or more, 0 being plain cross-entropy; may be traced.
       alpha: the weight of label 1, that of label 0 being 1 - alpha; or a weight for each class. None: no weights.
 
@@ -202,8 +203,9 @@ def focal(logits: Outputs, y: Targets, gamma: Any = 2.0, alpha: Any = None) -> R
       >>> focal(jnp.array([0.0, 2.0]), jnp.array([1, 1])).round(4)
       Array([0.1733, 0.0018], dtype=float32)
     """
-    if not _many(logits, y):
+    if not _has_classes(logits, y):
         return row_means(optax.losses.sigmoid_focal_loss(*aligned(logits, y), alpha=alpha, gamma=gamma))
+    y = class_numbers(logits, y)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
     weights = 1.0 if alpha is None else jnp.asarray(alpha)[y]
     return row_means(weights * (-jnp.expm1(-losses)) ** gamma * losses)
@@ -294,28 +296,30 @@ def aligned(logits: Outputs, y: Targets) -> tuple[Any, Any]:
     return logits, y.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
-def is_class_number(logits: Outputs, y: Targets) -> bool:
-    """Whether `y` holds class numbers; otherwise it holds a probability of each class.
+def class_numbers(logits: Outputs, y: Targets) -> Any:
+    """The class numbers in `y`, integers of the shape of `logits` without its last axis; None where `y` is a probability of each class.
 
     Raises:
-      ValueError: neither fits the logits.
+      ValueError: neither fits the logits; a class number that is not whole, where `y` is not traced.
     """
     if logits.ndim < 2 or logits.shape[-1] < 2:
         raise ValueError(f"logits (n, classes) need two classes or more, got {logits.shape}: for one logit a row use the binary functions.")
     if y.shape == logits.shape:
-        return False
-    if y.shape != logits.shape[:-1] or not jnp.issubdtype(y.dtype, jnp.integer):
+        return None
+    if not _has_classes(logits, y):
         raise ValueError(
-            f"against logits {logits.shape}, labels are integers of shape {logits.shape[:-1]} or probabilities of shape {logits.shape}; "
-            f"got {y.dtype} of shape {y.shape}."
+            f"against logits {logits.shape}, labels are class numbers of shape {logits.shape[:-1]} or probabilities of shape "
+            f"{logits.shape}; got {y.dtype} of shape {y.shape}."
         )
-    return True
+    if not isinstance(y, Tracer) and (broken := np.asarray(y) % 1 != 0).any():
+        raise ValueError(f"class numbers must be whole, got {np.asarray(y)[broken][0]}.")
+    y = y if y.shape == logits.shape[:-1] else y[..., 0]
+    return y if jnp.issubdtype(y.dtype, jnp.integer) else y.astype(jnp.int32)
 
 
-def _many(logits: Outputs, y: Targets) -> bool:
-    """Whether `y` has class numbers for logits of several classes."""
-    integer = jnp.issubdtype(y.dtype, jnp.integer)
-    return logits.ndim > 1 and logits.shape[-1] > 1 and y.shape == logits.shape[:-1] and integer
+def _has_classes(logits: Outputs, y: Targets) -> bool:
+    """Whether `y` has one label for each place of logits of several classes."""
+    return logits.ndim > 1 and logits.shape[-1] > 1 and y.shape in (logits.shape[:-1], (*logits.shape[:-1], 1))
 
 
 def row_means(values: Any) -> Rows:

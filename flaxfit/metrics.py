@@ -7,7 +7,7 @@ To set an argument: `functools.partial(f1, average="weighted")`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ import numpy as np
 from jax.core import Tracer
 
 from flaxfit.arguments import Mode, in_order, unwrapped
-from flaxfit.losses import aligned, has_mode, is_class_number, of_batch, row_means
+from flaxfit.losses import aligned, class_numbers, has_mode, of_batch, row_means
 from flaxfit.losses import mae as mae
 from flaxfit.shapes import Outputs, Rows, Scalar, Targets
 
@@ -385,6 +385,8 @@ class from_sklearn:
         several = outputs.ndim > 1 and not (outputs.shape == targets.shape and not np.allclose(targets.sum(-1), 1))
         if several and outputs.shape == targets.shape:
             targets = targets.argmax(-1)
+        elif several:
+            targets = targets.reshape(outputs.shape[:-1])  # of a column of classes, too
         if several and outputs.ndim > 2:  # such as a class at each place of a row
             outputs, targets = outputs.reshape(-1, outputs.shape[-1]), targets.ravel()
         if self.needs == "probabilities":
@@ -453,7 +455,33 @@ def _averaged(share: Callable[..., Any], logits: Any, y: Any, average: str | Non
 
 
 def _classes(logits: Outputs, y: Targets) -> Any:
-    return y if is_class_number(logits, y) else y.argmax(-1)
+    classes = class_numbers(logits, y)
+    return y.argmax(-1) if classes is None else classes
+
+
+def chosen(logits: Any, classes: Sequence[Any]) -> np.ndarray:
+    """The classes that logits choose, by name: that of the largest logit, or the second one where a single logit is above 0.
+
+    Args:
+      logits: shape (n,) or (n, 1) for two classes, (n, ..., classes) for more.
+      classes: their names, in order.
+
+    Raises:
+      ValueError, TypeError: other outputs than one array; another number of names.
+
+    Example:
+      >>> chosen(np.array([[2.0], [-1.0]]), ("no", "yes")).tolist()
+      ['yes', 'no']
+    """
+    if isinstance(logits, dict | tuple | list):
+        raise TypeError("predict(classes=...) needs a model with one output.")
+    if isinstance(classes, str):
+        raise TypeError(f"predict(classes=...) must be the names of the classes, such as train.classes, got {classes!r}.")
+    logits = np.asarray(logits)
+    single = logits.ndim < 2 or logits.shape[-1] == 1
+    if len(classes) != (count := 2 if single else logits.shape[-1]):
+        raise ValueError(f"predict(classes=...) has {len(classes)} names, but outputs of shape {logits.shape} tell {count} classes apart.")
+    return np.asarray(classes)[(logits.reshape(len(logits)) > 0).astype(int) if single else logits.argmax(-1)]
 
 
 def _whole(name: str, logits: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,9 @@ Targets = Shaped[Array | np.ndarray, "rows *targets"]
 Rows = Float[Array | np.ndarray, "rows"]
 """One number a row."""
 
+Weights = Float[Array | np.ndarray, "rows *positions"]
+"""A number for each row, or for each of its positions."""
+
 Scalar = Float[Array, ""]
 """One number."""
 

@@ -99,8 +99,8 @@ def test_huge_logits_give_finite_losses_and_gradients():
         (losses.mse, (5, 2), (5, 3), "must have one shape"),
         (losses.categorical_crossentropy, (5, 1), (5,), "two classes or more"),
         (losses.categorical_crossentropy, (5,), (5,), "two classes or more"),
-        (losses.categorical_crossentropy, (5, 3), (5,), "labels are integers"),
-        (losses.categorical_crossentropy, (5, 3), (5, 2), "labels are integers"),
+        (losses.categorical_crossentropy, (5, 3), (5, 1, 1), "labels are class numbers"),
+        (losses.categorical_crossentropy, (5, 3), (5, 2), "labels are class numbers"),
     ],
 )
 def test_shapes_that_do_not_match_are_explained(loss, logits, y, words):

@@ -257,3 +257,11 @@ def test_metrics_of_a_set_pass_jax_s_guard_against_accidental_broadcasting():
             assert np.isfinite(metric(LOGITS, LABELS))
         for metric in (metrics.r2, metrics.rmse, metrics.mape):
             assert np.isfinite(metric(LOGITS, WEIGHTS.astype(np.float32))).all()
+
+
+def test_metrics_of_scikit_learn_take_classes_in_a_column():
+    logits, y = np.random.default_rng(0).normal(size=(30, 3)), np.arange(30) % 3
+    for function in (functools.partial(sklearn.metrics.f1_score, average="macro"), sklearn.metrics.log_loss):
+        metric = metrics.from_sklearn(function)
+        for form in (y[:, None], y.astype(float)):
+            assert metric(logits, form) == metric(logits, y)

@@ -32,6 +32,7 @@ class Run:
       data: "train" and, if there is one, "validation" -> where the examples come from, as plain values.
       directory: the run's directory, or None.
       history: the epochs that were trained before, if the run is resumed; else None.
+      validation_every: the run validates in epochs that this divides.
     """
 
     task: Any
@@ -45,12 +46,14 @@ class Run:
     data: Mapping[str, Any]
     directory: RunDirectory | None = None
     history: History | None = None
+    validation_every: int = 1
 
     @property
     def facts(self) -> dict[str, Any]:
         """The keyword arguments of a `History` of this run, besides its columns."""
         modes = {self.monitor.removeprefix("val_"): self.mode, **self.task.modes}  # early stopping may have been told its monitor's mode
-        return {"data_loss": self.task.loss_name, "modes": modes, "rows": self.rows, "validation_rows": self.validation_rows}
+        sizes = {"rows": self.rows, "validation_rows": self.validation_rows, "validation_every": self.validation_every}
+        return {"data_loss": self.task.loss_name, "modes": modes, **sizes}
 
     def default(self, what: str) -> Path:
         """Returns the path of `what`, such as "checkpoints", in the run's directory.

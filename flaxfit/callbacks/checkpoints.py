@@ -153,8 +153,9 @@ class SaveWeights(Callback):
 
     def _scores(self, history: History) -> np.ndarray:
         """Returns the monitored metric of each epoch, signed so that smaller is better; infinity for an epoch that is not finite."""
-        names = {self._watched, "loss", "val_loss"} & set(history)
-        finite = np.logical_and.reduce([np.isfinite(history[name]) for name in names])
+        names = {"loss", "val_loss"} & set(history)
+        finite = np.logical_and.reduce([np.isfinite(history[name]) | (name == "val_loss") & ~history.validated for name in names])
+        finite &= np.isfinite(history[self._watched])
         return np.where(finite, self._sign * history[self._watched], math.inf)
 
 

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flaxfit.arguments import needed
 from flaxfit.callbacks.base import Callback, Progress, Run
 
@@ -39,7 +41,8 @@ class TensorBoard(Callback):
         new = progress.new
         for name, values in new.items():
             writer = self._writers["validation" if name.startswith("val_") else "train"]
-            for epoch, value in zip(new.epochs, values, strict=True):
+            logged = new.validated if name.startswith("val_") else np.ones(len(values), bool)
+            for epoch, value in zip(new.epochs[logged], values[logged], strict=True):
                 writer.add_scalar(f"epoch_{name.removeprefix('val_')}", value, int(epoch))
         for writer in self._writers.values():
             writer.flush()

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
+import numpy as np
+
 from flaxfit.callbacks.base import Callback, Progress, Run
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class ProgressBar(Callback):
         from rich.table import Column
 
         self._console = Console(file=self._file or sys.stderr)
-        self._best, self._printed = "", time.monotonic()
+        self._best, self._last, self._printed = "", "", time.monotonic()
         if self._console.is_terminal:
             whole = Column(no_wrap=True, overflow="ignore")  # numbers are not cut; what is left over is for the values
             texts = [progress.TextColumn(f"{{task.{field}}}", table_column=whole) for field in ("description", "fields[rate]")]
@@ -67,7 +69,10 @@ class ProgressBar(Callback):
         best = new.best_epoch
         if best is not None and best >= new.epochs[0]:
             self._best = f", best {new[monitor][best - new.epochs[0]]:.4g} in epoch {best}"
-        return f"{monitor} {new[monitor][-1]:.4g}{self._best}"
+        known = np.flatnonzero(new.validated) if monitor.startswith("val_") else [-1]
+        if len(known):
+            self._last = f"{monitor} {new[monitor][known[-1]]:.4g}"
+        return f"{self._last}{self._best}"
 
     def on_train_end(self) -> None:
         if self._bar is not None:

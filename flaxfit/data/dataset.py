@@ -22,26 +22,36 @@ _ARRAYS = ("x", "y", "sample_weight")
 class Dataset:
     """Examples in memory: inputs, targets, and optionally a weight for each example. It is a pytree.
 
-    Attributes:
-      x: the inputs: an array, or a dict or tuple of arrays, each with one row for each example. A list of arrays that each have a row for
-        every example becomes a tuple. Other lists become arrays, and so do data frames of pandas, Polars and Arrow whose columns are
-        numbers and booleans. `flaxfit.data.Table` encodes all others.
-      y: the targets, in the same forms. Class labels are integers, shape (rows,). Text and categorical columns are numbered in the order
-        of `classes`, by default in that of the sorted names.
-      sample_weight: the weight of each example in the data loss, shape (rows,), or None if all count alike.
-      features: the names of the columns of x, or None. This and what follows describe the examples and take no part in computations.
-      classes: the names of the classes 0, 1, ... of y, or None.
-      provenance: where the examples come from, or None for arrays of your own.
-      encoding: how x was made from the columns of a table, or None.
+        Attributes:
+    <<<<<<< HEAD
+          x: the inputs: an array, or a dict or tuple of arrays, each with one row for each example. A list of arrays that each have a row for
+            every example becomes a tuple. Other lists become arrays, and so do data frames of pandas, Polars and Arrow whose columns are
+            numbers and booleans. `flaxfit.data.Table` encodes all others.
+          y: the targets, in the same forms. Class labels are integers, shape (rows,). Text and categorical columns are numbered in the order
+            of `classes`, by default in that of the sorted names.
+          sample_weight: the weight of each example in the data loss, shape (rows,), or None if all count alike.
+    =======
+          x: the inputs: an array, or a dict or tuple of arrays, each with one row for each example. Lists become arrays, and so do data frames
+            of pandas, Polars and Arrow whose columns are numbers and booleans. `flaxfit.data.Table` encodes all others.
+          y: the targets, in the same forms. Class labels are whole numbers, shape (rows,), (rows, 1), or one at each position of an example, or
+            one-hot. Text and categorical columns are numbered in the order of `classes`, by default in that of the sorted names;
+            `predict(classes=data.classes)` gives the names back.
+          sample_weight: the weight of each example in the data loss, shape (rows,); or of each position of an example, such as (rows, time
+            steps) for outputs (rows, time steps, ...); or None if all count alike.
+    >>>>>>> labels
+          features: the names of the columns of x, or None. This and what follows describe the examples and take no part in computations.
+          classes: the names of the classes 0, 1, ... of y, or None.
+          provenance: where the examples come from, or None for arrays of your own.
+          encoding: how x was made from the columns of a table, or None.
 
-    Raises:
-      ValueError: the arrays have different numbers of rows; a weight is negative or not finite; the number of names is wrong.
-      TypeError: values are not numbers.
+        Raises:
+          ValueError: the arrays have different numbers of rows; a weight is negative or not finite; the number of names is wrong.
+          TypeError: values are not numbers.
 
-    Example:
-      >>> data = Dataset([[0.0], [1.0], [2.0]], [0, 1, 1])
-      >>> len(data), data[1:].y.tolist()
-      (3, [1, 1])
+        Example:
+          >>> data = Dataset([[0.0], [1.0], [2.0]], [0, 1, 1])
+          >>> len(data), data[1:].y.tolist()
+          (3, [1, 1])
     """
 
     x: Any
@@ -78,9 +88,10 @@ class Dataset:
         if self.features is not None and columns not in (None, len(self.features)):
             raise ValueError(f"Dataset(features=...) has {len(self.features)} names for {columns} columns.")
         if self.sample_weight is not None:
-            if not hasattr(self.sample_weight, "shape") or self.sample_weight.ndim != 1:
+            if not hasattr(self.sample_weight, "shape"):
                 raise ValueError("Dataset(sample_weight=...) must hold one number for each example, shape (rows,).")
             weight = np.asarray(self.sample_weight, np.float32)
+            weight = weight[:, 0] if weight.shape[1:] == (1,) else weight
             if not np.all(weight >= 0) or np.any(np.isinf(weight)):
                 raise ValueError("Dataset(sample_weight=...) must be finite and not negative.")
             object.__setattr__(self, "sample_weight", weight)
@@ -136,6 +147,8 @@ def several(tree: Any, other: Any) -> Any:
 def arrays(tree: Any, name: str, narrow: bool = True) -> Any:
     """Converts an array-like, or a dict or tuple of them, to arrays of the types that the device computes in.
 
+    Columns of float64 whose offset is too large for float32 stay as they are.
+
     Args:
       tree: the values.
       name: what to call them in errors.
@@ -181,38 +194,56 @@ def arrays(tree: Any, name: str, narrow: bool = True) -> Any:
     beyond = narrowed != array if array.dtype.kind in "iu" else np.isinf(narrowed) & np.isfinite(array)
     if beyond.any():
         raise ValueError(f"Dataset: {name} holds numbers that {narrowed.dtype} cannot hold, first in row {np.nonzero(beyond)[0][0]}.")
-    if array.dtype == np.float64 and array.ndim < 3 and (column := _merged(array, narrowed)) is not None:
+    # Where rounding merges most values of a column, they keep their digits until they are scaled, or moved to the device.
+    return array if _merged(array, narrowed) is not None else narrowed
+
+
+def warn_of_digits(name: str, array: Any) -> None:
+    """Warns of the first column of an array of rows in which most values are the same in the type that the device computes in."""
+    if not isinstance(array, np.ndarray) or (narrow := jax.dtypes.canonicalize_dtype(array.dtype)) == array.dtype:
+        return
+    if (column := _merged(array, array.astype(narrow))) is not None:
         where, before, after = column
         at = f"{name}[:, {where}]" if array.ndim == 2 else name
         warnings.warn(
-            f"Dataset: {at} has {before} different values, of which {after} are left as {narrowed.dtype}: its offset is too large. "
-            f"Standardize it first, as ff.data.standardize(x)(x) does in float64.",
+            f"{at} has {before} different values, of which {after} are left as {narrow}: its offset is too large. "
+            "Standardize it first, as ff.data.standardize(x)(x) does in float64.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
-    return narrowed
 
 
 def _coded(y: Any, classes: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]] | None:
     """Labels that are text, or of a categorical type, as numbers, with the names of the classes; None for other targets."""
-    if isinstance(y, list) and y and all(isinstance(label, str) for label in y):
-        y = np.array(y)
-    if (found := native(y)) is not None and not hasattr(found, "columns"):
-        y = array_of(found, "y")
-    if not isinstance(y, np.ndarray) or isinstance(y, np.ma.MaskedArray) or y.dtype.kind not in "OUT" or y.ndim != 1 or not len(y):
+    if isinstance(y, list) and y and isinstance(y[0], str | list):
+        y = _text(y)
+    if (found := native(y)) is not None:
+        columns = list(found.iter_columns()) if hasattr(found, "columns") else [found]
+        y = array_of(columns[0], "y") if len(columns) == 1 else None
+    if not isinstance(y, np.ndarray) or isinstance(y, np.ma.MaskedArray) or y.dtype.kind not in "OUT" or y.ndim < 1 or not y.size:
         return None
-    if not all(isinstance(label, str) for label in y):
-        missing = [row for row, label in enumerate(y) if not isinstance(label, str)]
-        raise TypeError(f"Dataset: y is text, but not in {len(missing)} of {len(y)} rows, first in row {missing[0]} ({y[missing[0]]!r}).")
-    names = tuple(map(str, np.unique(y.astype(str)))) if classes is None else tuple(map(str, classes))
+    labels = y.ravel()
+    if not all(isinstance(label, str) for label in labels):
+        missing = [row for row, label in enumerate(labels) if not isinstance(label, str)]
+        first = missing[0] // (y.size // len(y))
+        raise TypeError(f"Dataset: y is text, but not in {len(missing)} of {y.size} labels, first in row {first} ({labels[missing[0]]!r}).")
+    names = tuple(map(str, np.unique(labels.astype(str)))) if classes is None else tuple(map(str, classes))
     places = {name: place for place, name in enumerate(names)}
-    if unknown := sorted({str(label) for label in y if label not in places}):
+    if unknown := sorted({str(label) for label in labels if label not in places}):
         raise ValueError(f"Dataset: y has the class {unknown[0]!r}, which Dataset(classes=...) does not name: {', '.join(names)}.")
-    return np.array([places[label] for label in y], np.int32), names
+    return np.array([places[label] for label in labels], np.int32).reshape(y.shape), names
+
+
+def _text(y: list[Any]) -> Any:
+    """Nested lists of text as an array of it; others as they are."""
+    found = np.array(y, object)
+    return found if all(isinstance(label, str) for label in found.ravel()) else y
 
 
 def _merged(wide: np.ndarray, narrow: np.ndarray) -> tuple[int, int, int] | None:
     """The first column of which rounding merges most of the different values: its number, how many there were, how many are left."""
+    if wide.dtype != np.float64 or wide.ndim > 2:
+        return None
     columns = wide.reshape(len(wide), -1) if wide.size else wide.reshape(0, 0)
     if not columns.size:
         return None

@@ -46,6 +46,8 @@ def split(
     validation: float | None = None,
     test: float | None = None,
     stratified: bool = False,
+    groups: Any = None,
+    times: Any = None,
     seed: int | None = None,
     one_row: float = 0.01,
 ) -> Splits:
@@ -59,7 +61,11 @@ def split(
       validation: how many examples to validate on, in the same forms, or None for none.
       test: how many examples to test on, in the same forms, or None for none.
       stratified: whether each class has about the same share in each split. scikit-learn's `train_test_split` draws the validation
-        examples, then the test examples, then the training examples. It needs integer class labels of shape (rows,) and a seed.
+        examples, then the test examples, then the training examples. It needs class labels, one for each example or one-hot, and a seed.
+      groups: the group of each example, such as a patient, shape (rows,). All examples of a group go to one split. Sizes are shares, and of
+        groups: scikit-learn's `GroupShuffleSplit` draws them. It needs a seed.
+      times: the time of each example, shape (rows,), such as `np.arange(len(data))` for examples in order. The oldest train, the next ones
+        validate and the newest test.
       seed: the seed of a random split, whose examples are in random order. With None, the first examples validate, the next ones train,
         and the next ones test.
       one_row: the function warns if a single example changes the accuracy on a validation or test set by more than this. 1.0 never warns.
@@ -69,7 +75,8 @@ def split(
 
     Raises:
       ValueError, TypeError: a size is neither a count nor a share; more examples are asked for than there are; none are left to train on;
-        `stratified` lacks a seed or class labels, or a split or a class has too few examples for it.
+        `stratified` lacks a seed or class labels, or a split or a class has too few examples for it; `groups` or `times` are not one for
+        each example, or go with what they exclude.
 
     Example:
       >>> data = Dataset(np.arange(1000.0), np.arange(1000) % 2)
@@ -92,29 +99,96 @@ def split(
         raise ValueError(f"split of {rows} examples into {taken}: {why}. Ask for fewer.")
     if seed is not None:
         check_count("split(seed=...)", seed, 0, "the seed of a random split")
-    elif stratified:
-        raise ValueError("split(stratified=True) draws examples at random: pass a seed.")
+    elif stratified or groups is not None:
+        raise ValueError(f"split({'stratified=True' if stratified else 'groups=...'}) draws examples at random: pass a seed.")
+    if (groups is not None) + (times is not None) + stratified > 1 or (times is not None and seed is not None):
+        raise ValueError("split takes one of stratified=True, groups=... and times=..., of which the last draws nothing: no seed.")
+    if groups is not None:
+        assert seed is not None
+        drawn = _grouped(column("split(groups=...)", groups, rows), asked, seed)
+        sizes = {name: len(place) for name, place in drawn.items()}
+        for message in small(sizes, one_row):
+            warnings.warn(message, stacklevel=2)
+        return _parts(data, drawn)
     for message in small(sizes, one_row):
         warnings.warn(message, stacklevel=2)
+    if times is not None:
+        order, ends = np.argsort(column("split(times=...)", times, rows), kind="stable"), sizes["train"] + sizes["validation"]
+        pieces = np.split(order[: ends + sizes["test"]], [sizes["train"], ends])
+        return _parts(data, dict(zip(("train", "validation", "test"), pieces, strict=True)))
     places: dict[str, Any] = {
         name: slice(end - size, end) for (name, size), end in zip(sizes.items(), accumulate(sizes.values()), strict=True)
     }
     if seed is not None:
         order = np.random.default_rng(seed).permutation(rows)
         places = _stratified(labels, sizes, seed) if stratified else {name: order[place] for name, place in places.items()}
-    parts = {name: data[places[name]] for name in ("train", "validation", "test") if sizes[name]}
+    return _parts(data, {name: place for name, place in places.items() if sizes[name]})
+
+
+def _parts(data: Dataset | Table, places: Mapping[str, Any]) -> Splits:
+    """The examples at these places, those of a table encoded by what is learned from the training examples."""
+    parts = {name: data[places[name]] for name in ("train", "validation", "test") if name in places and not _none(places[name])}
     return Splits(**dict(zip(parts, encoded(*parts.values()), strict=True)))
 
 
+def _none(place: Any) -> bool:
+    return isinstance(place, np.ndarray) and not len(place)
+
+
+def _grouped(groups: np.ndarray, asked: Mapping[str, float | None], seed: int) -> dict[str, np.ndarray]:
+    """The rows of each split, drawn by group."""
+    from sklearn.model_selection import GroupShuffleSplit
+
+    if asked["train"] is not None:
+        raise ValueError("split(groups=...) trains on all groups that are left: leave out train.")
+    left, pieces, share = np.arange(len(groups)), {}, 1.0
+    for index, name in enumerate(("validation", "test")):
+        value = asked[name]
+        if value is None:
+            continue
+        if not isinstance(value, float | np.floating):
+            raise ValueError(f"split({name}=...) with groups is a share of the groups between 0 and 1, got {value!r}.")
+        splitter = GroupShuffleSplit(1, test_size=float(value) / share, random_state=np.random.RandomState([seed % 2**32, index]))
+        try:
+            train, held = next(splitter.split(left, groups=groups[left]))
+        except ValueError as error:
+            raise ValueError(f"split({name}={value}) of {len(np.unique(groups[left]))} groups: {error}") from error
+        left, pieces[name], share = left[train], left[held], share - float(value)
+    return {**pieces, "train": left}
+
+
+def column(name: str, values: Any, rows: int) -> np.ndarray:
+    """A value for each example, as an array of NumPy.
+
+    Raises:
+      ValueError: it is not one for each.
+    """
+    found = np.asarray(values)
+    if found.shape != (rows,):
+        raise ValueError(f"{name} must be one value for each of {rows} examples, shape ({rows},), got shape {found.shape}.")
+    return found
+
+
 def folds(
-    data: Dataset | Table, k: int = 5, *, stratified: bool = False, repeats: int = 1, seed: int | None = None
+    data: Dataset | Table,
+    k: int = 5,
+    *,
+    stratified: bool = False,
+    groups: Any = None,
+    times: Any = None,
+    repeats: int = 1,
+    seed: int | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns the folds of cross-validation, which are those of scikit-learn's `KFold`, `StratifiedKFold` and their repeated kinds.
+    """Returns the folds of cross-validation, which are those of scikit-learn's `KFold`, `StratifiedKFold`, `GroupKFold`,
+    `StratifiedGroupKFold` and `TimeSeriesSplit`, and of their repeated kinds.
 
     Args:
       data: the examples.
       k: the number of folds. Each example is in the validation set of one of them.
-      stratified: whether each class has about the same share in each fold. It needs integer class labels of shape (rows,).
+      stratified: whether each class has about the same share in each fold. It needs class labels, one for each example or one-hot.
+      groups: the group of each example, such as a patient, shape (rows,). All examples of a group are in one fold.
+      times: the time of each example, shape (rows,). Each fold trains on what is older than its validation examples, which are therefore
+        not all examples, and folds share most of what they train on. There is nothing to shuffle.
       repeats: how often to make `k` folds, shuffled anew each time.
       seed: the `random_state` of scikit-learn, or None to keep the order of the examples.
 
@@ -122,8 +196,8 @@ def folds(
       For each of the `k * repeats` folds, the row numbers to train on and those to validate on, int64, for use as in `data[rows]`.
 
     Raises:
-      ValueError, TypeError: `k` is below 2 or above the number of examples (if stratified, of a class); there are no class labels; repeats
-        lack a seed.
+      ValueError, TypeError: `k` is below 2 or above the number of examples (if stratified, of a class; of groups); there are no class
+        labels; repeats lack a seed; `times` go with what they exclude.
 
     Example:
       >>> for train, validation in folds(Dataset(np.arange(4.0), np.arange(4)), k=2):
@@ -138,19 +212,36 @@ def folds(
         check_count("folds(seed=...)", seed, 0, "the seed of the shuffle")
     elif repeats > 1:
         raise ValueError(f"folds(repeats={repeats}) without a seed would repeat the same folds: pass a seed to shuffle.")
+    from sklearn import model_selection
+
+    if times is not None:
+        if stratified or groups is not None or seed is not None:
+            raise ValueError("folds(times=...) are in the order of time: leave out stratified, groups and seed.")
+        order = np.argsort(column("folds(times=...)", times, len(data)), kind="stable")
+        if k >= len(data):
+            raise ValueError(f"folds(k={k}, times=...) needs at least {k + 1} examples, but the data set has {len(data)}: use fewer folds.")
+        return [(order[train], order[held]) for train, held in model_selection.TimeSeriesSplit(k).split(order)]
+    if groups is not None:
+        groups = column("folds(groups=...)", groups, len(data))
+        if k > (count := len(np.unique(groups))):
+            raise ValueError(f"folds(k={k}, groups=...) needs at least {k} groups, but there are {count}: use fewer folds.")
     values, counts = np.unique(labels, return_counts=True)
     if k > counts.min():
         needs, who = (" of each class", class_name(data, values[counts.argmin()])) if stratified else ("", "the data set")
         raise ValueError(f"folds(k={k}) needs at least {k} examples{needs}, but {who} has {counts.min()}: use fewer folds.")
-    from sklearn import model_selection
-
     state = None if seed is None else np.random.RandomState(seed)  # one for all repeats, as in scikit-learn's RepeatedKFold
-    splitter = (model_selection.StratifiedKFold if stratified else model_selection.KFold)(k, shuffle=seed is not None, random_state=state)
-    return [fold for _ in range(repeats) for fold in splitter.split(labels, labels)]
+    kinds = {
+        (False, False): model_selection.KFold,
+        (True, False): model_selection.StratifiedKFold,
+        (False, True): model_selection.GroupKFold,
+        (True, True): model_selection.StratifiedGroupKFold,
+    }
+    splitter = kinds[stratified, groups is not None](k, shuffle=seed is not None, random_state=state)
+    return [fold for _ in range(repeats) for fold in splitter.split(labels, labels, groups)]
 
 
 def hold_outs(
-    data: Dataset | Table, test: float, *, stratified: bool = False, repeats: int = 1, seed: int = 0
+    data: Dataset | Table, test: float, *, stratified: bool = False, groups: Any = None, repeats: int = 1, seed: int = 0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns random splits for repeated hold-out, in which some examples test and all others train.
 
@@ -158,6 +249,7 @@ def hold_outs(
       data: the examples.
       test: how many examples to test on, as for `split`.
       stratified: whether each class has about the same share in both parts, as for `split`.
+      groups: the group of each example, as for `split`; `test` is then a share of the groups.
       repeats: the number of splits.
       seed: the seed of the first split. The others have the following numbers, so seeds that are less than `repeats` apart share splits.
 
@@ -177,8 +269,26 @@ def hold_outs(
     check_count("hold_outs(seed=...)", seed, 0, "the seed of the first split")
     _labels("hold_outs", data, stratified)
     rows = Dataset(np.arange(len(data)), data.y)
-    drawn = [split(rows, test=test, stratified=stratified, seed=seed + index, one_row=1.0) for index in range(repeats)]
+    drawn = [split(rows, test=test, stratified=stratified, groups=groups, seed=seed + index, one_row=1.0) for index in range(repeats)]
     return [(parts.train.x.astype(np.int64), parts.test.x.astype(np.int64)) for parts in drawn]
+
+
+def held_out(train: Any, validation: Any, share: float | None) -> tuple[Any, Any]:
+    """The training and the validation rows, where a share of the former is held out as the latter: the last rows, as in Keras.
+
+    Raises:
+      ValueError, TypeError: there are validation rows already, or no rows on one side; a stream, whose rows are on disk.
+    """
+    if share is None:
+        return train, validation
+    if validation is not None:
+        raise ValueError("validation_split holds out training rows, but validation rows are given: leave out one of the two.")
+    if not isinstance(train, Dataset | Table):
+        raise TypeError(f"validation_split needs a Dataset or a Table, got {type(train).__name__}: give validation=...")
+    rows = math.floor(round(len(train) * (1 - share), 6))
+    if not 0 < rows < len(train):
+        raise ValueError(f"validation_split={share} of {len(train)} rows leaves {rows} to train on and {len(train) - rows} to validate on.")
+    return train[:rows], train[rows:]
 
 
 def small(sizes: Mapping[str, int], one_row: float) -> list[str]:
@@ -208,13 +318,21 @@ def _labels(function: str, data: Dataset | Table, stratified: bool) -> np.ndarra
     """Returns the classes of the examples, or one class for all if not stratified."""
     if not isinstance(data, Dataset | Table):
         raise TypeError(f"{function} needs a flaxfit.Dataset, got {type(data).__name__}: wrap the arrays as ff.Dataset(x, y).")
-    labels = class_labels(data) if stratified else np.zeros(len(data), np.int64)
+    labels = _strata(data) if stratified else np.zeros(len(data), np.int64)
     if labels is None:
         got = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", data.y)
-        raise ValueError(
-            f"{function}(stratified=True) needs integer class labels y of shape (rows,), got {got}: try y.ravel().astype(int)."
-        )
+        raise ValueError(f"{function}(stratified=True) needs class labels y, integers of shape (rows,) or (rows, 1) or one-hot, got {got}.")
     return labels
+
+
+def _strata(data: Dataset | Table) -> np.ndarray | None:
+    """The class of each example, or None where y holds no classes of examples."""
+    if isinstance(data.y, dict | tuple) or data.y.ndim > 2:
+        return None
+    y = np.asarray(data.y)
+    if y.ndim == 2 and y.shape[1] > 1:
+        return y.argmax(1) if np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all() else None
+    return y.ravel().astype(np.int64) if y.dtype.kind in "iub" or (y % 1 == 0).all() else None
 
 
 def _size(name: str, value: float, rows: int) -> int:

@@ -127,16 +127,25 @@ class Table:
         """What is learned from these rows, all of them."""
         return learn(self.cells, self.kinds, sample_weight=self.sample_weight, decimal_comma=self._decimal_comma)
 
-    def dataset(self, encoding: Encoding | None = None) -> Dataset:
+    def dataset(self, encoding: Encoding | None = None, classes: tuple[str, ...] | None = None) -> Dataset:
         """The rows as numbers.
 
         Args:
           encoding: what was learned from training rows, such as `train.encoding`; by default it is learned from these rows.
+          classes: the names of the classes in their order, such as `train.classes`; by default those of these rows.
+
+        Raises:
+          ValueError: a class of these rows that `classes` does not name.
         """
         encoding = self.encoding if encoding is None else encoding
         x = encoding.encode(self.cells)
         features = None if isinstance(x, dict) else encoding.features
-        return Dataset(x, self.y, self.sample_weight, features, self.classes, self.provenance, encoding)
+        y, names = self.y, self.classes
+        if names is not None and classes not in (None, names):
+            if unknown_names := [name for name in np.array(names)[np.unique(y)] if name not in classes]:
+                raise ValueError(f"Table: the target {self.target!r} has the class {unknown_names[0]!r}, expected {', '.join(classes)}.")
+            y, names = np.array([classes.index(name) if name in classes else 0 for name in names], np.int32)[y], tuple(classes)
+        return Dataset(x, y, self.sample_weight, features, names, self.provenance, encoding)
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         """No: NumPy would make something of the columns.
@@ -170,7 +179,7 @@ def encoded(train: Any, *others: Any) -> tuple[Any, ...]:
     """Tables as `Dataset`s, by what is learned from the rows of the first, or was when they were encoded; other data as they are."""
     if not isinstance(train, Table | Dataset) or train.encoding is None:
         return train, *others
-    return tuple(rows.dataset(train.encoding) if isinstance(rows, Table) else rows for rows in (train, *others))
+    return tuple(rows.dataset(train.encoding, train.classes) if isinstance(rows, Table) else rows for rows in (train, *others))
 
 
 def read_table(

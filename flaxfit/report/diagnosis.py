@@ -91,7 +91,7 @@ def diagnose(history: History, metric: str | None = None, mode: Mode | None = No
       mode: "min" or "max", for a metric that does not say itself whether larger is better.
 
     Returns:
-      A Diagnosis. Epochs that are not finite are left out, unless they are the last.
+      A Diagnosis. Epochs that are not finite are left out, unless they are the last; so are those without validation.
 
     Raises:
       TypeError: not a History.
@@ -114,7 +114,8 @@ def diagnose(history: History, metric: str | None = None, mode: Mode | None = No
         message = unknown("column", name, history, "in the history")
         raise ValueError(f"a diagnosis compares training with validation, so fit with validation=...: {message}")
     sign, finite = 1 if history.mode(metric, mode) == "min" else -1, np.isfinite(train) & np.isfinite(history[name])
-    ended, epochs = bool(len(finite) and not finite[-1]), history.epochs[finite]
+    told = np.flatnonzero(history.validated | ~np.isfinite(train))
+    ended, epochs = bool(len(told) and not finite[told[-1]]), history.epochs[finite]
     count = len(epochs)
     if count < 5:  # the fewest with two third differences
         if not ended:

@@ -91,7 +91,8 @@ def learning_curves(
         epochs, values = history.epochs, _smoothed(_column(history, metric, run), smooth)
         ax.plot(epochs, values, color=color, label=run, **_LINE)
         if f"val_{metric}" in history:
-            draw(epochs, values := _smoothed(history[f"val_{metric}"], smooth), color, _VALIDATION, "validation")
+            values = _smoothed(history[f"val_{metric}"], smooth)
+            draw(epochs[history.validated], values[history.validated], color, _VALIDATION, "validation")
         best, last = epochs == history.best_epoch, np.flatnonzero(np.isfinite(values))[-1:]
         draw(epochs[best], values[best], color, _BEST, "best epoch")
         draw(epochs[last], values[last], color, _END, "end of training")
@@ -246,6 +247,39 @@ def panels(columns: int = 1, size: tuple[float, float] = (8, 4.2), **subplots: A
     """
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     return figure, [_styled(ax) for ax in figure.subplots(1, columns, squeeze=False, **subplots)[0]]
+
+
+def lr_range(test: Any, *, ax: Axes | None = None, title: str | None = None) -> Figure:
+    """The loss against the learning rate of a range test, with its smoothed course and the suggested rate.
+
+    Args:
+      test: what `flaxfit.lr_range_test` returned.
+      ax: where to draw; by default a new Figure.
+      title: above the axes; by default what the test says.
+
+    Returns:
+      The Figure; `savefig` writes it.
+
+    Example:
+      >>> import flaxfit as ff
+      >>> rates = np.geomspace(1e-4, 10, 30)
+      >>> test = ff.RangeTest(rates, 1 / (1 + 10 * rates) + 0.1 * rates**2)
+      >>> lr_range(test).axes[0].get_xscale()
+      'log'
+    """
+    ax = panels(size=(7, 4))[1][0] if ax is None else _styled(ax)
+    ax.plot(test.rates, test.losses, color="0.7", linewidth=0.8, label="each step")
+    ax.plot(test.rates, test.smoothed, color=PALETTE[0], label="smoothed")
+    if np.isfinite(test.suggestion):
+        ax.axvline(test.suggestion, color=PALETTE[1], linestyle="--", label=f"suggested, {test.suggestion:.2g}")
+    shown = test.smoothed[np.isfinite(test.smoothed)]
+    if len(shown):  # the explosion at the end would hide the rest
+        low, high = shown.min(), max(shown[0], np.median(shown))
+        ax.set_ylim(low - 0.1 * (high - low) - 1e-9, high + 0.5 * (high - low) + 1e-9)
+    ax.set_xscale("log")
+    ax.set(xlabel="learning rate", ylabel="loss", title=str(test) if title is None else title)
+    ax.legend(frameon=False)
+    return cast(Figure, ax.get_figure(root=True))
 
 
 def _first(histories: Mapping[str, History]) -> History:

@@ -39,7 +39,7 @@ class Interval:
       sd: the standard deviation of the values (divisor count - 1); NaN for a single value. For "crossed" it is that of the seeds' means.
       count: the number of values; for "corrected" of splits, for "crossed" of seeds.
       level: the share of such intervals that contain the true mean.
-      method: "t", "bootstrap", "corrected", "crossed" or "wilson".
+      method: "t", "bootstrap", "corrected", "crossed" or "wilson"; "none" where no interval is known, and the bounds are NaN.
     """
 
     mean: float
@@ -53,6 +53,8 @@ class Interval:
     def __str__(self) -> str:
         half = (self.high - self.low) / 2
         if math.isnan(half):
+            if self.method == "none":
+                return f"{self.mean:.4g} (no interval)"
             why = f"no interval from {self.count}" if self.count < 2 else f"no interval from {self.count} equal values"
             return f"{self.mean:.4g} ({why})"
         if not half:

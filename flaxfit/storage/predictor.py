@@ -9,7 +9,7 @@ import json
 import re
 import stat
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxfit.arguments import check_count
-from flaxfit.data.dataset import Dataset, arrays
+from flaxfit.data.dataset import Dataset, arrays, warn_of_digits
 from flaxfit.data.encoding import Encoding
 from flaxfit.data.frames import native
 from flaxfit.data.scaling import Scaling
 from flaxfit.data.stream import Stream
+from flaxfit.data.table import Table
+from flaxfit.metrics import chosen
+from flaxfit.positions import Counted
 from flaxfit.storage.weights import by_path, unpack_arrays
 
 FORMAT = 1
 PARTS = ("model.json", "weights.safetensors", "predict.stablehlo", "score.stablehlo")
 SOWN = "sown_losses"  # of each row, among the metrics of a model that sows losses
+COUNTED = "counted_examples"  # the share of each row's labels that count, among the metrics of a model that leaves some out
 SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 
 # Numerical kernels and annotations for the compiler. Any other custom call could run Python code.
@@ -90,6 +94,8 @@ class Predictor:
         self._name, self._predict, self._score = name, predict, score
         self.metadata, self.about = metadata, metadata["about"]
         self.features, self.classes = (tuple(metadata[name]) if metadata[name] else None for name in ("features", "classes"))
+        ignored = metadata.get("ignore_label")
+        self._counted = None if ignored is None else Counted(ignored)
         self._hold(tensors)
         scaling = (metadata["preprocess"] or {}).get("scaling")
         self.scaling = Scaling(**{name: _filled(tree, tensors) for name, tree in scaling.items()}) if scaling else None
@@ -130,13 +136,14 @@ class Predictor:
         model._hold(tensors)
         return model
 
-    def predict(self, x: Any, *, batch_size: int = 1024) -> Any:
-        """Computes the outputs (logits) of the model, as `flaxfit.predict` does.
+    def predict(self, x: Any, *, batch_size: int = 1024, classes: Sequence[Any] | None = None) -> Any:
+        """Computes the outputs (logits) of the model, or the classes that they choose, as `flaxfit.predict` does.
 
         Args:
           x: the inputs, in the form that they had in training before any scaling: arrays with one row for each example; or, if the model
             was trained on a table, a data frame of raw rows with its columns in any order.
           batch_size: how many examples to compute at once, which limits the memory.
+          classes: the names of the classes, such as `model.classes`, to get names instead of logits.
 
         Returns:
           NumPy arrays with one row for each example.
@@ -145,15 +152,16 @@ class Predictor:
           ValueError, TypeError: the inputs are not like those in training, or are not finite; a frame lacks a column, which is named.
         """
         x = arrays(x if self.encoding is None or native(x) is None else self.encoding(x), "x")
-        return self._rowwise(self._predict, batch_size, Dataset(x, np.zeros(len((*jax.tree.leaves(x), ())[0]))), "x")
+        outputs = self._rowwise(self._predict, batch_size, Dataset(x, np.zeros(len((*jax.tree.leaves(x), ())[0]))), "x")
+        return outputs if classes is None else chosen(outputs, classes)
 
     def evaluate(
-        self, data: Dataset | Stream, *, batch_size: int = 1024, metrics: Mapping[str, Callable[..., Any]] | None = None
+        self, data: Dataset | Stream | Table, *, batch_size: int = 1024, metrics: Mapping[str, Callable[..., Any]] | None = None
     ) -> dict[str, Any]:
         """Computes the loss and the metrics of the model over all examples, as `flaxfit.evaluate` does, up to rounding in float32.
 
         Args:
-          data: the examples. A stream is read piece by piece.
+          data: the examples. A stream is read piece by piece. A `flaxfit.data.Table` is encoded as the training examples were.
           batch_size: how many examples to compute at once, which limits the memory.
           metrics: further metrics of the whole data set at once: name -> function (logits, y) -> number or array. All logits and targets
             are kept in memory for them, even of a stream.
@@ -164,8 +172,15 @@ class Predictor:
         Raises:
           ValueError, TypeError: the examples are not like those in training, or are not finite; a metric has a name that is in use.
         """
+        if isinstance(data, Table) and self.encoding is not None:
+            data = data.dataset(self.encoding, self.classes)
         if not isinstance(data, Dataset | Stream):
             raise TypeError(f"data must be a flaxfit.Dataset, got {type(data).__name__}: wrap the arrays as ff.Dataset(x, y).")
+        if None not in (self.classes, data.classes) and data.classes != self.classes:
+            raise ValueError(
+                f"the classes of the model are {', '.join(self.classes or ())}, those of data {', '.join(data.classes or ())}: "
+                "number them alike, Dataset(x, y, classes=model.classes)."
+            )
         size = check_count("batch_size", batch_size, 1, "examples")
         starts = range(0, len(data), size) if isinstance(data, Stream) else [0]
         parts, penalty = [], 0.0
@@ -178,13 +193,19 @@ class Predictor:
                     error.add_note(f"Rows are counted from row {first} of the stream.")
                 raise
             outputs = (self.predict(piece.x, batch_size=size), jax.tree.map(np.asarray, piece.y)) if metrics else ()
+            outputs = self._counted.kept(*outputs) if outputs and self._counted else outputs
+            if piece.sample_weight is not None and piece.sample_weight.ndim > 1:
+                raise ValueError(
+                    "an exported model has the loss of each example, and takes one weight for each, sample_weight of shape (rows,)."
+                )
             parts.append((losses if piece.sample_weight is None else losses * piece.sample_weight, own, outputs))
         losses, own, outputs = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
-        loss = float(np.mean(losses, dtype=float))
+        counted = float(np.mean(own[COUNTED], dtype=float)) if COUNTED in own else 1.0
+        loss = float(np.mean(losses, dtype=float)) / counted
         sown = float(np.mean(own[SOWN], dtype=float)) if SOWN in own else 0.0
         scores = {"loss": loss + float(penalty) + sown, self.metadata["loss"]: loss}
         scores |= {"penalty": float(penalty)} if self.metadata["penalty"] else {}
-        scores |= {name: float(np.mean(own[name], dtype=float)) for name in self.metadata["metrics"]}
+        scores |= {name: float(np.mean(own[name], dtype=float)) / counted for name in self.metadata["metrics"]}
         taken = scores.keys() & (metrics or {}).keys()
         if taken:
             raise ValueError(f"evaluate(metrics=...) must not have the name {min(taken)!r}, which is in use: give the metric another name.")
@@ -211,7 +232,8 @@ class Predictor:
             raise ValueError(f"the model takes the arrays {taken}, got {given}.")
         checked = {path: _fitting(_called(name, path), np.asarray(array), **expected[path]) for path, array in parts.items()}
         if name == "y" and self.classes and jnp.issubdtype(checked.get("", np.zeros(1)).dtype, np.integer):
-            least, most = checked[""].min(), checked[""].max()
+            labels = checked[""] if self._counted is None else checked[""][checked[""] != self._counted.label]
+            least, most = labels.min(initial=0), labels.max(initial=0)
             if least < 0 or most >= len(self.classes):
                 raise ValueError(f"y must hold classes from 0 to {len(self.classes) - 1}, got labels from {least} to {most}.")
         return checked
@@ -349,6 +371,7 @@ def _fitting(name: str, array: np.ndarray, shape: list[int], dtype: str) -> np.n
         raise TypeError(f"{name} is {array.dtype}, but the model takes {_rows(shape, dtype)}: pass the inputs as they were in training.")
     if array.dtype == dtype:
         return array
+    warn_of_digits(name, array)
     with np.errstate(invalid="ignore", over="ignore"):
         cast = array.astype(dtype)
     changed = ~np.isfinite(cast) if jnp.issubdtype(cast.dtype, jnp.inexact) else cast != array

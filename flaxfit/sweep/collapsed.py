@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxfit.history import History
-from flaxfit.train.checks import kind_of_loss
+from flaxfit.train.labels import kind_of_loss
 from flaxfit.train.task import Task
 
 _REGRESSION = ("mse", "mae", "huber", "log_cosh")
@@ -53,6 +53,10 @@ def _constant(task: Task, y: Any) -> tuple[np.ndarray, np.ndarray | None] | None
     if isinstance(y, dict | tuple) or (kind is None and task.loss_name not in _REGRESSION):
         return None
     y, right = np.asarray(y), None
+    if task.counted is not None:
+        if y.ndim > 2 or (y.ndim == 2 and y.shape[1] > 1):
+            return None
+        y = y[y != task.counted.label]
     if kind == "binary":
         if y.ndim > 2 or (y.ndim == 2 and y.shape[1] > 1):
             return None
@@ -60,8 +64,11 @@ def _constant(task: Task, y: Any) -> tuple[np.ndarray, np.ndarray | None] | None
         logits = np.full(y.shape, np.log(max(share, 1e-7)) - np.log(max(1 - share, 1e-7)))
         right = (np.ravel(y > 0.5) == (share > 0.5)).astype(float)
     elif kind == "classes":
-        if y.ndim != 1 or y.dtype.kind not in "iu":
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        if y.ndim != 1:
             return None
+        y = y.astype(int)
         shares = np.bincount(y, minlength=2) / len(y)
         logits = np.broadcast_to(np.log(np.maximum(shares, 1e-7)), (len(y), len(shares)))
         right = (y == shares.argmax()).astype(float)

@@ -40,6 +40,7 @@ class CrossValidation:
       study: the population; `study.members[i].fold` says which fold a member was.
       scores: name -> each member's score on the rows that its fold held out, shape (members,).
       folds: rows to train on and rows held out, of each fold.
+      in_time: whether folds are in the order of time, so that tables give no interval.
       chosen: of a nested one, the setting that each fold's inner folds chose; else None.
       at: where in a run its weights were taken: "last", or with early stopping "best".
       held_out: the rows that each fold held out; of a table, encoded by what the fold learned.
@@ -51,6 +52,7 @@ class CrossValidation:
     at: Literal["best", "last"]
     data: Dataset | Rows
     held_out: Sequence[Dataset]
+    in_time: bool = False
     chosen: Sequence[Mapping[str, Any]] | None = None
 
     def per_fold(self, metric: str) -> np.ndarray:
@@ -119,7 +121,7 @@ class CrossValidation:
         results, notes = self.study.results, looks(members, self.study.directory)
         collapsed = np.array([by_history(m.task, r.history, m.targets) for m, r in zip(members, results, strict=True)])
         title = f"{name}, held out, {self.at} epoch"
-        return Scored(members, results[0].history, title, name, self.scores[name], sizes, collapsed, notes)
+        return Scored(members, results[0].history, title, name, self.scores[name], sizes, collapsed, notes, self.in_time)
 
     def out_of_fold(self, *, batch_size: int = 1024) -> Any:
         """Each row's outputs by the members that have not seen it, averaged over seeds: shape (settings, repeats, rows, outputs).
@@ -154,6 +156,8 @@ def cross_validate(
     folds: int | None = None,
     test: float | None = None,
     stratified: bool = False,
+    groups: Any = None,
+    times: Any = None,
     repeats: int = 1,
     shuffle_seed: int | None = 0,
     seeds: int | Sequence[int] = 1,
@@ -182,6 +186,9 @@ def cross_validate(
       test: instead of folds, hold-out: so many rows, or this share of them, are drawn to be held out, `repeats` times
         (`flaxfit.data.hold_outs`).
       stratified: each class has about the same share in each fold.
+      groups: the group of each row, such as a patient: all rows of a group are in one fold, as in `flaxfit.data.folds`.
+      times: the time of each row: each fold trains on what is older than the rows that it holds out, as in `flaxfit.data.folds`. Tables
+        then give no interval, since none is known for such folds. `shuffle_seed` plays no part.
       repeats: so many times, shuffled anew.
       shuffle_seed: decides which row is in which fold; None: rows as they stand.
       seeds: of the training, as for `fit_many`.
@@ -223,18 +230,29 @@ def cross_validate(
     if wrong := options.keys() - TrainOptions.__annotations__.keys():
         raise TypeError(unknown("argument", min(wrong), TrainOptions.__annotations__, "of cross_validate or TrainConfig"))
     config = TrainConfig(**options)
+    if config.validation_split is not None:
+        raise ValueError("cross_validate validates on the rows that each fold holds out: leave out validation_split.")
     if (config.early_stopping is None) != (stopping_rows is None):
         raise ValueError("cross_validate takes early_stopping=... and stopping_rows=0.2 (a share of each fold's training rows) together.")
     at = "last" if stopping_rows is None else "best"
-    listed = check_seeds(seeds)
+    listed, fold_seed = check_seeds(seeds), shuffle_seed if times is None else None
+    groups, times = (None if values is None else np.asarray(values) for values in (groups, times))
+
+    def of(values: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+        return None if values is None else values[rows]
+
     if test is None:
-        outer = rows_of_folds(data, 5 if folds is None else folds, stratified=stratified, repeats=repeats, seed=shuffle_seed)
+        outer = rows_of_folds(
+            data, 5 if folds is None else folds, stratified=stratified, groups=groups, times=times, repeats=repeats, seed=fold_seed
+        )
+    elif times is not None:
+        raise ValueError("cross_validate(test=...) draws rows at random, which times=... forbids: leave out one of the two.")
     elif folds is not None or shuffle_seed is None:
         raise ValueError(
             "cross_validate(test=...) draws rows at random instead of making folds: leave out folds=, and give a shuffle_seed."
         )
     else:
-        outer = hold_outs(data, test, stratified=stratified, repeats=repeats, seed=shuffle_seed)
+        outer = hold_outs(data, test, stratified=stratified, groups=groups, repeats=repeats, seed=shuffle_seed)
 
     def prepared(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
         """What trials on each fold have in common: training rows, validation rows, what is fitted."""
@@ -242,8 +260,9 @@ def cross_validate(
         for train, test in pairs:
             rows, validation = data[train], data[test]
             if stopping_rows is not None:
-                seed = 0 if shuffle_seed is None else shuffle_seed
-                kept = split(rows, validation=float(stopping_rows), stratified=stratified, seed=seed, one_row=1.0)
+                seed = None if times is not None else shuffle_seed or 0
+                kind: dict[str, Any] = {"stratified": stratified and groups is None, "groups": of(groups, train), "times": of(times, train)}
+                kept = split(rows, validation=float(stopping_rows), seed=seed, one_row=1.0, **kind)
                 rows, validation = kept.train, kept.validation
             rows, validation = encoded(rows, validation)
             prepared = None if fitted is None else fitted(rows)
@@ -266,7 +285,7 @@ def cross_validate(
     tests = held_out(parts, outer)
     if inner is None:
         study = trained(every(parts), "folds")
-        return CrossValidation(study, study.evaluate(tests, at), outer, at, data, tests)
+        return CrossValidation(study, study.evaluate(tests, at), outer, at, data, tests, times is not None)
 
     if len(settings) < 2:
         raise ValueError("cross_validate(inner=...) chooses among the settings of a grid: give one of two settings or more.")
@@ -274,7 +293,7 @@ def cross_validate(
     pairs = []
     for train, _ in outer:
         rows = data[train]
-        within = rows_of_folds(rows, inner, stratified=stratified, seed=shuffle_seed)
+        within = rows_of_folds(rows, inner, stratified=stratified, groups=of(groups, train), times=of(times, train), seed=fold_seed)
         pairs += [(train[a], train[b]) for a, b in within]
     inner_parts = prepared(pairs)
     trials = every(inner_parts)
@@ -295,4 +314,4 @@ def cross_validate(
     chosen = [settings[index] for index in np.argmin(means, axis=0)]
     trials = [Trial(chosen[i], seed, fold=i, **part) for i, part in enumerate(parts) for seed in listed]
     study = trained(trials, "outer")
-    return CrossValidation(study, study.evaluate(tests, at), outer, at, data, tests, chosen)
+    return CrossValidation(study, study.evaluate(tests, at), outer, at, data, tests, times is not None, chosen)

@@ -18,9 +18,10 @@ from flaxfit.arguments import unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
 from flaxfit.state import TrainState
-from flaxfit.train.checks import check_task, kind_of_loss
+from flaxfit.train.checks import check_task
 from flaxfit.train.compiled import Programs, programs_of
 from flaxfit.train.evaluate import evaluate, evaluate_member
+from flaxfit.train.labels import kind_of_loss
 from flaxfit.train.task import Task
 
 Average = Literal["probabilities", "logits"]
@@ -157,6 +158,7 @@ def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
         optax.identity(),
         first.metrics,
         preprocess=shared,
+        ignore_label=first.ignore_label,
         rngs=tuple(dict.fromkeys(name for task in tasks for name in task.rngs)),
     )
     names = dict.fromkeys(name for state in states for name in state.collections)

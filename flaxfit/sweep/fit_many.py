@@ -22,7 +22,8 @@ from flaxfit.arguments import check_count, unknown
 from flaxfit.callbacks import Callback, Checkpoint, Progress
 from flaxfit.callbacks.base import check_callbacks
 from flaxfit.data.dataset import Dataset
-from flaxfit.data.splits import Splits
+from flaxfit.data.splits import Splits, held_out
+from flaxfit.data.table import Table, encoded
 from flaxfit.devices.sharding import arrays_of
 from flaxfit.history import History
 from flaxfit.state import RunState
@@ -36,6 +37,7 @@ from flaxfit.train.checks import check_task
 from flaxfit.train.compiled import MakeTask, programs_of
 from flaxfit.train.config import TrainConfig, check_seed
 from flaxfit.train.job import Job, Member, Single, Split, validate
+from flaxfit.train.labels import ClassWeight
 from flaxfit.train.loop import Trainee, train, why_ended
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.record import Resume, check_same_run, described, plain
@@ -75,18 +77,21 @@ class Trial:
 def fit_many(
     make_task: MakeTask,
     grid: Grid | None = None,
-    train: Dataset | None = None,
+    train: Dataset | Table | None = None,
     *,
     seeds: int | Sequence[int] = 1,
-    validation: Dataset | None = None,
+    validation: Dataset | Table | None = None,
     splits: Sequence[Splits] | None = None,
     epochs: int = 1,
     batch_size: int = 32,
     early_stopping: EarlyStopping | None = None,
     plateau: Plateau | None = None,
-    class_weight: Mapping[int, float] | None = None,
+    class_weight: ClassWeight | None = None,
     replacement: bool = False,
     terminate_on_nan: bool = True,
+    shuffle: bool = True,
+    validation_split: float | None = None,
+    validation_every: int = 1,
     callbacks: Callable[[Member], Sequence[Callback]] | None = None,
     progress: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
@@ -107,7 +112,8 @@ def fit_many(
       train: the training rows.
       seeds: how many (0, 1, ...), or which.
       validation: the validation rows, or None.
-      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan: as `flaxfit.TrainConfig` says.
+      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan, shuffle, validation_split, validation_every:
+        as `flaxfit.TrainConfig` says.
       splits: instead of `train` and `validation` a list of `flaxfit.data.split`'s: each setting is trained on each, whose place in the
         list is `member.fold`. `study.evaluate([s.test for s in splits])` scores each member on its own test rows.
       callbacks: member -> its callbacks. Their files go to the directory `members/NAME` of `run_dir`.
@@ -147,12 +153,26 @@ def fit_many(
         raise TypeError("fit_many needs the training rows: fit_many(make_task, grid, train, ...), or instead of them splits=[...].")
     if splits is not None and not (splits and all(isinstance(part, Splits) for part in splits)):
         raise TypeError(f"fit_many(splits=...) takes a list of what ff.data.split returns, at least one, got {splits!r}.")
+    config = TrainConfig(
+        epochs,
+        batch_size,
+        early_stopping,
+        plateau,
+        class_weight,
+        replacement,
+        terminate_on_nan,
+        shuffle,
+        validation_split,
+        validation_every,
+    )
     settings, traced = expand(grid)
-    rows: list[Any] = [(train, validation, None)]
-    if splits is not None:
+    if splits is None:
+        rows: list[Any] = [(*encoded(*held_out(train, validation, validation_split)), None)]
+    elif validation_split is None:
         rows = [(part.train, part.validation, fold, None, _split(part)) for fold, part in enumerate(splits)]
+    else:
+        raise ValueError("fit_many(splits=...) has validation rows in its splits: leave out validation_split.")
     trials = [Trial(setting, seed, *part) for setting in settings for part in rows for seed in check_seeds(seeds)]
-    config = TrainConfig(epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan)
     return train_all(make_task, trials, traced, config, callbacks, progress, run_dir, resume, strategy, workers)
 
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from flaxfit.devices.sharding import ONE_DEVICE, is_key, place
 from flaxfit.state import RunState
 from flaxfit.train.job import Job, Member
+from flaxfit.train.program import unvalidated
 
 MEMORY_SHARE = 0.75
 """Of a device's memory, so much may be used: results and other programs need some."""
@@ -141,9 +142,14 @@ class Mapped:
         until_ = jax.device_put(np.int32(until), group.whole)
         self.state, table = group.advance()(self._numbers, self.state, *self._rows, until_)
         if group.plan.on_host and until % length == 0:
-            scores, outputs = group.validated()(self._numbers, self.state.train, self._rows[1])
-            each = [jax.tree.map(operator.itemgetter(index), jax.device_get(outputs)) for index in range(len(self._slots))]
-            told = [group.jobs[slot].told(group.members[slot].task, own) for slot, own in zip(self._slots, each, strict=True)]
+            arguments = (self._numbers, self.state.train, self._rows[1])
+            if until // length % group.plan.validation_every:
+                scores = jax.device_put(unvalidated(group.validated().eval_shape(*arguments)[0]), group.split)
+                told = [np.full(len(group.plan.on_host), np.nan, np.float32)] * len(self._slots)
+            else:
+                scores, outputs = group.validated()(*arguments)
+                each = [jax.tree.map(operator.itemgetter(index), jax.device_get(outputs)) for index in range(len(self._slots))]
+                told = [group.jobs[slot].told(group.members[slot].task, own) for slot, own in zip(self._slots, each, strict=True)]
             self.state, table = group.end()(self._numbers, self.state, scores, jax.device_put(np.stack(told), group.split))
         return table[: self._count]
 

@@ -21,6 +21,11 @@ from flaxfit.sweep.grid import name_of
 from flaxfit.sweep.tables import Comparisons, Row, Table
 from flaxfit.train.job import Member
 
+_IN_TIME = (
+    "in the order of time, each fold trains on more rows than the one before and shares them with it, while the correction for shared rows "
+    "(Nadeau and Bengio 2003) needs splits that might as well have come in another order"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:
@@ -35,6 +40,7 @@ class Scored:
       sizes: of each member the rows learned from and held out; None where it is not of a split, or nothing is held out.
       collapsed: which members were no better than a constant prediction, shape (members,).
       notes: what else a table of them has to say.
+      in_time: whether members are of folds in the order of time, for whose mean no interval is known.
     """
 
     members: Sequence[Member]
@@ -45,6 +51,7 @@ class Scored:
     sizes: Sequence[tuple[int, int] | None]
     collapsed: np.ndarray
     notes: tuple[str, ...] = ()
+    in_time: bool = False
 
     @functools.cached_property
     def settings(self) -> list[Mapping[str, Any]]:
@@ -65,6 +72,8 @@ class Scored:
     @property
     def covers(self) -> str:
         """What intervals cover, and what not."""
+        if self.in_time:
+            return ""
         seeds = max(Counter((name_of(m.setting), m.fold) for m in self.members).values())
         if not self.split:
             return SEEDS if self.values.ndim == 1 else SEEDS_AND_ROWS if seeds > 1 else ROWS
@@ -103,7 +112,8 @@ class Scored:
             names = tuple(self.members[i].name for i in fallen)
             return Row(setting, shown, self._interval(scores, level), len(chosen), int((~self._finite[chosen]).sum()), names, without)
 
-        return Table(self.title, [row(setting) for setting in self.settings], self.covers, self.notes)
+        notes = (f"No interval is given: {_IN_TIME}.", *self.notes) if self.in_time else self.notes
+        return Table(self.title, [row(setting) for setting in self.settings], self.covers, notes)
 
     def rank(self, mode: Mode | None) -> list[Mapping[str, Any]]:
         """See `Study.rank`."""
@@ -113,6 +123,8 @@ class Scored:
 
     def compare(self, a: Mapping[str, Any], b: Mapping[str, Any], level: float, mode: Mode | None, margin: float | None) -> Comparison:
         """See `Study.compare`."""
+        if self.in_time:
+            raise ValueError(f"no test is known for these scores: {_IN_TIME}. per_fold(metric) has them.")
         sides = [self.only(a), self.only(b)]
         cells = [{(self.members[i].fold, self.members[i].seed): i for i in side} for side in sides]
         common = [cell for cell in cells[0] if cell in cells[1]]
@@ -186,6 +198,9 @@ class Scored:
     def _interval(self, values: np.ndarray, level: float) -> Interval:
         if not len(values):
             return Interval(math.nan, math.nan, math.nan, math.nan, 0, level)
+        if self.in_time:
+            sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+            return Interval(float(np.mean(values)), math.nan, math.nan, sd, len(values), level, "none")
         method = "crossed" if values.ndim == 2 else "t" if self.ratio is None else "corrected"
         return interval(values, level, method, test_ratio=self.ratio, bounds=self.bounds)
 

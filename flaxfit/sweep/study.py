@@ -352,4 +352,6 @@ def _index(result: Result, name: str, at: At) -> int:
     if at == "best" and name.startswith("val_") and np.isfinite(history[name]).any():
         with contextlib.suppress(ValueError):  # a metric that does not say whether larger is better
             return int(np.nanargmin(history[name]) if history.mode(name) == "min" else np.nanargmax(history[name]))
+    if name.startswith("val_") and history.validated.any() and (at == "last" or result.best_epoch is None):
+        return int(np.flatnonzero(history.validated)[-1])
     return -1 if at == "last" or result.best_epoch is None else result.best_epoch - 1

@@ -41,7 +41,7 @@ class Table:
     Attributes:
       metric: what was scored, and where.
       rows: the settings.
-      covers: what the intervals cover, and what not.
+      covers: what the intervals cover, and what not; empty where there are none.
       notes: what else a reader has to know.
     """
 
@@ -51,7 +51,7 @@ class Table:
     notes: Sequence[str] = ()
 
     def __str__(self) -> str:
-        level = f"{self.rows[0].interval.level:.0%} interval"
+        title = f"mean, {self.rows[0].interval.level:.0%} interval" if self.covers else "mean"
         names = list(self.rows[0].setting)
         lines = []
         for row in self.rows:
@@ -59,7 +59,7 @@ class Table:
             sd = "-" if np.isnan(row.interval.sd) else f"{row.interval.sd:.2g}"
             mean = str(row.interval).rsplit(" (", 1)[0] if row.interval.count else "-"
             lines.append([*(str(row.setting[name]) for name in names), runs, mean, sd])
-        notes = [f"Intervals cover {self.covers}.", *self.notes]
+        notes = [f"Intervals cover {self.covers}."] * bool(self.covers) + [*self.notes]
         for row in self.rows:
             if row.collapsed:
                 rate = share(len(row.collapsed), row.runs)
@@ -69,7 +69,7 @@ class Table:
                     f"No better than a constant prediction: {len(row.collapsed)} of {row.runs} runs ({rate.mean:.0%}, {rate.low:.0%} to "
                     f"{rate.high:.0%}): {some}{without}."
                 )
-        return rendered(self.metric, [*names, "runs", f"mean, {level}", "sd"], lines, notes)
+        return rendered(self.metric, [*names, "runs", title, "sd"], lines, notes)
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import errors as flax_errors
 
-from flaxfit import losses
-from flaxfit.arguments import unknown, unwrapped
-from flaxfit.data.dataset import Dataset
+from flaxfit.arguments import unknown
+from flaxfit.data.dataset import Dataset, warn_of_digits
 from flaxfit.data.stream import Stream
 from flaxfit.data.table import Table
 from flaxfit.metrics import declared_of_batch
@@ -26,8 +23,6 @@ from flaxfit.train.step import train_step
 from flaxfit.train.task import Task
 from flaxfit.train.traced import averages_a_single_row, gives_probabilities
 
-_BINARY = (losses.binary_crossentropy, optax.sigmoid_binary_cross_entropy)
-_CLASSES = (losses.categorical_crossentropy, optax.softmax_cross_entropy_with_integer_labels, optax.softmax_cross_entropy)
 _TRACER_ERRORS = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError)
 _LAST = " in the last batch, of {rows} rows (a batch size that divides the rows leaves none)"
 _NUMPY_ERRORS = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
@@ -46,6 +41,7 @@ def check_data(name: str, data: Any) -> None:
         raise ValueError(f"{name} has no rows: its arrays are {', '.join(f'{path} {leaf.shape}' for path, leaf in data.leaves())}.")
     for path, leaf in data.leaves():
         check_finite(f"{name}.{path}", leaf)
+        warn_of_digits(f"{name}.{path}", leaf)
 
 
 def check_finite(name: str, array: Any) -> None:
@@ -78,7 +74,7 @@ def check_task(task: Any) -> None:
         raise TypeError(f"task must be a flaxfit.Task, got {type(task).__name__}.")
 
 
-def _abstract(tree: Any, rows: int) -> Any:
+def abstract(tree: Any, rows: int) -> Any:
     """Shapes of so many rows like those of `tree`."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), tree)
 
@@ -105,7 +101,7 @@ def check_model(task: Task, x: Any, rows: int) -> TrainState:
     Raises:
       ValueError: preprocessing, the model or the optimizer refuses what it is given; there is nothing to train.
     """
-    x, key, model = _abstract(x, rows), jax.eval_shape(lambda: jax.random.key(0)), task.network.name
+    x, key, model = abstract(x, rows), jax.eval_shape(lambda: jax.random.key(0)), task.network.name
     prepared = _traced(f"Task(preprocess=...) refuses x of shape {_shapes(x)}", task.prepared, x)
     params, collections = _traced(f"{model} refuses x of shape {_shapes(prepared)}", task.variables, key, x)
     if not jax.tree.leaves(params):
@@ -115,6 +111,17 @@ def check_model(task: Task, x: Any, rows: int) -> TrainState:
         raise ValueError("Task(trainable=...) leaves no parameter to train.")
     opt_state = _traced("the optimizer refuses the parameters", task.optimizer.init, trained)
     return TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, collections, opt_state)  # pyright: ignore[reportArgumentType]
+
+
+def outputs(programs: Programs, task: Task, numbers: Mapping[str, Any], x: Any, rows: int) -> Any:
+    """The shapes of the outputs for so many rows, found by tracing."""
+
+    def found(numbers: Any, x: Any) -> Any:
+        task, x = programs.task(numbers), abstract(x, rows)
+        state = check_model(task, x, rows)
+        return jax.eval_shape(lambda state, x: task.apply(state.params, state.collections, task.prepared(x))[0], state, x)
+
+    return programs.found(("outputs", rows), found, numbers, x)
 
 
 def check_program(
@@ -164,16 +171,16 @@ def _check_program(
         raise ValueError(f"the loss {task.loss_name} is of a whole batch, so that rows cannot have weights: leave them out.")
     logits: Any = None
     for rows in training:
-        _check_batch(task, state, _abstract(data, rows), dict.fromkeys(task.rngs, key), "" if rows == training[0] else _LAST)
+        _check_batch(task, state, abstract(data, rows), dict.fromkeys(task.rngs, key), "" if rows == training[0] else _LAST)
     for rows in evaluation:
-        batch = _abstract(data, rows)
+        batch = abstract(data, rows)
         logits = _check_batch(task, state, batch, None, "" if rows == evaluation[0] else _LAST)
     _warn_of_probabilities(task, state, _abstract(data.x, (evaluation or training)[0]))
     penalty = _traced("the penalty refuses the parameters", task.penalized, state.params)
     if getattr(penalty, "shape", None) != ():
         raise ValueError(f"the penalty must be one number for all parameters, got {penalty}.")
     if training:
-        batch = _abstract(data, training[0])
+        batch = abstract(data, training[0])
         step = (state, key, batch.x, batch.y, batch.sample_weight)
         after, _ = _traced("a training step fails", lambda *step: train_step(task, *step), *step)
         check_same("a training step", after, "the fresh state", state)
@@ -231,7 +238,7 @@ def _check_batch(task: Task, state: TrainState, batch: Dataset, rngs: Any, where
 
 def named_functions(task: Task) -> dict[str, Callable[[Any, Any], Any]]:
     """The loss and the metrics of a task, by what messages call them."""
-    return {f"the loss {task.loss_name}": task.loss, **{f"the metric {name!r}": metric for name, metric in task.metrics.items()}}
+    return {f"the loss {task.loss_name}": task.row_loss, **{f"the metric {name!r}": each for name, each in task.row_metrics.items()}}
 
 
 def _check_rows(what: str, result: Any, rows: int, logits: Any, y: Any) -> None:
@@ -299,55 +306,9 @@ def check_state(name: str, state: Any, shapes: TrainState, model: str = "the mod
     return TrainState(step, like(state.params, shapes.params), like(state.collections, shapes.collections), opt_state)
 
 
-def kind_of_loss(task: Task) -> Literal["binary", "classes"] | None:
-    """What the logits of a loss mean, where it is one that is known: log-odds of label 1, or log-probabilities of classes."""
-    function = unwrapped(task.loss)
-    if any(function is known for known in _BINARY):
-        return "binary"
-    return "classes" if any(function is known for known in _CLASSES) else None
-
-
-def check_labels(task: Task, name: str, data: Dataset, logits: Any) -> None:
-    """That class labels fit the logits, for the losses that are known to take class labels."""
-    if isinstance(data.y, dict | tuple):
-        return
-    kind = kind_of_loss(task)
-    if kind == "binary":
-        classes = 2
-    elif kind == "classes" and np.issubdtype(data.y.dtype, np.integer) and data.y.shape[1:] == logits.shape[1:-1]:
-        classes = logits.shape[-1]
-    else:
-        return
-    least, most = data.y.min(), data.y.max()
-    if least < 0 or most > classes - 1:
-        raise ValueError(
-            f"{name}.y has labels from {float(least):g} to {float(most):g}, but {task.loss_name} with logits {_shapes(logits)} needs "
-            f"labels from 0 to {classes - 1}: renumber the classes or widen the last layer."
-        )
-
-
 def check_monitor(monitor: str, logged: Sequence[str]) -> None:
     """That the monitored metric will be logged."""
     if monitor not in logged:
         unvalidated = monitor.startswith("val_") and not any(name.startswith("val_") for name in logged)
         needs = " (a val_ metric needs fit(validation=...))" if unvalidated else ""
         raise ValueError(unknown("metric", monitor, logged, "to monitor" + needs))
-
-
-def class_weighted(data: Dataset, class_weight: Any, whole: bool = True) -> Dataset:
-    """`data`, the whole set or a part, with each row's weight multiplied by its class's (1 where that is not named, as in Keras)."""
-    if not isinstance(class_weight, Mapping):
-        raise TypeError(f"class_weight maps integer classes to factors, as in {{0: 1.0, 1: 5.0}}, got {class_weight!r}.")
-    y = np.zeros(()) if isinstance(data.y, dict | tuple) else np.asarray(data.y)
-    if y.ndim != 1 or y.dtype.kind not in "iub":
-        raise TypeError("class_weight needs integer class labels y of shape (rows,): y.astype(int)?")
-    present = np.unique(y).tolist()
-    absent = sorted(set(class_weight) - set(present))
-    if absent and whole:
-        raise ValueError(f"class_weight names classes that train.y does not have: {absent}; it has {present}.")
-    weight = np.ones(len(data), np.float32) if data.sample_weight is None else np.array(data.sample_weight)
-    for label, factor in class_weight.items():
-        if not 0 <= factor < np.inf:
-            raise ValueError(f"class_weight must be finite and not negative, got {factor!r} for class {label!r}.")
-        weight[y == label] *= factor
-    return replace(data, sample_weight=weight)

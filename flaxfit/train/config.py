@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypedDict
 
 from flaxfit.arguments import check_count
+from flaxfit.train.labels import ClassWeight
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.stopping import EarlyStopping
 
@@ -20,8 +22,14 @@ class TrainConfig:
       batch_size: rows of a step. The last step of an epoch takes the rows that are left.
       early_stopping: when to stop sooner, or None.
       plateau: when to lower the learning rate, or None.
-      class_weight: integer class -> factor on the training loss of its rows, as in Keras; or None.
+      class_weight: class -> factor on the training loss of its rows, as in Keras, by number or by the name that `Dataset.classes` has; or
+        "balanced": rows / (classes * rows of the class), as in scikit-learn, of the training rows; or None.
       replacement: whether each batch is drawn with replacement.
+      shuffle: whether each epoch takes the rows in a new order; if not, in the order of the data, as Keras's `shuffle=False`.
+      validation_split: the share of the training rows that are held out as validation rows: the last ones of the data, before any
+        shuffling, as in Keras. Rows that are sorted, by class say, need `flaxfit.data.split` instead. None: no rows.
+      validation_every: validate at the end of every so many epochs only, those whose number it divides, as Keras's `validation_freq`. In
+        the others the `val_` columns are NaN; early stopping and plateaus on one of them wait, so that their patience counts validations.
       terminate_on_nan: whether to end at the first epoch with a loss or a weight that is not finite.
 
     Raises:
@@ -37,21 +45,36 @@ class TrainConfig:
     batch_size: int = 32
     early_stopping: EarlyStopping | None = None
     plateau: Plateau | None = None
-    class_weight: Mapping[int, float] | None = None
+    class_weight: ClassWeight | None = None
     replacement: bool = False
     terminate_on_nan: bool = True
+    shuffle: bool = True
+    validation_split: float | None = None
+    validation_every: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", check_count("epochs", self.epochs, 1, "epochs"))
         object.__setattr__(self, "batch_size", check_count("batch_size", self.batch_size, 1, "rows of a step"))
+        object.__setattr__(self, "validation_every", check_count("validation_every", self.validation_every, 1, "epochs"))
+        if self.validation_every > self.epochs:
+            raise ValueError(
+                f"validation_every={self.validation_every} is more than epochs={self.epochs}, so that no epoch would validate."
+            )
+        if self.validation_split is not None and not 0 < self.validation_split < 1:
+            raise ValueError(f"validation_split must be a share between 0 and 1, or None, got {self.validation_split!r}.")
+        if self.replacement and not self.shuffle:
+            raise ValueError("shuffle=False takes rows in order, replacement=True draws them at random: choose one.")
         if self.early_stopping is not None and not isinstance(self.early_stopping, EarlyStopping):
             raise TypeError(f'early_stopping must be ff.EarlyStopping("val_loss", patience=...), got {self.early_stopping!r}.')
         if self.plateau is not None and not isinstance(self.plateau, Plateau):
             raise TypeError(f'plateau must be ff.Plateau("val_loss", factor=..., patience=...), got {self.plateau!r}.')
         if self.class_weight is not None:
-            if not isinstance(self.class_weight, Mapping):
-                raise TypeError(f"class_weight maps integer classes to factors, as in {{0: 1.0, 1: 5.0}}, got {self.class_weight!r}.")
-            object.__setattr__(self, "class_weight", dict(self.class_weight))
+            if not isinstance(self.class_weight, Mapping) and self.class_weight != "balanced":
+                raise TypeError(
+                    f'class_weight maps classes to factors, as in {{0: 1.0, 1: 5.0}}, or is "balanced", got {self.class_weight!r}.'
+                )
+            if isinstance(self.class_weight, Mapping):
+                object.__setattr__(self, "class_weight", dict(self.class_weight))
 
     def record(self) -> dict[str, Any]:
         """The configuration as plain values for JSON."""
@@ -60,7 +83,7 @@ class TrainConfig:
             **{field.name: getattr(self, field.name) for field in fields(self)},
             "early_stopping": None if self.early_stopping is None else asdict(self.early_stopping),
             "plateau": None if self.plateau is None else asdict(self.plateau),
-            "class_weight": None if weights is None else {str(label): float(factor) for label, factor in weights.items()},
+            "class_weight": {_key(label): float(factor) for label, factor in weights.items()} if isinstance(weights, Mapping) else weights,
         }
 
     @classmethod
@@ -70,8 +93,8 @@ class TrainConfig:
         for name, kind in (("early_stopping", EarlyStopping), ("plateau", Plateau)):
             if values.get(name) is not None:
                 values[name] = kind(**values[name])
-        if values.get("class_weight") is not None:
-            values["class_weight"] = {int(label): factor for label, factor in values["class_weight"].items()}
+        if isinstance(values.get("class_weight"), Mapping):
+            values["class_weight"] = {ast.literal_eval(label): factor for label, factor in values["class_weight"].items()}
         return cls(**values)
 
 
@@ -82,9 +105,17 @@ class TrainOptions(TypedDict, total=False):
     batch_size: int
     early_stopping: EarlyStopping | None
     plateau: Plateau | None
-    class_weight: Mapping[int, float] | None
+    class_weight: ClassWeight | None
     replacement: bool
     terminate_on_nan: bool
+    shuffle: bool
+    validation_split: float | None
+    validation_every: int
+
+
+def _key(label: Any) -> str:
+    """A class as text from which `ast.literal_eval` makes it again: 3, or 'yes' in quotes."""
+    return repr(label) if isinstance(label, str) else str(int(label))
 
 
 def check_seed(seed: Any) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -14,14 +15,16 @@ import numpy as np
 from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset, arrays
 from flaxfit.data.stream import Feed, Stream
-from flaxfit.metrics import auc, of_whole_set
+from flaxfit.metrics import auc, chosen
 from flaxfit.report import statistics
 from flaxfit.state import TrainState
 from flaxfit.train import program
-from flaxfit.train.checks import check_data, check_labels, check_model, check_program, check_state, check_task
+from flaxfit.train.checks import abstract, check_data, check_model, check_program, check_state, check_task
 from flaxfit.train.compiled import Programs, programs_of
-from flaxfit.train.rows import check_rows_apart
+from flaxfit.train.labels import check_labels
+from flaxfit.train.rows import check_positions, check_rows_apart
 from flaxfit.train.set_metrics import compiled, on_host
+from flaxfit.train.step import row_losses
 from flaxfit.train.task import Task
 
 
@@ -75,7 +78,9 @@ def evaluate(
         scores[name] = statistics.share(int(whole), len(values)) if np.isin(values, (0, 1)).all() else statistics.interval(values)
     for name, metric in (metrics or {}).items():
         if metric is auc and np.isfinite(scores[name]):
-            scores[name] = statistics.auc_interval(data.y, predict_member(programs, task, {}, state, data.x, batch_size))
+            logits = predict_member(programs, task, {}, state, data.x, batch_size)
+            logits, y = (logits, data.y) if task.counted is None else task.counted.kept(logits, data.y)
+            scores[name] = statistics.auc_interval(y, logits)
     return scores
 
 
@@ -84,25 +89,31 @@ def score_rows(
 ) -> dict[str, np.ndarray]:
     """The scores of each row, whose means `evaluate_member` gives: name -> shape (rows,); a row's weight is a factor on its loss.
 
+    Rows whose label does not count are left out.
+
     Raises:
-      ValueError: a loss or metric that gives other than one number a row.
+      ValueError: a loss or metric that gives other than one number a row; rows of which different shares count.
     """
     if task.eval_batch_size is not None:
         raise ValueError("a loss or metric of the task is computed from whole batches, so that nothing is known of the rows' noise.")
     logits = predict_member(programs, task, numbers, state, data.x, batch_size)
-    functions = {task.loss_name: task.loss, **task.metrics}
+    functions: dict[str, Any] = {name: lambda logits, y, _, metric=metric: metric(logits, y) for name, metric in task.row_metrics.items()}
+    functions = {task.loss_name: functools.partial(row_losses, task), **functions}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in functions}
     for first in range(0, len(data), batch_size):
         place = slice(first, first + batch_size)
-        some, y = jax.tree.map(lambda a, place=place: jnp.asarray(a[place]), (logits, data.y))
+        some = jax.tree.map(lambda a, place=place: jnp.asarray(a[place]), (logits, data.y, data.sample_weight))
         for name, function in functions.items():
-            parts[name].append(np.asarray(function(some, y), np.float64))
+            parts[name].append(np.asarray(function(*some), np.float64))
     rows = {name: np.concatenate(values) if values[0].ndim else np.zeros(0) for name, values in parts.items()}
     for name, values in rows.items():
         if values.shape != (len(data),):
             raise ValueError(f"{name} gives no number for each row, so that nothing is known of the rows' noise.")
-    if data.sample_weight is not None:
-        rows[task.loss_name] *= np.asarray(data.sample_weight)
+    if task.counted is not None:
+        shares = np.asarray(task.counted.shares(logits, np.asarray(data.y)), np.float64)
+        if len(set(shares[shares > 0])) > 1:
+            raise ValueError("rows have different numbers of labels that count, so that they count differently: leave out the interval.")
+        rows = {name: values[shares > 0] / shares[shares > 0] for name, values in rows.items()}
     return {"loss": rows[task.loss_name] + float(task.penalized(task.evaluated(state).params)), **rows}
 
 
@@ -128,6 +139,7 @@ def evaluate_member(
     sizes = program.batch_sizes(len(data), batch_size)
     shapes, logits, _ = check_program(programs, task, numbers, first, (), sizes)
     check_rows_apart(programs, task, numbers, data, logits, sizes[-1], sizes)
+    check_positions(task, "data", data, logits)
 
     def checked(rows: Dataset) -> Dataset:
         check_labels(task, "data", rows, logits)
@@ -140,19 +152,21 @@ def evaluate_member(
 
     whole_set = {**task.set_metrics}
     for name, metric in (metrics or {}).items():
-        whole_set[name] = of_whole_set(metric, f"evaluate(metrics=...), {name!r},")
+        whole_set[name] = task.of_set(metric, f"evaluate(metrics=...), {name!r},")
     numbers, state = jax.device_put((numbers, _evaluated(task, state, shapes, checked(first).x)))
     scores: dict[str, Any] = dict.fromkeys(program.logged(task), 0.0)
-    outputs = []
+    outputs, total = [], 0.0
     with ExitStack() as stack:
         streamed = isinstance(data, Stream)
         pieces = stack.enter_context(Feed(data, min(batch_size, len(data)), 1, checked, "data")).pieces() if streamed else [data]
         for piece in pieces:
             rows = jax.device_put(piece)
             values = jax.device_get(programs.jit(("evaluate", batch_size), scores_of)(numbers, state, rows))
-            scores = {name: total + float(values[name]) * len(piece) / len(data) for name, total in scores.items()}
+            count = len(piece) if task.counted is None else float(task.counted.shares(abstract(logits, len(piece)), piece.y).sum())
+            scores, total = {name: score + float(values[name]) * count for name, score in scores.items()}, total + count
             if whole_set:
                 outputs.append((predict_member(programs, task, numbers, state, piece.x, batch_size), jax.tree.map(np.asarray, piece.y)))
+    scores = {name: score / total for name, score in scores.items()}
     if whole_set:
         logits, y = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
         host = on_host(programs, task, numbers, logits, y, len(data))
@@ -169,23 +183,35 @@ def evaluate_member(
     return scores
 
 
-def predict(task: Task, state: TrainState, x: Any, *, batch_size: int = 1024) -> Any:
-    """The model's outputs (logits) for rows, with the model in evaluation mode.
+def predict(task: Task, state: TrainState, x: Any, *, batch_size: int = 1024, classes: Sequence[Any] | None = None) -> Any:
+    """The model's outputs (logits) for rows, or the classes that they choose, with the model in evaluation mode.
 
     Args:
       task: what was trained.
       state: `result.best`, `result.last`, or any state of this task.
       x: inputs as in training: arrays with leading axis (rows,).
       batch_size: rows a step, for memory.
+      classes: the names of the classes, such as `train.classes`, to get names instead of logits: that of the largest logit, or the second
+        one where a single logit is above 0.
 
     Returns:
-      NumPy arrays with leading axis (rows,).
+      NumPy arrays with leading axis (rows,); with `classes` an array of them, shape (rows,) or of labels at each position.
 
     Raises:
-      ValueError, TypeError: rows that the model refuses, or that are not finite; a state of another model.
+      ValueError, TypeError: rows that the model refuses, or that are not finite; a state of another model; another number of classes than
+        the model tells apart.
+
+    Example:
+      >>> import flaxfit as ff, optax
+      >>> train = ff.Dataset([[-2.0], [-1.0], [1.0], [2.0]], ["no", "no", "yes", "yes"])
+      >>> task = ff.Task(ff.nn.MLP((), 1), ff.losses.binary_crossentropy, optax.sgd(1.0))
+      >>> result = ff.fit(task, train, epochs=20)
+      >>> ff.predict(task, result.best, train.x, classes=train.classes).tolist()
+      ['no', 'no', 'yes', 'yes']
     """
     check_task(task)
-    return predict_member(programs_of(task), task, {}, state, x, batch_size)
+    outputs = predict_member(programs_of(task), task, {}, state, x, batch_size)
+    return outputs if classes is None else chosen(outputs, classes)
 
 
 def predict_member(programs: Programs, task: Task, numbers: Mapping[str, Any], state: TrainState, x: Any, batch_size: int = 1024) -> Any:

@@ -21,7 +21,7 @@ import flaxfit
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.scaling import Scaling
 from flaxfit.state import TrainState
-from flaxfit.storage.predictor import FORMAT, PARTS, SOWN, SUMS, check_calls, read
+from flaxfit.storage.predictor import COUNTED, FORMAT, PARTS, SOWN, SUMS, check_calls, read
 from flaxfit.storage.weights import by_path, pack_arrays
 from flaxfit.train.checks import check_program, check_state, check_task
 from flaxfit.train.compiled import programs_of
@@ -81,11 +81,16 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
         "jax": jax.__version__,
         "rows": rows,
         **{
-            name: {path: {"shape": a.shape[1:], "dtype": str(a.dtype)} for path, a in by_path(getattr(data, name)).items()} for name in "xy"
+            name: {
+                path: {"shape": a.shape[1:], "dtype": str(jax.dtypes.canonicalize_dtype(a.dtype))}
+                for path, a in by_path(getattr(data, name)).items()
+            }
+            for name in "xy"
         },
         "loss": task.loss_name,
         "metrics": list(task.metrics),
         "penalty": task.penalty is not None,
+        "ignore_label": task.ignore_label,
         "step": int(state.step),
         "features": data.features,
         "classes": data.classes,
@@ -138,9 +143,10 @@ def _programs(task: Task, variables: Any, data: Dataset) -> tuple[int | None, li
     def score(weights: Any, x: Any, y: Any) -> Any:
         model, x, y = _like(variables, weights), task.prepared(_like(data.x, x)), _like(data.y, y)
         logits, _, sown = task.forward(model["params"], model["collections"], x)
-        metrics = {name: metric(logits, y).astype(jnp.float32) for name, metric in task.metrics.items()}
+        metrics = {name: metric(logits, y).astype(jnp.float32) for name, metric in task.row_metrics.items()}
         metrics |= {} if sown is None else {SOWN: sown}
-        return task.loss(logits, y), metrics, task.penalized(model["params"])
+        metrics |= {} if task.counted is None else {COUNTED: task.counted.shares(logits, y)}
+        return task.row_loss(logits, y), metrics, task.penalized(model["params"])
 
     def serialized(function: Callable[..., Any], rows: Any, *names: str) -> bytes:
         def abstract(array: Any) -> jax.ShapeDtypeStruct:

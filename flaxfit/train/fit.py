@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,6 +15,7 @@ from flaxfit.callbacks import Callback, Checkpoint, Run
 from flaxfit.callbacks.base import check_callbacks
 from flaxfit.callbacks.loggers import MetricsFile
 from flaxfit.data.dataset import Dataset
+from flaxfit.data.splits import held_out
 from flaxfit.data.stream import Stream
 from flaxfit.data.table import Table, encoded
 from flaxfit.devices.sharding import Placement, Shard
@@ -26,6 +27,7 @@ from flaxfit.train.compiled import programs_of
 from flaxfit.train.config import TrainConfig, check_seed
 from flaxfit.train.export import export
 from flaxfit.train.job import Member, Single, validate
+from flaxfit.train.labels import ClassWeight
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.record import Resume, described
 from flaxfit.train.result import Result, result_of, what_was_not_finite
@@ -46,9 +48,12 @@ def fit(
     plateau: Plateau | None = None,
     callbacks: Sequence[Callback] = (),
     initial: TrainState | None = None,
-    class_weight: Mapping[int, float] | None = None,
+    class_weight: ClassWeight | None = None,
     replacement: bool = False,
     terminate_on_nan: bool = True,
+    shuffle: bool = True,
+    validation_split: float | None = None,
+    validation_every: int = 1,
     mesh: Mesh | None = None,
     shard: Shard | None = None,
     run_dir: str | os.PathLike[str] | None = None,
@@ -61,7 +66,8 @@ def fit(
       train: the training rows, which are moved to the device once; or a `flaxfit.data.Stream` of more than fit there.
         What a table needs to be encoded is learned from its rows.
       validation: rows that each epoch is validated on, or None.
-      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan: how to train, as `flaxfit.TrainConfig` says.
+      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan, shuffle, validation_split, validation_every:
+        how to train, as `flaxfit.TrainConfig` says.
       seed: decides the initial weights, the order of rows and all other randomness; below 2**32.
       callbacks: what is called between chunks (see `flaxfit.callbacks`).
       initial: start from these weights instead of fresh ones, and from this optimizer state where there is one.
@@ -101,8 +107,19 @@ def fit(
     """
     began = time.perf_counter()
     check_task(task)
-    train, validation = encoded(train, validation)
-    config = TrainConfig(epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan)
+    config = TrainConfig(
+        epochs,
+        batch_size,
+        early_stopping,
+        plateau,
+        class_weight,
+        replacement,
+        terminate_on_nan,
+        shuffle,
+        validation_split,
+        validation_every,
+    )
+    train, validation = encoded(*held_out(train, validation, config.validation_split))
     member = Member({}, check_seed(seed), task, programs=programs_of(task))
     placement = Placement.over(mesh, shard)
     team, signals = placement.team, Signals()

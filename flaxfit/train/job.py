@@ -25,17 +25,21 @@ from flaxfit.train.checks import (
     check_alike,
     check_data,
     check_finite,
+<<<<<<< HEAD
     check_labels,
     check_last_step,
+=======
+>>>>>>> labels
     check_monitor,
     check_program,
     check_state,
-    class_weighted,
+    outputs,
 )
 from flaxfit.train.compiled import Programs
 from flaxfit.train.config import TrainConfig
+from flaxfit.train.labels import ClassWeight, check_labels, weighted
 from flaxfit.train.record import checksum, program_record
-from flaxfit.train.rows import check_rows_apart
+from flaxfit.train.rows import check_positions, check_rows_apart
 from flaxfit.train.set_metrics import computed, on_host
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
@@ -78,7 +82,7 @@ class Member:
     programs: Programs = field(repr=False, kw_only=True)
     numbers: Mapping[str, Any] = field(repr=False, kw_only=True, default_factory=dict)
     split: Split | None = field(kw_only=True, default=None)
-    class_weight: Mapping[int, float] | None = field(kw_only=True, default=None)
+    class_weight: ClassWeight | None = field(kw_only=True, default=None)
     targets: Any = field(repr=False, kw_only=True, default=None)
 
 
@@ -136,7 +140,7 @@ class Job:
         stopping = self.plan.stopping
         return Run(
             task, self.columns, stopping.monitor, stopping.direction, self.rows, validation, self.steps, self.config.epochs, self.origins,
-            **place,
+            validation_every=self.config.validation_every, **place,
         )  # fmt: skip
 
     @property
@@ -279,18 +283,32 @@ def validate(
                 "number both alike, Dataset(x, y, classes=train.classes)."
             )
 
-    def weighted(rows: Dataset) -> Dataset:
-        return rows if config.class_weight is None else class_weighted(rows, config.class_weight, whole)
-
-    data = weighted(data)
     total = len(train) * placement.team.size
     batch_size, evaluated = min(config.batch_size, total), task.eval_batch_size or program.Plan.eval_batch_size
     training = program.batch_sizes(total, batch_size)
     evaluation = () if validation is None else program.batch_sizes(len(validation), evaluated)
+    by_class = config.class_weight
+    if config.validation_every > 1 and validation is None:
+        raise ValueError(f"validation_every={config.validation_every} needs validation rows: fit(validation=...).")
+    if config.validation_split is not None and placement.team.size > 1:
+        raise ValueError("validation_split holds out rows of one process: of several, pass validation=..., all of it to each.")
+    if by_class == "balanced" and placement.team.size > 1:
+        raise ValueError('class_weight="balanced" needs all training rows in one process: give the factors.')
+    by_position = task.counted is not None or (data.sample_weight is not None and data.sample_weight.ndim > 1)
+    shape = outputs(programs, task, member.numbers, data[:1].x, batch_size) if by_position or by_class is not None else None
+
+    def by_classes(rows: Dataset) -> Dataset:
+        return rows if by_class is None else weighted(task, rows, by_class, shape, whole)
+
+    data = by_classes(data)
+    if shape is not None:
+        check_positions(task, "train", data if whole else train, shape)
+        if validation is not None:
+            check_positions(task, "validation", validation, shape)
     shapes, logits, measures = check_program(programs, task, member.numbers, data, training, evaluation)
     for name, rows in (("train", data), ("validation", validation)):
         if rows is not None:
-            check_labels(task, name, rows, logits)
+            check_labels(task, name, rows, logits, data if whole and name == "validation" else None)
     if initial is None and (stored := task.network.stored) is not None:
         initial = TrainState(np.int32(0), *stored, None)  # pyright: ignore[reportArgumentType]
     if initial is not None:
@@ -305,6 +323,8 @@ def validate(
         stopping,
         config.early_stopping is not None,
         replacement=config.replacement,
+        shuffle=config.shuffle,
+        validation_every=config.validation_every if validation is not None else 1,
         terminate_on_nan=config.terminate_on_nan,
         plateau=config.plateau,
         placement=placement,
@@ -322,7 +342,7 @@ def validate(
 
     def prepare(rows: Dataset) -> Dataset:
         check_labels(task, "train", rows, logits)
-        return weighted(rows)
+        return by_classes(rows)
 
     sources = {"train": train} | ({} if validation is None else {"validation": validation})
     return Job(programs, config, placement, plan, columns, sources, data, initial, prepare, member.numbers)
@@ -349,7 +369,8 @@ class Single:
         self._stack, self._read = ExitStack(), None
         if job.stream is not None:
             plan = job.plan
-            feed = Feed(job.stream, plan.batch_size, job.config.epochs, job.prepare, "train", key, plan.replacement)
+            ordered = key if plan.shuffle else None
+            feed = Feed(job.stream, plan.batch_size, job.config.epochs, job.prepare, "train", ordered, plan.replacement)
             self._read = self._stack.enter_context(feed).at
             rows = self.placement.everywhere(self._read(0, 0)[0])
         self._rows = rows
@@ -384,9 +405,9 @@ class Single:
         self._advance = self.job.programs.compiled(("advance", plan), self.job.advance(plan), *args, donate_argnums=1, **options)
         if plan.on_host:
             self._validated = self._jit("validated", self.job.validated(plan), self._numbers, self.state.train, self._validation)
-            scores, _ = self._validated.eval_shape(self._numbers, self.state.train, self._validation)
+            self._scores, _ = self._validated.eval_shape(self._numbers, self.state.train, self._validation)
             told = np.zeros(len(plan.on_host), np.float32)
-            self._end = self._jit("end", self.job.end(plan), self._numbers, self.state, scores, told, donate_argnums=1, **options)
+            self._end = self._jit("end", self.job.end(plan), self._numbers, self.state, self._scores, told, donate_argnums=1, **options)
         if self._read is not None:
             self._rows = None  # the first chunk would stay in memory
 
@@ -404,8 +425,12 @@ class Single:
         until_ = self.placement.everywhere(np.int32(until))
         self.state, table = self._advance(self._numbers, self.state, rows, self._validation, until_)
         if self.job.plan.on_host and until % length == 0:
-            scores, outputs = self._validated(self._numbers, self.state.train, self._validation)
-            told = self.job.told(self.members[0].task, jax.device_get(self.placement.on_host(outputs)))
+            if until // length % self.job.plan.validation_every:
+                scores = self.placement.everywhere(program.unvalidated(self._scores))
+                told = np.full(len(self.job.plan.on_host), np.nan, np.float32)
+            else:
+                scores, outputs = self._validated(self._numbers, self.state.train, self._validation)
+                told = self.job.told(self.members[0].task, jax.device_get(self.placement.on_host(outputs)))
             self.state, table = self._end(
                 self._numbers, self.state, scores, self.placement.everywhere(self.placement.team.from_first(told))
             )

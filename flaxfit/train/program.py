@@ -19,7 +19,7 @@ from flaxfit.devices.sharding import ONE_DEVICE, Placement
 from flaxfit.regularize.masks import kernels
 from flaxfit.shapes import RoundKeys
 from flaxfit.state import RunState, TrainState
-from flaxfit.storage.predictor import SOWN
+from flaxfit.storage.predictor import COUNTED, SOWN
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.step import scored, train_step
 from flaxfit.train.stopping import EarlyStopping
@@ -36,6 +36,8 @@ class Plan:
       stops: whether the stopper's word counts, or only its best epoch.
       eval_batch_size: rows a step of validation, for memory; the result does not depend on it.
       replacement: batches are drawn with replacement.
+      shuffle: each epoch has an order of its own; else the rows come as they stand.
+      validation_every: validate at the end of epochs that this divides; the others log NaN.
       terminate_on_nan: end the run at a loss or weight that is not finite.
       plateau: when to lower the learning rate.
       capacity: the most epochs whose metrics one call can hand back.
@@ -50,6 +52,8 @@ class Plan:
     stops: bool
     eval_batch_size: int = 1024
     replacement: bool = False
+    shuffle: bool = True
+    validation_every: int = 1
     terminate_on_nan: bool = True
     plateau: Plateau | None = None
     capacity: int = 1024
@@ -127,7 +131,8 @@ def advance(
             return (step - data.first) * plan.batch_size
         if plan.replacement:
             return order.drawn(state.key, state.epoch * steps + step, size, len(data))
-        return order.shuffled(step * plan.batch_size + jnp.arange(size), keys, len(data))
+        places = step * plan.batch_size + jnp.arange(size)
+        return order.shuffled(places, keys, len(data)) if plan.shuffle else places
 
     def agreed(value: Array) -> Array:
         """The largest value of the mapped runs: one for all, so that loops and branches stay such when mapped."""
@@ -165,7 +170,15 @@ def advance(
 
         def end_epoch(state: RunState, table: Array) -> tuple[RunState, Array]:
             def scores() -> dict[str, Array]:
-                return {} if validation is None else validated(task, plan, state.train, validation)[0]
+                if (rows := validation) is None:
+                    return {}
+                if plan.validation_every == 1:
+                    return validated(task, plan, state.train, rows)[0]
+
+                def now() -> dict[str, Array]:
+                    return validated(task, plan, state.train, rows)[0]
+
+                return lax.cond(_validates(plan, epoch), now, lambda: unvalidated(jax.eval_shape(now)))
 
             changes, means = _end_epoch(task, plan, len(data), scores, state)
             row = jnp.stack([jnp.asarray(means[name], jnp.float32) for name in names])
@@ -211,6 +224,16 @@ def validated(task: Task, plan: Plan, train: TrainState, validation: Dataset) ->
     return {f"val_{name}": value for name, value in scores.items()}, outputs
 
 
+def _validates(plan: Plan, epoch: Array) -> Array:
+    """Whether the epoch after `epoch` finished ones validates."""
+    return (epoch + 1) % plan.validation_every == 0
+
+
+def unvalidated(scores: Any) -> Any:
+    """What `validated` gives, of these shapes, where there is no validation: NaN."""
+    return jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), scores)
+
+
 def end(task: Task, plan: Plan, rows: int, state: RunState, scores: dict[str, Array], told: Array) -> tuple[RunState, Array]:
     """Ends an epoch of `rows` training rows, all of whose steps are done, where the host has computed set metrics.
 
@@ -235,11 +258,16 @@ def _end_epoch(
     """Asks the stopper and the plateau, keeps the best weights: what changes in the state, and what is logged."""
     epoch, train = state.epoch + 1, state.train
     evaluated = task.evaluated(train)
-    means = dict(zip(_summed(task), state.sums / rows, strict=True)) | measures(task, train)
+    sums = dict(zip(_summed(task), state.sums / (rows if task.counted is None else state.sums[-1]), strict=True))
+    means = {name: sums[name] for name in sums if name != COUNTED} | measures(task, train)
     means |= scores()
-    finite = jnp.isfinite(means["loss"]) & jnp.isfinite(means.get("val_loss", 0.0)) & _all_finite((train.params, train.collections))
+    missing = None if plan.validation_every == 1 else ~_validates(plan, state.epoch)
+    loss, validation = jnp.isfinite(means["loss"]), jnp.isfinite(means.get("val_loss", 0.0))
+    finite = loss & (validation if missing is None else validation | missing) & _all_finite((train.params, train.collections))
     # An epoch that broke down is never best, whatever its monitor says.
     stopper = plan.stopping.update(state.stopper, jnp.where(finite, means[plan.stopping.monitor], jnp.nan), epoch)
+    if missing is not None and plan.stopping.monitor.startswith("val_"):
+        stopper = _choose(missing, replace(state.stopper, improved=jnp.zeros((), bool)), stopper)
     means["best_epoch"] = stopper.best_epoch
     changes = {
         "best": _choose(stopper.improved, evaluated, state.best),
@@ -254,6 +282,8 @@ def _end_epoch(
         if "learning_rate" in means:
             means["learning_rate"] *= state.plateau.scale
         changes["plateau"] = plan.plateau.update(state.plateau, means[plan.plateau.monitor])
+        if missing is not None and plan.plateau.monitor.startswith("val_"):
+            changes["plateau"] = _choose(missing, state.plateau, changes["plateau"])
     return changes, means
 
 
@@ -289,7 +319,9 @@ def score(
             return jax.tree.map(jnp.add, carry[0], sums), put(carry[1], more, index)
 
         sums, outputs = lax.fori_loop(0, whole, step, (sums, outputs))
-    means = {name: value / len(data) for name, value in (sums or {}).items()}
+    sums = sums or {}
+    counted = len(data) if task.counted is None else jnp.maximum(sums.pop(COUNTED), jnp.finfo(jnp.float32).tiny)
+    means = {name: value / (len(data) if name == SOWN else counted) for name, value in sums.items()}
     penalty = task.penalized(state.params)
     objective = means[task.loss_name] + penalty
     if SOWN in means:
@@ -298,7 +330,7 @@ def score(
 
 
 def _summed(task: Task) -> tuple[str, ...]:
-    return (*logged(task), "gradient_norm")
+    return (*logged(task), "gradient_norm", *([] if task.counted is None else [COUNTED]))
 
 
 def _choose(condition: Array, new: Any, old: Any) -> Any:

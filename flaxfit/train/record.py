@@ -37,6 +37,8 @@ def described(task: Task, config: TrainConfig, seed: int, data: Mapping[str, Any
     }
     if task.set_metrics:
         about["set_metrics"] = list(task.set_metrics)
+    if task.ignore_label is not None:
+        about["ignore_label"] = task.ignore_label
     arguments = {**config.record(), "seed": seed}
     if initial is not None:
         arguments["initial"] = _sum(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(initial))
@@ -140,8 +142,8 @@ def _parts(task: Callable[[Any], Task], numbers: Any, key: Any, state: Any, x: A
     outputs = jax.eval_shape(logits, numbers, key, state, x)
     parts: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         "model": (logits, (key, state, x)),
-        "loss": (lambda n, *a: task(n).loss(*a), (outputs, y)),
-        "metrics": (lambda n, *a: {name: metric(*a) for name, metric in task(n).metrics.items()}, (outputs, y)),
+        "loss": (lambda n, *a: task(n).row_loss(*a), (outputs, y)),
+        "metrics": (lambda n, *a: {name: metric(*a) for name, metric in task(n).row_metrics.items()}, (outputs, y)),
         "penalty": (lambda n, p: task(n).penalized(p), (state.params,)),
         "optimizer": (update, (jax.eval_shape(task(numbers).trained, state.params), state.opt_state)),
         "constraint": (lambda n, p: (task(n).constraint or (lambda p: p))(p), (state.params,)),

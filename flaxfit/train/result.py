@@ -77,7 +77,7 @@ def result_of(task: Task, state: RunState, history: History, reason: StopReason,
 def what_was_not_finite(history: History) -> str:
     """The warning of a run that ended on a value that is not finite."""
     epoch, values = history.epochs[-1], history.row(-1)
-    names = [name for name in ("loss", "val_loss") if not math.isfinite(values.get(name, 0.0))]
+    names = [name for name in ("loss", "val_loss")[: 1 + bool(history.validated[-1])] if not math.isfinite(values.get(name, 0.0))]
     what = " and ".join(f"{name} is {values[name]}" for name in names) or "a weight or batch statistic is not finite"
     best = f"Result.best is of epoch {history.best_epoch}" if history.best_epoch else "no epoch before it was finite"
     return (

@@ -14,6 +14,7 @@ from flaxfit.arguments import unwrapped
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
 from flaxfit.metrics import declared_of_batch
+from flaxfit.positions import at_positions, positions
 from flaxfit.train.checks import broadcast_hint, named_functions
 from flaxfit.train.compiled import Programs
 from flaxfit.train.task import Task
@@ -95,6 +96,45 @@ def check_rows_apart(
                         )
 
     programs.kept(("rows", shapes), check)
+
+
+def check_positions(task: Task, name: str, data: Dataset | Stream, logits: Any) -> None:
+    """Checks that there are labels that count, and that what a loss or metric gives for a row is the mean of its numbers for positions.
+
+    It matters only where positions have weights, or labels that do not count.
+
+    Raises:
+      ValueError: no label counts; a row's number is no mean over its positions; weights or labels are not one for each position of the
+        outputs.
+    """
+    weight = data[:1].sample_weight
+    functions = {} if task.counted is None else {f"the metric {name!r}": metric for name, metric in task.metrics.items()}
+    if task.counted is None and (weight is None or weight.ndim == 1):
+        return
+    what = "sample_weight of more than one axis" if task.counted is None else "Task(ignore_label=...)"
+    rng, y = np.random.default_rng(0), _targets(data, min(len(data), _FEW))
+    if any(len(jax.tree.leaves(tree)) != 1 or isinstance(tree, dict | tuple) for tree in (logits, y)):
+        raise ValueError(f"{what} needs a model with one output and an array of targets.")
+    outputs = jnp.asarray(rng.uniform(0.05, 0.95, (len(y), *logits.shape[1:])), logits.dtype)
+    shape = positions(outputs, y) if task.counted is not None else (len(y), *np.shape(weight)[1:])
+    if any(array.shape[: len(shape)] != shape for array in (outputs, y)):
+        expected, *got = (str(("rows", *each[1:])).replace("'", "") for each in (shape, outputs.shape, y.shape))
+        raise ValueError(
+            f"{name}.sample_weight of shape {expected} has a number for each position, so that outputs and targets must begin with that "
+            f"shape: they are {' and '.join(got)}."
+        )
+    if task.counted is not None and isinstance(data, Dataset) and (np.asarray(data.y) == task.counted.label).all():
+        raise ValueError(f"{name}.y has no label that counts: all are {task.counted.label:g}, Task(ignore_label=...).")
+    if len(shape) == 1:
+        return
+    y = y if task.counted is None else np.where(y == task.counted.label, 0, y).astype(y.dtype)
+    for called, function in ({f"the loss {task.loss_name}": task.loss} | functions).items():
+        try:
+            each = np.asarray(at_positions(function, outputs, jnp.asarray(y), shape)).reshape(len(y), -1).mean(1)
+        except Exception as error:
+            raise ValueError(f"{what}: {called} cannot be computed at single positions of shape {shape[1:]}: {error}") from error
+        if not np.allclose(each, function(outputs, jnp.asarray(y)), rtol=1e-4, atol=1e-6):
+            raise ValueError(f"{what}: what {called} gives for a row is not the mean over its positions of shape {shape[1:]}.")
 
 
 def _targets(data: Dataset | Stream, rows: int) -> Any:

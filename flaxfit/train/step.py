@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flaxfit.losses import row_means
+from flaxfit.positions import at_positions
 from flaxfit.rng import stream
-from flaxfit.shapes import Key, Rows, Scalar
+from flaxfit.shapes import Key, Rows, Scalar, Weights
 from flaxfit.state import TrainState
-from flaxfit.storage.predictor import SOWN
+from flaxfit.storage.predictor import COUNTED, SOWN
 from flaxfit.train import optimizers
 from flaxfit.train.task import Task
 
@@ -19,15 +21,25 @@ Sums = dict[str, Scalar]
 """Metric name -> sum over the batch's rows; divide by the rows for the mean."""
 
 
-def _row_sums(task: Task, logits: Any, y: Any, weight: Rows | None) -> Sums:
+def row_losses(task: Task, logits: Any, y: Any, weight: Weights | None) -> Rows:
+    """The data loss of each row times its weight; with a weight for each position, the mean of what these give."""
+    if weight is None or weight.ndim == 1:
+        losses = task.row_loss(logits, y)
+        return losses if weight is None else losses * weight
+    return row_means(at_positions(task.row_loss, logits, y, weight.shape) * weight)
+
+
+def _row_sums(task: Task, logits: Any, y: Any, weight: Weights | None) -> Sums:
     """Sums over rows of the data loss (weighted, where rows have weights) and of the metrics (never weighted, as in Keras)."""
-    losses = task.loss(logits, y)
-    sums = {name: metric(logits, y).astype(jnp.float32).sum() for name, metric in task.metrics.items()}
-    return sums | {task.loss_name: (losses if weight is None else losses * weight).sum()}
+    by_row = weight if weight is not None and weight.ndim == 1 else None
+    losses = row_losses(task, logits, y, weight if by_row is None else None)
+    sums = {name: metric(logits, y).astype(jnp.float32).sum() for name, metric in task.row_metrics.items()}
+    sums |= {} if task.counted is None else {COUNTED: task.counted.shares(logits, y).sum()}
+    return sums | {task.loss_name: (losses if by_row is None else losses * by_row).sum()}
 
 
 def train_step(
-    task: Task, state: TrainState, key: Key, x: Any, y: Any, weight: Rows | None = None, scale: Scalar | None = None
+    task: Task, state: TrainState, key: Key, x: Any, y: Any, weight: Weights | None = None, scale: Scalar | None = None
 ) -> tuple[TrainState, Sums]:
     """One update of the weights.
 
@@ -39,12 +51,13 @@ def train_step(
       key: the run's root key.
       x: inputs, a pytree of arrays with leading axis (rows,).
       y: targets, likewise.
-      weight: of each row, shape (rows,), or None.
+      weight: of each row, shape (rows,), or of each of its positions, such as (rows, time steps); or None.
       scale: what the updates are multiplied by, as `flaxfit.Plateau` asks; None: nothing.
 
     Returns:
       The state after the update, and sums over the rows of `loss` (the objective), the data loss, `penalty` where there is one,
-      the metrics and `gradient_norm` (the L2 norm of the whole gradient).
+      the metrics and `gradient_norm` (the L2 norm of the whole gradient). With `Task.ignore_label` the rows that count, and their number
+      is among the sums.
     """
     x = task.prepared(x)
     rngs = {name: jax.random.fold_in(stream(key, name), state.step) for name in task.rngs}
@@ -57,7 +70,7 @@ def train_step(
         logits, collections, sown = task.forward(params, state.collections, x, rngs)
         sums = _row_sums(task, logits, y, weight)
         penalty = task.penalized(params)
-        value = sums[task.loss_name] / rows + penalty
+        value = sums[task.loss_name] / _at_least_one(sums, rows) + penalty
         return value if sown is None else value + sown.mean(), (sums, penalty, collections)
 
     before = task.trained(state.params)
@@ -68,6 +81,7 @@ def train_step(
     params = optimizers.completed(optax.apply_updates(before, updates), state.params)
     if task.constraint is not None:
         params = optimizers.completed(task.trained(task.constraint(params)), state.params)
+    rows = sums.get(COUNTED, rows)
     sums["loss"] = value * rows
     sums["gradient_norm"] = optax.tree.norm(gradients) * rows
     if task.penalty is not None:
@@ -75,7 +89,12 @@ def train_step(
     return TrainState(state.step + 1, params, collections, opt_state), sums
 
 
-def eval_step(task: Task, state: TrainState, x: Any, y: Any, weight: Rows | None = None) -> Sums:
+def _at_least_one(sums: Sums, rows: int) -> Any:
+    """How many rows count; of a batch in which none does, 1."""
+    return jnp.where(sums[COUNTED] > 0, sums[COUNTED], 1.0) if COUNTED in sums else rows
+
+
+def eval_step(task: Task, state: TrainState, x: Any, y: Any, weight: Weights | None = None) -> Sums:
     """Sums over the rows of the data loss and the metrics, with the model in evaluation mode. Arguments as `train_step`.
 
     If the model sows losses, their sum is among them as `SOWN`.
@@ -85,7 +104,7 @@ def eval_step(task: Task, state: TrainState, x: Any, y: Any, weight: Rows | None
     return scored(task, state, x, y, weight)[0]
 
 
-def scored(task: Task, state: TrainState, x: Any, y: Any, weight: Rows | None = None) -> tuple[Sums, Any]:
+def scored(task: Task, state: TrainState, x: Any, y: Any, weight: Weights | None = None) -> tuple[Sums, Any]:
     """What `eval_step` returns, and the model's outputs."""
     logits, _, sown = task.forward(state.params, state.collections, task.prepared(x))
     sums = _row_sums(task, logits, y, weight)

@@ -15,13 +15,26 @@ from jax import Array
 from flaxfit.arguments import Mode, in_order, unwrapped
 from flaxfit.losses import mode_of_function
 from flaxfit.metrics import declared_of_batch, is_sklearn, of_whole_set
+from flaxfit.positions import Counted
 from flaxfit.regularize.masks import Mask
 from flaxfit.rng import stream
 from flaxfit.state import TrainState
-from flaxfit.storage.predictor import SOWN
+from flaxfit.storage.predictor import COUNTED, SOWN
 from flaxfit.train import freezing, models, optimizers
 
-_LOGGED = {"loss", "penalty", "gradient_norm", "learning_rate", "kernel_l1", "kernel_l2", "kernel_max", "epoch", "best_epoch", SOWN}
+_LOGGED = {
+    "loss",
+    "penalty",
+    "gradient_norm",
+    "learning_rate",
+    "kernel_l1",
+    "kernel_l2",
+    "kernel_max",
+    "epoch",
+    "best_epoch",
+    COUNTED,
+    SOWN,
+}
 
 RowFunction = Callable[[Any, Any], Any]
 """(logits, y) -> one number a row, shape (rows,)."""
@@ -59,8 +72,12 @@ class Task:
       trainable: which parameters are trained, a regular expression on their path or another mask (see `flaxfit.masks.resolve`); None:
         all. The others get no update, no decay and no constraint, and the optimizer does not see them. Their modules' batch
         statistics stand still, and batch norm uses them in training too, as Keras's `trainable=False` does.
+      ignore_label: a label that stands for "no label", such as -1. Examples with it count neither in the loss nor in the metrics nor in the
+        number of examples that their means are over; where an example has a label at each of several positions, such as time steps, the
+        same is true of positions. Labels are class numbers, or numbers of the outputs' shape. None: all count.
       network: the model in the one form in which the training step calls it.
       eval_batch_size: rows of a batch in evaluation where the loss or a metric depends on it, as `flaxfit.losses.of_batch` says; else None.
+      counted: which labels count, or None where all do.
 
     Raises:
       TypeError: a field that is not of its kind.
@@ -87,8 +104,10 @@ class Task:
     learning_rate: Any = None
     eval_params: Callable[[Any], Any] | None = None
     trainable: Mask | None = None
+    ignore_label: float | None = field(default=None, kw_only=True)
     network: models.LinenNetwork | models.NnxNetwork = field(init=False, repr=False)
     eval_batch_size: int | None = field(init=False, repr=False)
+    counted: Counted | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "network", models.network(self.model))
@@ -116,11 +135,16 @@ class Task:
         object.__setattr__(self, "loss", in_order(self.loss, "Task(loss=...)"))
         metrics = {name: in_order(metric, f"Task(metrics=...), {name!r},") for name, metric in self.metrics.items()}
         object.__setattr__(self, "metrics", metrics)
-        set_metrics = {name: of_whole_set(metric, f"Task(set_metrics=...), {name!r},") for name, metric in self.set_metrics.items()}
+        if self.ignore_label is not None and (isinstance(self.ignore_label, bool) or not isinstance(self.ignore_label, int | float)):
+            raise TypeError(f"Task(ignore_label=...) must be a number, such as -1, got {self.ignore_label!r}.")
+        object.__setattr__(self, "counted", None if self.ignore_label is None else Counted(self.ignore_label))
+        set_metrics = {name: self.of_set(metric, f"Task(set_metrics=...), {name!r},") for name, metric in self.set_metrics.items()}
         object.__setattr__(self, "set_metrics", set_metrics)
         sizes = {declared.batch_size for declared in map(declared_of_batch, (self.loss, *self.metrics.values())) if declared is not None}
         if len(sizes) > 1:
             raise ValueError(f"all of_batch(..., batch_size=...) of a Task must have one batch size, got {sorted(sizes)}.")
+        if sizes and self.counted is not None:
+            raise ValueError("Task(ignore_label=...) needs losses and metrics of single examples: of_batch computes with all of a batch.")
         object.__setattr__(self, "eval_batch_size", next(iter(sizes), None))
         object.__setattr__(self, "rngs", (self.rngs,) if isinstance(self.rngs, str) else tuple(self.rngs))
 
@@ -141,6 +165,21 @@ class Task:
         """The name under which the data loss is logged: the function's own, or `data_loss` where it has none."""
         name = getattr(unwrapped(self.loss), "__name__", "<lambda>")
         return "data_loss" if name == "<lambda>" or name in _LOGGED else name
+
+    @property
+    def row_loss(self) -> RowFunction:
+        """The loss of each example, 0 at labels that do not count."""
+        return self.loss if self.counted is None else self.counted.by_row(self.loss)
+
+    @property
+    def row_metrics(self) -> Mapping[str, RowFunction]:
+        """The metrics of each example, 0 at labels that do not count."""
+        return self.metrics if self.counted is None else {name: self.counted.by_row(metric) for name, metric in self.metrics.items()}
+
+    def of_set(self, metric: Callable[..., Any], what: str) -> Callable[[Any, Any], Any]:
+        """A metric of a whole set, of the labels that count; `what` is what errors call it."""
+        metric = of_whole_set(metric, what)
+        return metric if self.counted is None else self.counted.of_set(metric)
 
     def apply(self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Array] | None = None) -> tuple[Any, Any]:
         """The model's outputs for preprocessed rows, and its collections after them.

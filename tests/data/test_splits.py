@@ -185,8 +185,13 @@ def test_split_says_what_is_wrong(asked, error, message):
 def test_needs_a_dataset_with_class_labels_to_stratify_by(function):
     with pytest.raises(TypeError, match=rf"{function.__name__} needs a flaxfit.Dataset, got ndarray: wrap the arrays as ff.Dataset"):
         function(np.arange(10))
-    for y, got in ((np.zeros((10, 1), int), r"int32\[10, 1\]"), (np.zeros(10), r"float32\[10\]"), ({"a": np.zeros(10)}, "{'a': ")):
-        message = rf"{function.__name__}\(stratified=True\) needs integer class labels y of shape \(rows,\), got {got}.*astype"
+    for y, got in (
+        (np.zeros((10, 1, 1), int), r"int32\[10, 1, 1\]"),
+        (np.full(10, 0.5), r"float32\[10\]"),
+        ({"a": np.zeros(10)}, "{'a': "),
+    ):
+        needs = r"needs class labels y, integers of shape \(rows,\) or \(rows, 1\) or one-hot"
+        message = rf"{function.__name__}\(stratified=True\) {needs}, got {got}"
         with pytest.raises(ValueError, match=message):
             function(ff.Dataset(np.arange(10), y), stratified=True, seed=0)
 
@@ -262,3 +267,65 @@ def test_a_class_without_a_name_goes_by_its_number():
 def test_ready_made_parts_make_splits():
     parts = Splits(_set(5), test=_set(3))
     assert (repr(parts), parts.validation) == ("Splits(train: 5 rows, test: 3 rows)", None)
+
+
+def test_stratified_folds_take_labels_in_other_forms():
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=60)
+    plain = folds(ff.Dataset(np.arange(60.0), y), 3, stratified=True, seed=1)
+    for form in (y[:, None], y.astype(float), np.eye(3)[y]):
+        for one, other in zip(folds(ff.Dataset(np.arange(60.0), form), 3, stratified=True, seed=1), plain, strict=True):
+            np.testing.assert_array_equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_folds_of_groups_are_scikit_learns(stratified):
+    rng = np.random.default_rng(0)
+    groups, y = rng.integers(20, size=200), rng.integers(2, size=200)
+    kind = model_selection.StratifiedGroupKFold if stratified else model_selection.GroupKFold
+    found = folds(ff.Dataset(np.arange(200.0), y), 4, stratified=stratified, groups=groups, seed=3)
+    expected = list(kind(4, shuffle=True, random_state=np.random.RandomState(3)).split(y, y, groups))
+    for (train, held), (theirs, their_held) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(train, theirs)
+        np.testing.assert_array_equal(held, their_held)
+        assert not set(groups[train]) & set(groups[held])
+
+
+def test_folds_in_time_train_on_what_is_older():
+    times = np.random.default_rng(0).permutation(40)
+    found = folds(ff.Dataset(np.arange(40.0), times), 4, times=times)
+    order = np.argsort(times)
+    for (train, held), (theirs, their_held) in zip(found, model_selection.TimeSeriesSplit(4).split(order), strict=True):
+        assert (times[train].tolist(), times[held].tolist()) == (times[order][theirs].tolist(), times[order][their_held].tolist())
+        assert times[train].max() < times[held].min()
+
+
+def test_split_by_groups_and_in_time():
+    groups, times = np.arange(300) % 30, np.random.default_rng(1).permutation(300)
+    data = ff.Dataset(np.arange(300), groups)
+    parts = split(data, validation=0.2, test=0.3, groups=groups, seed=0, one_row=1.0)
+    sets = [set(part.y.tolist()) for part in (parts.train, parts.validation, parts.test)]
+    assert [len(part) for part in sets] == [15, 6, 9]
+    assert sum(map(len, sets)) == len(sets[0] | sets[1] | sets[2])
+    parts = split(data, validation=0.2, test=60, times=times, one_row=1.0)
+    ages = [times[part.x] for part in (parts.train, parts.validation, parts.test)]
+    assert [len(each) for each in ages] == [180, 60, 60]
+    assert ages[0].max() < ages[1].min()
+    assert ages[1].max() < ages[2].min()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda d: split(d, test=0.5, groups=np.arange(10)), r"split\(groups=...\) draws examples at random: pass a seed"),
+        (lambda d: split(d, test=5, groups=np.arange(10), seed=0), "with groups is a share of the groups"),
+        (lambda d: split(d, test=0.5, groups=np.arange(9), seed=0), r"one value for each of 10 examples, shape \(10,\), got shape \(9,\)"),
+        (lambda d: split(d, test=0.5, times=np.arange(10), seed=0), "of which the last draws nothing: no seed"),
+        (lambda d: folds(d, 3, groups=np.zeros(10)), "needs at least 3 groups, but there are 1"),
+        (lambda d: folds(d, 3, times=np.arange(10), seed=0), "are in the order of time: leave out stratified, groups and seed"),
+        (lambda d: folds(d, 10, times=np.arange(10)), "needs at least 11 examples, but the data set has 10"),
+    ],
+)
+def test_groups_and_times_say_what_is_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(_set(10))

@@ -463,7 +463,7 @@ def test_errors_at_the_door(task, table):
     with pytest.raises(ValueError, match="validation rows differ from training rows"):
         ff.fit(task, source, validation=ff.Dataset(train.x[:, :2], train.y))
     with pytest.raises(TypeError, match="class_weight needs integer class labels"):
-        ff.fit(task, Stream(ff.Dataset(train.x, train.y * 1.0)), class_weight={0: 2.0})
+        ff.fit(task, Stream(ff.Dataset(train.x, train.y + 0.5)), class_weight={0: 2.0})
 
 
 def resident(path):

@@ -11,6 +11,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import scipy.sparse
+from flax import linen as nn
+from sklearn.preprocessing import StandardScaler
 
 import flaxfit as ff
 
@@ -240,14 +242,30 @@ def test_arrays_that_would_be_taken_wrongly():
         ff.Dataset(scipy.sparse.eye_array(3, format="csr"), [0, 1, 0])
 
 
-def test_rounding_that_merges_values_is_told():
+class Named(nn.Module):
+    """A net of an input with a name."""
+
+    @nn.compact
+    def __call__(self, t):
+        return nn.Dense(1)(t[:, None])
+
+
+def test_values_that_float32_would_merge_keep_their_digits_until_they_are_computed_with():
     time = 1.7e9 + RNG.uniform(0, 600, 512)
-    with pytest.warns(UserWarning, match=r"x\[:, 1\] has 512 different values, of which \d are left as float32"):
-        ff.Dataset(np.stack([np.arange(512.0), time], 1), np.zeros(512))
-    with pytest.warns(UserWarning, match=r"x\['t'\] has 512 different values"):
-        ff.Dataset({"t": time}, np.zeros(512))
+    x = np.stack([np.arange(512.0), time], 1)
+    data = ff.Dataset(x, np.arange(512) % 2)
+    expected = StandardScaler().fit_transform(x)
+    np.testing.assert_allclose(ff.data.standardize(data.x)(data.x), expected, atol=1e-6)
+    task = ff.Task(ff.nn.MLP((), 1), ff.losses.binary_crossentropy, optax.sgd(1e-3))
+    with pytest.warns(UserWarning, match=r"train\.x\[:, 1\] has 512 different values, of which \d are left as float32"):
+        result = ff.fit(task, data[:])
+    with pytest.warns(UserWarning, match=r"predict\.x\[:, 1\] has 512 different values"):
+        ff.predict(task, result.last, x)
+    with pytest.warns(UserWarning, match=r"train\.x\['t'\] has 512 different values"):
+        ff.fit(ff.Task(Named(), ff.losses.binary_crossentropy, optax.sgd(1e-3)), ff.Dataset({"t": time}, np.arange(512) % 2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ff.Dataset(np.stack([np.full(512, 1.7e9), 1e9 * np.arange(512.0), RNG.normal(1e4, 1, 512)], 1), np.zeros(512))
+        wide = ff.Dataset(np.stack([np.full(512, 1.7e9), 1e9 * np.arange(512.0), RNG.normal(1e4, 1, 512)], 1), np.zeros(512))
+    assert wide.x.dtype == np.float32
     times = pd.DataFrame({"time": time, "y": time > 1.7e9 + 300})
     assert len(np.unique(ff.data.Table(times, "y").dataset().x)) == 512

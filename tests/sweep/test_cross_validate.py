@@ -254,3 +254,30 @@ def test_what_a_fold_holds_out_takes_no_part_in_its_training(net, options):
     if "test" not in options:
         assert clean.out_of_fold().shape[-2:] == (61, 1)
         assert np.isfinite(clean.out_of_fold()).all()
+
+
+def test_folds_of_groups_and_in_time():
+    rng = np.random.default_rng(0)
+    x, groups, times = rng.normal(size=(60, 2)), np.arange(60) % 12, rng.permutation(60)
+    data = ff.Dataset(x, x[:, 0])
+    task = ff.Task(ff.nn.MLP((), 1), ff.losses.mse, optax.sgd(0.1))
+    grouped = ff.cross_validate(task, data, groups=groups, folds=3, epochs=1)
+    for train, held in grouped.folds:
+        assert not set(groups[train]) & set(groups[held])
+    assert "corrected for shared rows" in grouped.table().covers
+    early = ff.EarlyStopping("val_loss", patience=1)
+    nested = {"early_stopping": early, "stopping_rows": 0.25}
+    for options in ({}, nested):
+        ordered = ff.cross_validate(task, data, times=times, folds=3, epochs=2, **options)
+        for train, held in ordered.folds:
+            assert times[train].max() < times[held].min()
+        row = ordered.table().rows[0].interval
+        scores = ordered.per_fold("mse")[0]
+        assert (row.mean, row.sd) == (pytest.approx(scores.mean()), pytest.approx(scores.std(ddof=1)))
+        assert np.isnan([row.low, row.high]).all()
+        assert "No interval is given: in the order of time, each fold trains on more rows" in " ".join(str(ordered.table()).split())
+        assert "interval" not in str(ordered.table()).split("│")[0]
+    with pytest.raises(ValueError, match="no test is known for these scores: in the order of time"):
+        ordered.compare({}, {})
+    with pytest.raises(ValueError, match=r"draws rows at random, which times=\.\.\. forbids"):
+        ff.cross_validate(task, data, times=times, test=0.2)

@@ -94,9 +94,9 @@ def cases():
     yield "weights", lambda net, d: ff.Dataset(d.x, d.y, -np.ones(250)), ValueError, "must be finite and not negative"
     yield (
         "weights' shape",
-        lambda net, d: ff.Dataset(d.x, d.y, np.ones((250, 1))),
+        fit(lambda d: ff.Dataset(d.x, d.y, np.ones((250, 2)))),
         ValueError,
-        r"one number for each example, shape \(rows,\)",
+        r"train\.sample_weight of shape \(rows, 2\) has a number for each position",
     )
     yield "nan", fit(lambda d: with_value(d, np.nan)), ValueError, r"train\.x has NaN or infinity in 1 of 250 rows, first in row 3: remove"
     yield "infinity", fit(lambda d: with_value(d, np.inf)), ValueError, "NaN or infinity in 1 of 250 rows"
@@ -189,7 +189,7 @@ def cases():
     yield "nested", lambda net, d: ff.Dataset(d, d.y), TypeError, "x must be arrays, got a Dataset: pass data.x"
     yield "one width", lambda net, d: ff.nn.MLP(16, 1), ValueError, r"such as \(16,\) for one layer"
     yield "initial", fit(initial={"params": {}}), TypeError, "initial must be a flaxfit.TrainState, such as result.best"
-    yield "class weight's type", fit(class_weight=[1.0, 2.0]), TypeError, "class_weight maps integer classes to factors"
+    yield "class weight's type", fit(class_weight=[1.0, 2.0]), TypeError, "class_weight maps classes to factors"
     yield "class weight", fit(class_weight={0: 1.0, 7: 2.0}), ValueError, r"classes that train\.y does not have: \[7\]"
     yield "class weight < 0", fit(class_weight={0: -1.0}), ValueError, "got -1.0 for class 0"
     yield "class weight y", fit(lambda d: ff.Dataset(d.x, d.y * 0.5), class_weight={0: 1.0}), TypeError, "needs integer class labels"

@@ -1,0 +1,144 @@
+"""A learning-rate range test: how the loss of a model goes while the learning rate grows from step to step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from flaxfit.arguments import check_count
+from flaxfit.data import order
+from flaxfit.data.dataset import Dataset
+from flaxfit.data.table import Table, encoded
+from flaxfit.storage.predictor import COUNTED
+from flaxfit.train import program
+from flaxfit.train.checks import check_data, check_task
+from flaxfit.train.compiled import programs_of
+from flaxfit.train.config import TrainConfig, check_seed
+from flaxfit.train.job import Member, validate
+from flaxfit.train.step import train_step
+from flaxfit.train.task import Task
+
+_SMOOTHING = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class RangeTest:
+    """What a learning-rate range test found. `flaxfit.plots.lr_range` draws it.
+
+    Attributes:
+      rates: the learning rate of each step, shape (steps,).
+      losses: the objective of each step's batch before the step, shape (steps,); NaN or infinity where training broke down.
+      smoothed: their exponential mean, in which the first steps are not pulled to zero (as Adam corrects its bias).
+      steepest: the rate at which the smoothed loss falls fastest against the logarithm of the rate; NaN where it never falls.
+      tenth: a tenth of the rate at which the smoothed loss is smallest.
+    """
+
+    rates: np.ndarray
+    losses: np.ndarray
+    smoothed: np.ndarray = field(init=False)
+    steepest: float = field(init=False)
+    tenth: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        smoothed, mean = np.full(len(self.losses), np.nan), 0.0
+        for index, loss in enumerate(self.losses):
+            if not np.isfinite(loss):
+                break  # what comes later was computed with broken weights
+            mean = _SMOOTHING * mean + (1 - _SMOOTHING) * float(loss)
+            smoothed[index] = mean / (1 - _SMOOTHING ** (index + 1))
+        object.__setattr__(self, "smoothed", smoothed)
+        count = int(np.isfinite(smoothed).sum())
+        best = int(np.argmin(smoothed[:count])) if count else 0
+        slopes = np.gradient(smoothed[: best + 1], np.log(self.rates[: best + 1])) if best else np.zeros(1)
+        object.__setattr__(self, "steepest", float(self.rates[np.argmin(slopes)]) if slopes.min() < 0 else math.nan)
+        object.__setattr__(self, "tenth", float(self.rates[best] / 10) if best else math.nan)
+
+    @property
+    def suggestion(self) -> float:
+        """A rate to start with: the smaller of `steepest` and `tenth`. NaN where the loss never fell."""
+        return min(self.steepest, self.tenth) if math.isfinite(self.steepest) else math.nan
+
+    def __str__(self) -> str:
+        if not math.isfinite(self.suggestion):
+            return f"no learning rate from {self.rates[0]:.2g} to {self.rates[-1]:.2g} lowered the loss"
+        return (
+            f"suggested learning rate {self.suggestion:.2g}: the loss falls fastest at {self.steepest:.2g} and is smallest at "
+            f"{10 * self.tenth:.2g}, of which a tenth is {self.tenth:.2g}"
+        )
+
+
+def lr_range_test(
+    task: Task,
+    train: Dataset | Table,
+    optimizer: Callable[[Any], optax.GradientTransformation],
+    *,
+    low: float = 1e-6,
+    high: float = 10.0,
+    steps: int = 200,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> RangeTest:
+    """Trains for a few steps with a learning rate that grows exponentially, to see in which range the loss falls.
+
+    The test is that of Smith (2017), "Cyclical learning rates for training neural networks"; exponential growth, smoothing, and the two
+    rules of thumb for a rate to start with are common since fastai's `lr_find`. It is one compiled program.
+
+    Args:
+      task: what to train; its optimizer is replaced.
+      train: the training rows. Batches are drawn from them as `fit` does, whole ones only.
+      optimizer: a learning rate, traced -> the optimizer, such as `optax.adam` or `lambda rate: optax.sgd(rate, momentum=0.9)`.
+      low: the first learning rate, above 0.
+      high: the last one.
+      steps: how many there are, 3 or more.
+      batch_size: rows of a step.
+      seed: decides the initial weights and the order of rows.
+
+    Returns:
+      A `RangeTest`, with a `suggestion`.
+
+    Raises:
+      ValueError, TypeError: as `fit`; rates that are not 0 < low < high; an optimizer that is not a function of the rate.
+
+    Example:
+      >>> import flaxfit as ff
+      >>> x = np.linspace(-1, 1, 64)[:, None]
+      >>> task = ff.Task(ff.nn.MLP((8,), 1), ff.losses.mse, optax.adam(1e-3))
+      >>> found = ff.lr_range_test(task, ff.Dataset(x, x[:, 0] ** 2), optax.adam, steps=100)
+      >>> 1e-4 < found.suggestion < 1
+      True
+    """
+    check_task(task)
+    check_count("lr_range_test(steps=...)", steps, 3, "steps")
+    if not 0 < low < high < math.inf:
+        raise ValueError(f"lr_range_test needs rates 0 < low < high, got low={low!r} and high={high!r}.")
+    if isinstance(optimizer, optax.GradientTransformation) or not callable(optimizer):
+        raise TypeError("lr_range_test(optimizer=...) is a function of the learning rate, such as optax.adam, not optax.adam(1e-3).")
+    (train,) = encoded(train)
+    check_data("train", train)
+    trial, key = replace(task, optimizer=optimizer(low)), jax.random.key(check_seed(seed))
+    job = validate(Member({}, seed, trial, programs=programs_of(trial)), train, None, TrainConfig(batch_size=batch_size))
+    size = job.plan.batch_size
+    whole = len(train) // size
+
+    def run(rates: Any, key: Any, data: Dataset, initial: Any) -> Any:
+        def step(state: Any, place: Any) -> Any:
+            rate, index = place
+            keys = order.round_keys(key, index // whole, len(data))
+            rows = data[order.shuffled((index % whole) * size + jnp.arange(size), keys, len(data))]
+            state, sums = train_step(replace(task, optimizer=optimizer(rate)), state, key, rows.x, rows.y, rows.sample_weight)
+            return state, sums["loss"] / sums.get(COUNTED, size)
+
+        state = program.start(trial, job.plan, key, data[:1].x, initial).train
+        return lax.scan(step, state, (rates, jnp.arange(steps)))[1]
+
+    rates = np.geomspace(low, high, steps)
+    losses = jax.jit(run)(jnp.asarray(rates, jnp.float32), key, job.data, job.initial)
+    return RangeTest(rates, np.asarray(losses, np.float64))
