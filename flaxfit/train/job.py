@@ -25,11 +25,7 @@ from flaxfit.train.checks import (
     check_alike,
     check_data,
     check_finite,
-<<<<<<< HEAD
-    check_labels,
     check_last_step,
-=======
->>>>>>> labels
     check_monitor,
     check_program,
     check_state,
