@@ -18,6 +18,7 @@ from flaxfit.data.table import Table
 from flaxfit.metrics import declared_of_batch
 from flaxfit.state import TrainState
 from flaxfit.train.compiled import Programs
+from flaxfit.train.labels import kind_of_loss
 from flaxfit.train.program import measures
 from flaxfit.train.step import train_step
 from flaxfit.train.task import Task
@@ -175,7 +176,7 @@ def _check_program(
     for rows in evaluation:
         batch = abstract(data, rows)
         logits = _check_batch(task, state, batch, None, "" if rows == evaluation[0] else _LAST)
-    _warn_of_probabilities(task, state, _abstract(data.x, (evaluation or training)[0]))
+    _warn_of_probabilities(task, state, abstract(data.x, (evaluation or training)[0]))
     penalty = _traced("the penalty refuses the parameters", task.penalized, state.params)
     if getattr(penalty, "shape", None) != ():
         raise ValueError(f"the penalty must be one number for all parameters, got {penalty}.")
@@ -208,7 +209,7 @@ def check_last_step(task: Task, state: TrainState, data: Dataset, rows: int, bat
         return
     rngs = dict.fromkeys(task.rngs, jax.eval_shape(lambda: jax.random.key(0)))
     function = jax.make_jaxpr(lambda s, x, r: task.apply(s.params, s.collections, task.prepared(x), r))
-    if averages_a_single_row(function(state, _abstract(data.x, 1), rngs).jaxpr):
+    if averages_a_single_row(function(state, abstract(data.x, 1), rngs).jaxpr):
         size = next((size for size in range(batch_size + 1, rows) if rows % size != 1), rows)
         which = "each batch" if batch_size == 1 else "the last batch of each epoch"
         warnings.warn(

@@ -24,7 +24,7 @@ class Net(nn.Module):
 rng = np.random.default_rng(0)
 x, y = rng.normal(size=(90, 8, 8, 1)).astype(np.float32), rng.integers(0, 3, 90)
 train, validation = ff.Dataset(x[:60], y[:60]), ff.Dataset(x[60:], y[60:])
-augment = ff.augmentation.chain(ff.augmentation.random_translation(0.1, 0.1), ff.augmentation.cutout(2))
+augment = ff.augmentation.cutout(2)
 
 
 def make_task(hp):
