@@ -23,8 +23,8 @@ class Dataset:
     """Examples in memory: inputs, targets, and optionally a weight for each example. It is a pytree.
 
     Attributes:
-          x: the inputs: an array, or a dict or tuple of arrays, each with one row for each example. A list of arrays that each have a row for
-        every example becomes a tuple. Other lists become arrays, and so do data frames of pandas, Polars and Arrow whose columns are
+          x: the inputs: an array, or a dict or tuple of arrays, each with one row for each example. A list of arrays that each have a row
+        for every example becomes a tuple. Other lists become arrays, and so do data frames of pandas, Polars and Arrow whose columns are
         numbers and booleans. `flaxfit.data.Table` encodes all others.
       y: the targets, in the same forms. Class labels are whole numbers, shape (rows,), (rows, 1), or one at each position of an example, or
         one-hot. Text and categorical columns are numbered in the order of `classes`, by default in that of the sorted names;

@@ -217,7 +217,11 @@ def place(array: np.ndarray, like: Any) -> Any:
         data = jax.make_array_from_callback(array.shape, like.sharding, lambda index: np.array(array[index]))
     else:
         data = jax.device_put(array, None if is_key(like) else like.sharding)
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(jnp.empty((), like.dtype))) if is_key(like) else data
+    if not is_key(like):
+        return data
+    with jax.transfer_guard("allow"):  # of an empty key, which alone tells what kind it is
+        kind = jax.random.key_impl(jnp.empty((), like.dtype))
+    return jax.random.wrap_key_data(data, impl=kind)
 
 
 def _gathered(leaf: Any) -> Any:

@@ -221,7 +221,9 @@ class Predictor:
         outputs = []
         for first in range(0, rows, size):
             index = np.minimum(np.arange(first, first + size), rows - 1)  # repeats the last row if there are too few
-            outputs.append(jax.device_get(program(self._weights, *({path: a[index] for path, a in part.items()} for part in parts))))
+            outputs.append(
+                jax.device_get(program(self._weights, *(jax.device_put({path: a[index] for path, a in part.items()}) for part in parts)))
+            )
         return jax.tree.map(lambda *o: np.concatenate(o)[:rows] if o[0].ndim else o[0], *outputs)
 
     def _checked(self, name: str, tree: Any) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from flaxfit.devices.sharding import ONE_DEVICE, is_key, place
+from flaxfit.devices.sharding import ONE_DEVICE, host, is_key, place
 from flaxfit.state import RunState
 from flaxfit.train.job import Job, Member
 from flaxfit.train.program import unvalidated
@@ -165,7 +165,11 @@ class Mapped:
 
     def member(self, state: Any, index: int) -> RunState:
         """One member's part of `on_host`."""
-        return jax.tree.map(lambda leaf: leaf[index] if is_key(leaf) else np.array(leaf[index]), state)
+
+        def one(leaf: Any) -> Any:
+            return place(host(leaf)[index], jax.ShapeDtypeStruct((), leaf.dtype)) if is_key(leaf) else np.array(leaf[index])
+
+        return jax.tree.map(one, state)
 
     def keep(self, members: np.ndarray) -> None:
         """Lets all other members go: a narrower program trains the rest."""

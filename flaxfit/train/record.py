@@ -61,7 +61,8 @@ def program_record(programs: Programs, numbers: Mapping[str, Any], state: Any, r
 
     def traced(rows: int) -> dict[str, str]:
         x, y = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), (row.x, row.y))
-        return programs.found("parts", functools.partial(_parts, programs.task), numbers, jax.random.key(0), state, x, y)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return programs.found("parts", functools.partial(_parts, programs.task), numbers, key, state, x, y)
 
     try:
         parts = traced(1)

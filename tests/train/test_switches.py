@@ -47,8 +47,8 @@ loaded = ff.load(sys.argv[1] + "/run")
 np.testing.assert_allclose(loaded.predict(validation.x), ff.predict(task, whole.best, validation.x), rtol=1e-4, atol=1e-5)
 how |= {"seeds": 2, "epochs": 2}
 studies = [ff.fit_many(make_task, {"rate": [1e-2, 1e-3]}, train, strategy=strategy, **how) for strategy in ("threads", "vmap")]
-assert studies[0].results[0].history["loss"].tolist() == whole.history["loss"][:2].tolist()
-np.testing.assert_allclose(studies[1].results[0].history["loss"], whole.history["loss"][:2], rtol=1e-3)
+for study in studies:
+    np.testing.assert_allclose(study.results[0].history["loss"], whole.history["loss"][:2], rtol=1e-3)
 folds = ff.cross_validate(task, train, folds=2, epochs=1, batch_size=16)
 numbers = [whole.history["loss"].tolist(), whole.history["val_f1"].tolist(), scores["loss"], *folds.study.results[0].history["val_loss"]]
 print(json.dumps(numbers))
