@@ -147,5 +147,5 @@ def test_reports_of_skore():
         assert report.metrics.accuracy() == accuracy_score(y[80:], report.estimator_.predict(x[80:]))
         assert "roc_auc" in report.metrics.summarize().frame().index
         folds = skore.CrossValidationReport(FlaxRegressor((), epochs=2, random_state=0), x, x[:, 0], splitter=3)
-        assert len(folds.estimator_reports_) == 3
+        assert len(folds.reports_) == 3
         assert np.isfinite(folds.metrics.r2().to_numpy()).all()
