@@ -7,7 +7,7 @@ To set an argument: `functools.partial(f1, average="weighted")`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -457,31 +457,6 @@ def _averaged(share: Callable[..., Any], logits: Any, y: Any, average: str | Non
 def _classes(logits: Outputs, y: Targets) -> Any:
     classes = class_numbers(logits, y)
     return y.argmax(-1) if classes is None else classes
-
-
-def chosen(logits: Any, classes: Sequence[Any]) -> np.ndarray:
-    """The classes that logits choose, by name: that of the largest logit, or the second one where a single logit is above 0.
-
-    Args:
-      logits: shape (n,) or (n, 1) for two classes, (n, ..., classes) for more.
-      classes: their names, in order.
-
-    Raises:
-      ValueError, TypeError: other outputs than one array; another number of names.
-
-    Example:
-      >>> chosen(np.array([[2.0], [-1.0]]), ("no", "yes")).tolist()
-      ['yes', 'no']
-    """
-    if isinstance(logits, dict | tuple | list):
-        raise TypeError("predict(classes=...) needs a model with one output.")
-    if isinstance(classes, str):
-        raise TypeError(f"predict(classes=...) must be the names of the classes, such as train.classes, got {classes!r}.")
-    logits = np.asarray(logits)
-    single = logits.ndim < 2 or logits.shape[-1] == 1
-    if len(classes) != (count := 2 if single else logits.shape[-1]):
-        raise ValueError(f"predict(classes=...) has {len(classes)} names, but outputs of shape {logits.shape} tell {count} classes apart.")
-    return np.asarray(classes)[(logits.reshape(len(logits)) > 0).astype(int) if single else logits.argmax(-1)]
 
 
 def _whole(name: str, logits: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

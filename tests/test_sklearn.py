@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 
 import cloudpickle
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -131,3 +133,19 @@ def test_a_task_that_was_fitted_is_copied_by_cloudpickle():
     first = ff.fit(task, data, epochs=2)
     again = ff.fit(cloudpickle.loads(cloudpickle.dumps(task)), data, epochs=2)
     np.testing.assert_array_equal(again.history["loss"], first.history["loss"])
+
+
+def test_reports_of_skore():
+    skore = pytest.importorskip("skore")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 3))
+    y = np.where(x[:, 0] > 0, "yes", "no")
+    parts = {"X_train": x[:80], "y_train": y[:80], "X_test": x[80:], "y_test": y[80:]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of skore's own
+        report = skore.EstimatorReport(FlaxClassifier((), epochs=10, random_state=0), **parts, pos_label="yes")
+        assert report.metrics.accuracy() == accuracy_score(y[80:], report.estimator_.predict(x[80:]))
+        assert "roc_auc" in report.metrics.summarize().frame().index
+        folds = skore.CrossValidationReport(FlaxRegressor((), epochs=2, random_state=0), x, x[:, 0], splitter=3)
+        assert len(folds.reports_) == 3
+        assert np.isfinite(folds.metrics.r2().to_numpy()).all()

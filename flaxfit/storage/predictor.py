@@ -26,7 +26,6 @@ from flaxfit.data.frames import native
 from flaxfit.data.scaling import Scaling
 from flaxfit.data.stream import Stream
 from flaxfit.data.table import Table
-from flaxfit.metrics import chosen
 from flaxfit.positions import Counted
 from flaxfit.storage.weights import by_path, unpack_arrays
 
@@ -239,6 +238,31 @@ class Predictor:
             if least < 0 or most >= len(self.classes):
                 raise ValueError(f"y must hold classes from 0 to {len(self.classes) - 1}, got labels from {least} to {most}.")
         return checked
+
+
+def chosen(logits: Any, classes: Sequence[Any]) -> np.ndarray:
+    """The classes that logits choose, by name: that of the largest logit, or the second one where a single logit is above 0.
+
+    Args:
+      logits: shape (n,) or (n, 1) for two classes, (n, ..., classes) for more.
+      classes: their names, in order.
+
+    Raises:
+      ValueError, TypeError: other outputs than one array; another number of names.
+
+    Example:
+      >>> chosen(np.array([[2.0], [-1.0]]), ("no", "yes")).tolist()
+      ['yes', 'no']
+    """
+    if isinstance(logits, dict | tuple | list):
+        raise TypeError("predict(classes=...) needs a model with one output.")
+    if isinstance(classes, str):
+        raise TypeError(f"predict(classes=...) must be the names of the classes, such as train.classes, got {classes!r}.")
+    logits = np.asarray(logits)
+    single = logits.ndim < 2 or logits.shape[-1] == 1
+    if len(classes) != (count := 2 if single else logits.shape[-1]):
+        raise ValueError(f"predict(classes=...) has {len(classes)} names, but outputs of shape {logits.shape} tell {count} classes apart.")
+    return np.asarray(classes)[(logits.reshape(len(logits)) > 0).astype(int) if single else logits.argmax(-1)]
 
 
 def transfer(source: Predictor | str | Path | Mapping[str, Any], params: Any) -> tuple[Any, dict[str, str]]:

@@ -15,9 +15,10 @@ import numpy as np
 from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset, arrays
 from flaxfit.data.stream import Feed, Stream
-from flaxfit.metrics import auc, chosen
+from flaxfit.metrics import auc
 from flaxfit.report import statistics
 from flaxfit.state import TrainState
+from flaxfit.storage.predictor import chosen
 from flaxfit.train import program
 from flaxfit.train.checks import abstract, check_data, check_model, check_program, check_state, check_task
 from flaxfit.train.compiled import Programs, programs_of
