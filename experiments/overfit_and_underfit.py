@@ -61,8 +61,8 @@ ABOUT = f"""Four sizes of a net and six remedies for the largest, {TRAIN:,} rows
 does after Adam's scaling, *noise* Gaussian of standard deviation {NOISE:g} on the training rows. L2 is on all five kernels; Adam's
 epsilon is optax's, 1e-8. Means with 95% intervals over seeds: the {VALIDATION:,} rows, which also choose each run's best epoch, are the
 same for all. How to read the diagnoses, each a test on the curves: *overfitted*, validation gets worse while training gets better, from
-the epoch named on; *close to overfitting*, validation stalls while training gets better; *converged*, both stall; *still improving*,
-both get better. Only the first counts as not escaping overfitting."""
+the epoch named on; *slightly overfitted*, by less than a twentieth of what it had gained; *memorized*, no such rise but a wide gap;
+*still improving*, validation gets better; *no change detected*, none of these. Only the first counts as not escaping overfitting."""
 
 
 def main(config: Config) -> None:

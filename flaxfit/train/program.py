@@ -191,7 +191,9 @@ def _end_epoch(task: Task, plan: Plan, rows: int, validation: Dataset | None, st
         means |= {f"val_{name}": value for name, value in scores.items()}
     finite = jnp.isfinite(means["loss"]) & jnp.isfinite(means.get("val_loss", 0.0)) & _all_finite((train.params, train.collections))
     # An epoch that broke down is never best, whatever its monitor says.
-    stopper = plan.stopping.update(state.stopper, jnp.where(finite, means[plan.stopping.monitor], jnp.nan), epoch)
+    monitor = plan.stopping.monitor
+    training = means.get(monitor.removeprefix("val_"))
+    stopper = plan.stopping.update(state.stopper, jnp.where(finite, means[monitor], jnp.nan), epoch, training)
     means["best_epoch"] = stopper.best_epoch
     changes = {
         "best": _choose(stopper.improved, evaluated, state.best),

@@ -93,9 +93,11 @@ def test_auto_mode_guesses_nothing_by_name(monitor, direction):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"patience": True}, "an integer of 0 or more, got True"),
-        ({"patience": -1}, r"patience=\.\.\.\) counts epochs: an integer of 0 or more, got -1"),
-        ({"patience": 2.5}, "an integer of 0 or more, got 2.5"),
+        ({"patience": True}, 'an integer of 0 or more, or "auto", got True'),
+        ({"patience": -1}, r"patience=\.\.\.\) counts epochs: an integer of 0 or more, or \"auto\", got -1"),
+        ({"patience": "automatic"}, "got 'automatic'"),
+        ({"patience": "auto", "baseline": 0.5}, r"baseline=\.\.\.\) resets a patience that counts epochs"),
+        ({"patience": 2.5}, 'an integer of 0 or more, or "auto", got 2.5'),
         ({"min_delta": -0.1}, "must be 0 or more, got -0.1"),
         ({"min_delta": math.nan}, "must be 0 or more, got nan"),
         ({"mode": "minimum"}, 'is "auto", "min" or "max", got \'minimum\''),
@@ -145,3 +147,74 @@ def test_a_plateau_alone_guesses_nothing():
         Plateau("val_margin").init()
     assert float(Plateau("val_margin", mode="max").init().best) == -math.inf
     assert Plateau("val_loss").direction == "min"
+
+
+def replayed(values, training=None, **options):
+    """(the epoch it stops after, or None; best epoch) of a stopper with patience="auto"."""
+    stopping = EarlyStopping("val_loss", "auto", **options)
+    update, state = jax.jit(stopping.update), stopping.init()
+    for epoch, value in enumerate(values, start=1):
+        state = update(state, value, epoch, math.nan if training is None else training[epoch - 1])
+        if state.stopped:
+            return epoch, int(state.best_epoch)
+    return None, int(state.best_epoch)
+
+
+def test_auto_stops_soon_after_a_minimum_and_not_before_it():
+    rng, t = np.random.default_rng(0), np.arange(400)
+    curve = 0.5 + np.exp(-t / 15) + 0.004 * np.maximum(t - 90, 0)
+    values = curve + 0.01 * rng.standard_normal(400)
+    stop, best = replayed(values)
+    assert best == 1 + np.argmin(values)
+    assert 95 < stop < 150
+    assert replayed(-values, mode="max") == (stop, best)
+    assert replayed(1000 + values)[0] == pytest.approx(stop, abs=10)
+    assert replayed(curve[:90] + 0.01 * rng.standard_normal(90)) == (None, pytest.approx(75, abs=15))
+
+
+def test_auto_skips_what_is_not_finite():
+    t = np.arange(120)
+    values = 0.5 + np.exp(-t / 6) + 0.01 * np.maximum(t - 30, 0)
+    stop, best = replayed(values)
+    holed = np.insert(values, 20, [math.nan, math.inf])
+    assert replayed(holed) == (stop + 2, best + 2)
+
+
+def test_auto_waits_on_the_plateau_of_a_constant_predictor():
+    """Training begins to move, validation gets worse by next to nothing, and has gained still less: that is a start, not an end."""
+    t = np.arange(60)
+    validation, training = 0.693 + 1e-5 * t, 0.693 - 1e-3 * t
+    assert replayed(validation, training)[0] is None
+    assert replayed(validation)[0] is not None
+    assert replayed(0.693 + 5e-4 * t, training)[0] is not None
+
+
+def test_auto_rarely_stops_a_run_that_only_wobbles():
+    rng, t = np.random.default_rng(1), np.arange(150)
+    runs = 0.5 + 0.5 * np.exp(-t / 10) + 0.02 * rng.standard_normal((20, 150))
+    assert sum(replayed(run)[0] is not None for run in runs) <= 2
+
+
+def test_auto_in_chunks_and_populations_and_after_a_resume(table, tmp_path):
+    """Where a chunk ends, who trains beside and whether the run was cut do not matter."""
+    import flaxfit as ff
+
+    train, validation = table
+    task = ff.Task(ff.nn.MLP((32,), 1), ff.losses.binary_crossentropy, optax.adam(2e-2))
+    how = {"validation": validation, "batch_size": 50, "epochs": 150, "early_stopping": ff.EarlyStopping("val_loss", "auto")}
+    whole = ff.fit(task, train, seed=0, **how)
+    assert whole.stop_reason == "early_stopping"
+    assert 10 < len(whole.history.epochs) < 150
+    assert whole.best_epoch == 1 + np.argmin(whole.history["val_loss"])
+    assert ff.diagnose(whole.history).verdict == "overfitted"
+
+    class EachEpoch(ff.callbacks.Callback):
+        every_epochs = 1
+
+    assert ff.fit(task, train, seed=0, callbacks=[EachEpoch()], **how).history == whole.history
+    ff.fit(task, train, seed=0, run_dir=tmp_path / "run", **{**how, "epochs": 9})
+    resumed = ff.fit(task, train, seed=0, run_dir=tmp_path / "run", **how)
+    assert resumed.history == whole.history
+    study = ff.fit_many(task, None, train, seeds=2, **how)
+    assert study.results[0].stop_reason == "early_stopping"
+    assert len(study.results[0].history.epochs) == pytest.approx(len(whole.history.epochs), abs=3)
