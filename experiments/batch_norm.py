@@ -1,9 +1,9 @@
-"""28 x 28 images with and without batch norm (after a Korean course note): what it does to the speed of learning and to the test accuracy.
+"""Trains networks on 28 x 28 images with and without batch norm, after a Korean course note on its effect on learning speed and accuracy.
 
-Trains 784-128-128-10 without and with batch norm on Fashion-MNIST and on MNIST, by Adam 0.001, batch 64, for 20 epochs; 10,000 of the
-60,000 training rows validate, the test rows are scored once, after the last epoch. The source reports no numbers, nor its batch size and
-epochs. Expect test accuracies of 0.87 to 0.89 and 0.973 to 0.98, and about 2 minutes on 2 cores. The same command goes on where it was
-stopped.
+The networks are 784-128-128-10, trained by Adam with learning rate 0.001 in batches of 64 for 20 epochs, on Fashion-MNIST and on MNIST.
+10,000 of the 60,000 training images validate; the test images are evaluated once, after the last epoch. The source reports neither
+numbers nor its batch size and epochs. Expect test accuracies of 0.87 to 0.89 and of 0.973 to 0.98, and about 2 minutes on 2 cores. The
+same command resumes what was stopped.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ class Config(WithOriginals):
     """Options."""
 
     data: tuple[Literal["fashion_mnist", "mnist"], ...] = ("fashion_mnist", "mnist")
-    """Which data sets."""
+    """Which data sets to train on."""
     seeds: int = 5
-    """Runs of each net: seeds 0, 1, ... decide weights and batches."""
+    """How many runs of each network, with the seeds 0, 1, ... A seed decides the initial weights and the batches."""
     epochs: int = 20
-    """Epochs of each run."""
+    """How many epochs to train each run."""
     batch_size: int = 64
-    """Rows a step."""
+    """How many examples a batch has."""
     run_dir: Path = Path("runs/batch_norm")
-    """Where runs, plots and the page go."""
+    """The directory for runs, plots and the page of results."""
 
 
 NAMES = {"fashion_mnist": ("Fashion-MNIST", 0.87), "mnist": ("MNIST", 0.97)}
 """Data set -> its name in print, and a validation accuracy that both nets reach in the first epochs."""
 PLAIN, NORMED = "no batch norm", "batch norm"
-ABOUT = """Dense 128, ReLU, dense 128, dense 10, and the same with batch norm (Keras's defaults) after each of the first two dense layers.
-    Adam 0.001, pixels / 255, batches of 64 for 20 epochs by default (ours); 50,000 rows train, 10,000 validate; test rows are scored
-    once, after the last epoch. Means over seeds with 95% intervals; comparisons are paired by seed. The source shows the nets without
-    numbers: the claims are what it means to show."""
+ABOUT = """Dense 128, ReLU, dense 128, dense 10, and the same network with batch norm (Keras's defaults) after each of the first two
+    dense layers. It is trained by Adam with learning rate 0.001 on pixels / 255, in batches of 64 for 20 epochs by default, which is
+    our choice. 50,000 examples train, 10,000 validate, and the test examples are evaluated once, after the last epoch. Numbers are
+    means over seeds with 95% intervals; comparisons are paired by seed. The source shows the networks without numbers, so the claims
+    are what it means to show."""
 
 
 def main(config: Config) -> None:

@@ -9,18 +9,21 @@ from typing import Any, Literal
 
 from flaxfit.report.statistics import Comparison, Interval, interval
 
+Wanted = Literal["better", "worse", "not better", "equivalent"]
+"""What a claim says of a comparison's second setting; the last two need its margin."""
 
-def held(comparisons: Comparison | Sequence[Comparison], wanted: Literal["better", "worse"] = "better") -> bool | None:
+
+def held(comparisons: Comparison | Sequence[Comparison], wanted: Wanted = "better") -> bool | None:
     """Whether a claim about comparisons held: True where all went as wanted, False where one went the other way, else None.
 
     That all went as wanted needs no correction for their number; that one of them went the other way does, and gets Bonferroni's.
 
     Args:
       comparisons: one, or several.
-      wanted: each one's verdict if the claim is true.
+      wanted: what each one says if the claim is true.
 
     Raises:
-      ValueError: no comparison.
+      ValueError: no comparison, or a claim of equivalence about one without a margin.
 
     Example:
       >>> from flaxfit.report.statistics import compare
@@ -28,13 +31,29 @@ def held(comparisons: Comparison | Sequence[Comparison], wanted: Literal["better
       >>> held(clear), held(clear, "worse"), held([clear, noisy])
       (True, False, None)
     """
+    return decided(comparisons, wanted)[0]
+
+
+def decided(comparisons: Comparison | Sequence[Comparison], wanted: Wanted = "better") -> tuple[bool | None, float]:
+    """What `held` says, and its p-value: of "A and B" the larger one."""
     comparisons = [comparisons] if isinstance(comparisons, Comparison) else comparisons
     if not comparisons:
         raise ValueError("a claim needs at least one comparison.")
-    other = "worse" if wanted == "better" else "better"
-    if any(c.verdict == other and c.p_value * len(comparisons) < 1 - c.difference.level for c in comparisons):
-        return False
-    return all(c.verdict == wanted for c in comparisons) or None
+    if wanted in ("not better", "equivalent") and any(c.margin is None for c in comparisons):
+        raise ValueError(f"a claim of {wanted!r} needs a margin, stated beforehand: compare(..., margin=...).")
+    level, others = comparisons[0].difference.level, {"better": ["worse"], "worse": ["better"], "not better": ["better"]}
+    against = [c.p_value for c in comparisons if c.verdict in others.get(wanted, ["better", "worse"])]
+    least = min(against, default=1.0) * len(comparisons)
+    if least < 1 - level:
+        return False, least
+
+    def p_value(c: Comparison) -> float:
+        if wanted in ("better", "worse"):
+            return c.p_value if c.verdict == wanted else max(c.p_value, 1 - level)
+        return c.p_not_better if wanted == "not better" else c.p_equivalent
+
+    largest = max(map(p_value, comparisons))
+    return (True if largest < 1 - level else None), largest
 
 
 def holds(found: Interval, value: float) -> bool | None:

@@ -1,8 +1,8 @@
-"""IMDB reviews: the larger the net, the sooner it overfits; and overfitting shows in the size of the weights.
+"""Shows on film reviews that the larger a network, the sooner it overfits, and that overfitting is visible in the size of the weights.
 
-Trains nets on 25,000 reviews as multi-hot vectors of the most frequent words and tests them on 25,000: two sizes at a vocabulary of 100
-words, of which the larger trains for 300 epochs, and three at 10,000. Expect accuracies of 0.70 to 0.72 and 0.88 to 0.89 at the best
-epochs, and about 30 minutes for everything on 2 cores, 20 of them for "overfitting".
+Trains networks on 25,000 IMDB reviews as multi-hot vectors of the most frequent words, and tests them on 25,000 others: two sizes with a
+vocabulary of 100 words, of which the larger is trained for 300 epochs, and three sizes with 10,000 words. Expect accuracies of 0.70 to
+0.72 and of 0.88 to 0.89 at the best epochs, and about 30 minutes for everything on 2 cores, 20 of them for the network "overfitting".
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ class Config(WithOriginals):
     """Options."""
 
     seeds: int = 5
-    """Runs of each net: seeds 0, 1, ... decide weights and batches."""
+    """How many runs of each network, with the seeds 0, 1, ... A seed decides the initial weights and the batches."""
     long_seeds: int = 3
-    """Runs of the net "overfitting", which take minutes."""
+    """How many runs of the network "overfitting", each of which takes minutes."""
     epochs: int = 20
-    """Epochs of each run."""
+    """How many epochs to train each run."""
     long_epochs: int = 300
-    """Epochs of the net "overfitting"."""
+    """How many epochs to train the network "overfitting"."""
     vocabulary: int = 10_000
-    """Words of the second half: so many of the most frequent ones are columns."""
+    """How many of the most frequent words are columns, in the second half of the study."""
     rows: int = 25_000
-    """Reviews to train on, and to test on."""
+    """How many reviews to train on, and how many to test on."""
     run_dir: Path = Path("runs/imdb_capacity")
-    """Where runs, tables and plots go, 1 GB. The same command goes on where it stopped; seeds may be added."""
+    """The directory for runs, tables and plots, which takes 1 GB. The same command resumes what was stopped, also with more seeds."""
 
 
 HIDDEN = {"basic": (256, 128), "overfitting": (1024, 512, 512, 512), "smaller": (4, 4), "baseline": (16, 16), "bigger": (512, 512)}
@@ -68,9 +68,10 @@ def main(config: Config) -> None:
         splits, where = data[words], config.run_dir / f"vocabulary_{words}"
         return ff.fit_many(make_task, [{"net": name}], splits.train, validation=splits.test, run_dir=where, **how)
 
-    about = f"""ReLU nets on {config.rows:,} reviews as multi-hot vectors, validated on as many test reviews as in the source; Adam, rate
-        0.001, epsilon 1e-8, no regularization; at 100 words batches of 500, {config.epochs} epochs ("overfitting" {config.long_epochs}), at
-        {config.vocabulary:,} batches of 512, {config.epochs} epochs; means over seeds with 95% intervals."""
+    about = f"""ReLU networks on {config.rows:,} reviews as multi-hot vectors, validated on as many test reviews, as in the source. Adam
+        with learning rate 0.001 and epsilon 1e-8, without regularization. With 100 words: batches of 500 and {config.epochs} epochs
+        ("overfitting": {config.long_epochs}). With {config.vocabulary:,} words: batches of 512 and {config.epochs} epochs. Numbers are
+        means over seeds with 95% intervals."""
     with Page("IMDB: capacity", config.run_dir, about) as page:
         studies: dict[str, ff.Study] = {}
         for words, batch_size, names in parts:
@@ -108,17 +109,18 @@ def main(config: Config) -> None:
 
 
 def row(name: str, study: ff.Study) -> list[object]:
-    """A net in the table, see COLUMNS."""
+    """Returns the row of a network in the table, see COLUMNS."""
     val, verdicts = f"val_{LOSS}", [ff.diagnose(result.history).verdict for result in study.results]
     scores = [study.scores("best_epoch", "last"), study.scores(val), study.scores(val, "last"), study.scores(LOSS, "last")]
-    scores += [study.scores("val_accuracy"), study.scores("val_accuracy", "last")]
+    accuracies = [(r.history["val_accuracy"], (r.best_epoch or 0) - 1) for r in study.results]
+    scores += [np.array([each[best] for each, best in accuracies]), study.scores("val_accuracy", "last")]
     best, *cells = map(ff.statistics.interval, scores)
     size, over = "-".join(map(str, HIDDEN[name])), f"{verdicts.count('overfitted')} of {len(verdicts)}"
     return [f"{name} {size}-1", best, SOURCE.get(name), *cells, over]
 
 
 def relative(history):
-    """The norms of the kernels divided by those after the first epoch, so that nets of all sizes fit into one picture."""
+    """Divides the norms of the kernels by those after the first epoch, so that networks of all sizes fit into one figure."""
     names = {"kernel_l1": "sum of |w| / after epoch 1", "kernel_l2": "L2 norm / after epoch 1", "kernel_max": "largest |w| / after epoch 1"}
     return ff.History({name: history[column] / history[column][0] for column, name in names.items()})
 

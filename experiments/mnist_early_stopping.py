@@ -1,9 +1,10 @@
-"""MNIST: batch norm, dropout, L2 and early stopping (after a Korean course note), and a search for the dropout rate.
+"""Trains on MNIST with batch norm, dropout, L2 and early stopping, after a Korean course note, and searches for the best dropout rate.
 
-Trains 784-50-50-10 with batch norm and dropout after each hidden activation, by Adam, for 30 epochs or until the test accuracy has not
-improved for 4: the test rows validate, as in the source. The search holds out 10,000 of the 60,000 training rows instead and scores the
-test rows once, at its end. Expect test accuracies of 0.972 to 0.977, with L2 0.945 to 0.968 (they jump from epoch to epoch), and about
-6 minutes on 2 cores, of which the search takes 4. The same command goes on where it was stopped.
+The network is 784-50-50-10 with batch norm and dropout after each hidden activation. It is trained by Adam for 30 epochs, or until the
+test accuracy has not improved for 4: as in the source, the test images are used for validation. The search holds out 10,000 of the 60,000
+training images instead, and evaluates on the test images once, at its end. Expect test accuracies of 0.972 to 0.977, with L2 0.945 to
+0.968 (they jump from epoch to epoch), and about 6 minutes on 2 cores, 4 of them for the search. The same command resumes what was
+stopped.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ class Config(WithOriginals):
     """Options."""
 
     seeds: int = 5
-    """Runs of each net: seeds 0, 1, ... decide weights, batches and dropout."""
+    """How many runs of each network, with the seeds 0, 1, ... A seed decides the initial weights, the batches and dropout."""
     epochs: int = 30
-    """Epochs of each run; at most, for the one that is stopped early."""
+    """How many epochs to train each run. The one with early stopping trains at most so many."""
     patience: int = 4
-    """Epochs without improvement of val_accuracy before the run with early stopping ends."""
+    """After how many epochs without improvement of val_accuracy the run with early stopping ends."""
     search: bool = True
-    """Whether to search for the dropout rate between 0.1 and 0.2, too."""
+    """Whether to also search for the best dropout rate between 0.1 and 0.2."""
     rounds: int = 3
-    """Rounds of the search, each over half the interval of the one before."""
+    """How many rounds the search has. Each round halves the interval."""
     search_seeds: int = 3
-    """Runs of each of a round's five rates."""
+    """How many runs of each of the five rates of a round."""
     run_dir: Path = Path("runs/mnist_early_stopping")
-    """Where runs, the stopped model, plots and the page go."""
+    """The directory for runs, the model that was stopped early, plots and the page of results."""
 
 
 # Net -> dropout rate, L2 weight, the source's training and test accuracy.
@@ -51,10 +52,11 @@ NETS = {
 D2, D1, STOPPED, PLAIN, L2 = NETS
 STOP = 15  # the epoch at which the source's run was stopped
 ORDER = ((PLAIN, D1), (PLAIN, D2), (D2, D1), (STOPPED, D1), (L2, PLAIN))  # of the source's test accuracies: the second is the higher
-ABOUT = """784-50-50-10 ReLU, batch norm and dropout after each hidden activation; Adam, batch 100, pixels / 255, Keras's defaults. As in
-    the source the test rows validate, scores are those of the last epoch, and its training accuracy is Keras's: the running mean over the
-    epoch, with dropout on. Means over seeds with 95% intervals; differences in percentage points. The search differs from the source:
-    10,000 of the training rows are held out for it, and the test rows score its result once, with fresh seeds."""
+ABOUT = """784-50-50-10 with ReLU, and batch norm and dropout after each hidden activation. Adam, batches of 100, pixels / 255, Keras's
+    defaults. As in the source, the test examples are used for validation, scores are those of the last epoch, and the training accuracy
+    is that of Keras: the running mean over the epoch, with dropout on. Numbers are means over seeds with 95% intervals; differences are
+    in percentage points. The search differs from the source: it holds out 10,000 of the training examples, and its result is evaluated
+    on the test examples once, with fresh seeds."""
 
 
 def main(config: Config) -> None:

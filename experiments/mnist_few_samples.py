@@ -1,9 +1,9 @@
-"""MNIST from 300 images: a deep net learns them by heart; weight decay, dropout and ensembles against it ("Deep learning from scratch").
+"""Trains on 300 images of MNIST, which a deep network memorizes, and tries weight decay, dropout and ensembles against that.
 
-Trains 784-(100 x 6)-10 with plain SGD for 201 epochs of 3 steps: plain, with weight decay, with dropout, and with L1, L-infinity,
-max-norm and shifted images, which the source only names. Then averages plain nets five by five, and shows dropout to be an ensemble of a
-kind. Expect 100% of the training rows and 76% of the test rows for the plain net from about epoch 100 on, and about 5 minutes for
-everything on 2 cores.
+It follows "Deep learning from scratch". The network 784-(100 x 6)-10 is trained by plain SGD for 201 epochs of 3 steps: plain, with
+weight decay, with dropout, and with L1, L-infinity, max-norm and shifted images, which the source only names. After that, plain networks
+are averaged in ensembles of five, and dropout is compared with an ensemble. Expect an accuracy of 100% on the training images and 76% on
+the test images for the plain network from about epoch 100 on, and about 5 minutes for everything on 2 cores.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class Config(WithOriginals):
     """Options."""
 
     seeds: int = 5
-    """Runs of each net: seeds 0, 1, ... decide weights, batches and dropout."""
+    """How many runs of each network, with the seeds 0, 1, ... A seed decides the initial weights, the batches and dropout."""
     ensembles: int = 5
-    """Ensembles of five plain nets, no net in two of them; they need five runs of the plain net each."""
+    """How many ensembles of five plain networks. No network is in two of them, so each needs five runs of the plain network."""
     epochs: int = 201
-    """Epochs of each run, of 3 steps each."""
+    """How many epochs of 3 steps to train each run."""
     thinned: int = 50
-    """Draws of dropout's mask that are averaged."""
+    """How many random dropout masks are averaged."""
     test: int = 10_000
-    """Test rows, the first of 10,000. Scoring them after each epoch is most of the time."""
+    """How many of the 10,000 test images to use. Evaluating them after each epoch takes most of the time."""
     run_dir: Path = Path("runs/mnist_few_samples")
-    """Where runs, tables and plots go. The same command goes on where it stopped; seeds may be added."""
+    """The directory for runs, tables and plots. The same command resumes what was stopped, also with more seeds."""
 
 
 TRAIN, BATCH, RATE, DROPOUT, MEMBERS = 300, 100, 0.01, 0.2, 5
@@ -53,9 +53,10 @@ def main(config: Config) -> None:
     colors = dict(zip(variants, ff.plots.PALETTE, strict=False))
     options = {"epochs": config.epochs, "batch_size": BATCH, "replacement": True}
     grid, interval = [{"net": name} for name in variants], ff.statistics.interval
-    about = f"""Nets 784-(100 x 6)-10, He initialization, trained on the first {TRAIN} images of MNIST by SGD (rate {RATE}, batches of
-        {BATCH} drawn with replacement, {config.epochs} epochs of {TRAIN // BATCH} steps), tested on {len(test):,}; means over seeds with
-        95% intervals. As in the source, both accuracies are scored after each epoch, with dropout off. Shifts are by up to 2 pixels."""
+    about = f"""784-(100 x 6)-10 networks with He initialization, trained on the first {TRAIN} images of MNIST by SGD (learning rate
+        {RATE}, batches of {BATCH} drawn with replacement, {config.epochs} epochs of {TRAIN // BATCH} steps) and tested on
+        {len(test):,}. Numbers are means over seeds with 95% intervals. As in the source, both accuracies are computed after each epoch,
+        with dropout off. Images are shifted by up to 2 pixels."""
     with Page("MNIST from 300 images", config.run_dir, about) as page:
         tested = ff.fit_many(
             make_task, grid, train, validation=test, seeds=config.seeds, run_dir=config.run_dir, progress="nets", **options
@@ -163,7 +164,7 @@ def make_task(hp) -> ff.Task:
 
 @functools.cache
 def classic_dropout():
-    """The source's net: dropout scales activations down when it tests, where the inverted form scales them up while it trains."""
+    """The network of the source. Its dropout scales activations down in evaluation; inverted dropout scales them up in training instead."""
     import flax.linen as nn
     import jax
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class WithOriginals:
-    """The option of studies whose data sets are read from original files."""
+    """The option of studies that read original data files."""
 
     originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
+    """A directory of original data files, which is searched before the network. By default FLAXFIT_ORIGINALS names it."""

@@ -1,10 +1,10 @@
-"""HIGGS: how capacity and regularization decide about overfitting (after TensorFlow's tutorial "Overfit and underfit").
+"""Shows on HIGGS how the size of a network and regularization decide about overfitting, after TensorFlow's "Overfit and underfit".
 
-Trains four sizes of a net on 10,000 rows and validates on 1,000; then the largest with L2, dropout, both, AdamW's weight decay, batch norm
-and noise on its inputs. A run stops when its validation cross-entropy has not improved for --patience epochs. Expect validation accuracies
-of 0.64 to 0.70, and an hour and a half on 2 cores: a minute or two for the three small nets, 16 minutes for each seed of the seven
-large ones. It may be stopped at any time: the same command goes on. The rows are fetched when they are first needed, 3 MB of the
-data set's 2.6 GB.
+Trains four sizes of a network on 10,000 examples and validates on 1,000; then the largest with L2, dropout, both, AdamW's weight decay,
+batch norm, and noise on its inputs. A run stops if its validation cross-entropy has not improved for --patience epochs. Expect validation
+accuracies of 0.64 to 0.70, and an hour and a half on 2 cores: a minute or two for the three small networks, and 16 minutes for each seed
+of the seven large ones. It may be stopped at any time: the same command resumes it. The data are downloaded when they are first needed, 3
+MB of the data set's 2.6 GB.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from claims import held
 from options import WithOriginals
 from pages import Page
 
@@ -26,25 +25,25 @@ from flaxfit.cli import script
 class Config(WithOriginals):
     """Options."""
 
-    study: Literal["sizes", "regularizers", "remedies", "all"] = "all"
-    """Which nets to train: the four sizes; Tiny and Large beside L2, dropout and both; or beside L2, AdamW, batch norm and noise."""
+    study: Literal["sizes", "regularizers", "fixes", "all"] = "all"
+    """Which networks to train: the four sizes; Tiny, Large and L2, dropout and both; or Tiny, Large and L2, AdamW, batch norm and noise."""
     seeds: int = 5
-    """Runs of each of Tiny, Small and Medium: seeds 0, 1, ... decide weights, batches and dropout."""
+    """How many runs of Tiny, Small and Medium, with the seeds 0, 1, ... A seed decides the initial weights, the batches and dropout."""
     large_seeds: int = 5
-    """Runs of each large net. All of one seed come before the next seed."""
+    """How many runs of each large network. All networks are trained from one seed before the next seed."""
     epochs: int = 10_000
-    """At most so many epochs."""
+    """The largest number of epochs."""
     patience: int = 200
-    """Epochs without improvement of val_binary_crossentropy before a run stops."""
+    """After how many epochs without improvement of val_binary_crossentropy a run stops."""
     run_dir: Path = Path("runs/overfit_and_underfit")
-    """Where runs, TensorBoard logs (logs/sizes/Tiny/seed=0), plots and the page go."""
+    """The directory for runs, TensorBoard logs (such as logs/sizes/Tiny/seed=0), plots and the page of results."""
 
 
 SIZES = ("Tiny", "Small", "Medium", "Large")
 STUDIES = {
     "sizes": SIZES,
     "regularizers": ("Tiny", "Large", "L2", "dropout", "combined"),
-    "remedies": ("Tiny", "Large", "L2", "AdamW", "batch norm", "noise"),
+    "fixes": ("Tiny", "Large", "L2", "AdamW", "batch norm", "noise"),
 }
 # The palette's seven colors, three of them twice, never twice in a picture.
 COLORS = {"Tiny": 0, "Small": 1, "Medium": 2, "Large": 3, "L2": 4, "dropout": 5, "combined": 6, "AdamW": 1, "batch norm": 2, "noise": 6}
@@ -55,14 +54,15 @@ LOSS = "val_binary_crossentropy"
 # by layer: it takes 1, 4 (three times) and 0.2 times the rate off a weight. AdamW has one number for all: about their geometric mean.
 DECAY = 2.0
 NOISE = 0.3  # standard deviation; that of the features is 0.8 on average
-ABOUT = f"""Four sizes of a net and six remedies for the largest, {TRAIN:,} rows to train and {VALIDATION:,} to validate. Adam, its rate
-0.001 with inverse time decay; batches of {BATCH}; early stopping on the validation cross-entropy. Large has 4 x 512 units; *L2* is 0.001,
-*dropout* 0.5, *combined* L2 0.0001 and dropout 0.5, *AdamW* a decoupled decay of {DECAY:g}, which takes off a weight about what L2 0.001
-does after Adam's scaling, *noise* Gaussian of standard deviation {NOISE:g} on the training rows. L2 is on all five kernels; Adam's
-epsilon is optax's, 1e-8. Means with 95% intervals over seeds: the {VALIDATION:,} rows, which also choose each run's best epoch, are the
-same for all. How to read the diagnoses, each a test on the curves: *overfitted*, validation gets worse while training gets better, from
-the epoch named on; *slightly overfitted*, by less than a twentieth of what it had gained; *memorized*, no such rise but a wide gap;
-*still improving*, validation gets better; *no change detected*, none of these. Only the first counts as not escaping overfitting."""
+ABOUT = f"""Four sizes of a network and six fixes for the largest, trained on {TRAIN:,} examples and validated on {VALIDATION:,}. Adam
+    with learning rate 0.001 and inverse time decay, batches of {BATCH}, early stopping on the validation cross-entropy. Large has 4 x
+    512 units. *L2* is 0.001, *dropout* 0.5, *combined* L2 0.0001 with dropout 0.5. *AdamW* has a decoupled weight decay of {DECAY:g},
+    which shrinks a weight about as much as L2 0.001 does after Adam's scaling. *noise* adds Gaussian noise of standard deviation
+    {NOISE:g} to the training examples. L2 is on all five kernels; Adam's epsilon is that of optax, 1e-8. Numbers are means with 95%
+    intervals over seeds. All runs share the same {VALIDATION:,} validation examples, which also choose the best epoch. Each diagnosis
+    is a test on the curves. *overfitted*: validation gets worse while training gets better, from the epoch named on. *slightly
+    overfitted*: by less than a twentieth of what validation had gained. *memorized*: no such rise, but a wide gap. *still improving*:
+    validation gets better. *no change detected*: none of these. Only the first counts as not escaping overfitting."""
 
 
 def main(config: Config) -> None:
@@ -136,7 +136,7 @@ def main(config: Config) -> None:
         def row(net: str) -> list[Any]:
             some = runs[net]
             epochs = map(np.median, ([len(r.history.epochs) for r in some.results], some.scores("best_epoch", "last")))
-            scores = some.scores(LOSS), some.scores(LOSS, "last"), some.scores(LOSS[4:], "last"), some.scores("val_accuracy")
+            scores = some.scores(LOSS), some.scores(LOSS, "last"), some.scores(LOSS[4:], "last"), some.evaluate(validation)["accuracy"]
             intervals = map(ff.statistics.interval, scores)
             size = sum(leaf.size for leaf in jax.tree.leaves(some.results[0].last.params))
             return [net, size, len(some), *(f"{epoch:.0f}" for epoch in epochs), *intervals, ff.verdicts(diagnoses[net])]
@@ -157,13 +157,13 @@ def main(config: Config) -> None:
         def compared(a: str, b: str, scores: Any = None) -> ff.statistics.Comparison:
             return study.compare({"net": a}, {"net": b}, scores, mode="min")
 
-        remedies = [net for net in nets if net not in SIZES]
-        pairs = {(net, rival): compared(rival, net) for net in remedies for rival in ("Large", "Tiny")}
+        fixes = [net for net in nets if net not in SIZES]
+        pairs = {(net, rival): compared(rival, net) for net in fixes for rival in ("Large", "Tiny")}
         if "AdamW" in nets:
             pairs["AdamW", "L2"] = compared("L2", "AdamW")
         rows = [(*names, c.difference, c.p_value, c.verdict) for names, c in pairs.items()]
         if rows:
-            page.table("Best validation cross-entropy, paired over common seeds", ("remedy", "against", "difference", "p", "verdict"), rows)
+            page.table("Best validation cross-entropy, paired over common seeds", ("fix", "against", "difference", "p", "verdict"), rows)
 
         if "sizes" in studies:
             words = {net: [d.verdict for d in diagnoses[net]] for net in SIZES}
@@ -176,14 +176,14 @@ def main(config: Config) -> None:
             steps = [compared(a, b, np.log(turns)) for a, b in pairwise(SIZES)]
             means = ", ".join(f"{net} {np.median(runs[net].scores('best_epoch', 'last')):.0f}" for net in SIZES)
             statistic = f"median best epoch: {means}; p of each step, of logarithms: {', '.join(f'{c.p_value:.2g}' for c in steps)}"
-            page.claim("the larger, the sooner it overfits", held(steps), statistic)
+            page.claim("the larger, the sooner it overfits", steps, statistic)
         if "regularizers" in studies:
             for net in ("L2", "dropout"):
                 page.claim(f"{net} helps Large", pairs[net, "Large"])
-                page.claim(f"{net} does not beat Tiny", held(pairs[net, "Tiny"], "worse"), pairs[net, "Tiny"])
+                page.claim(f"{net} does not beat Tiny", pairs[net, "Tiny"], wanted="worse")
             rivals = {net: compared(net, "combined") for net in nets if net in SIZES + STUDIES["regularizers"][2:4]}
             statistic = "; ".join(f"from {net} {c.difference}, p {c.p_value:.2g}" for net, c in rivals.items())
-            page.claim("combined is the best of all", held([*rivals.values()]), f"differences {statistic}")
+            page.claim("combined is the best of all", [*rivals.values()], f"differences {statistic}")
         if "L2" in nets:
             added = {net: np.concatenate([r.history["val_loss"] - r.history[LOSS] for r in runs[net].results]) for net in nets}
             scores = runs["L2"].evaluate(validation)

@@ -15,13 +15,15 @@ from matplotlib.figure import Figure
 from flaxfit.report.statistics import Comparison
 from flaxfit.storage.directory import RunDirectory, environment
 
+LEVEL = 0.95
 VERDICTS = {True: "held", False: "did not hold", None: "undecided"}
 
 
 class Page:
     """What a study found: printed as it is added, and written to its directory at the end, with command, versions, device and time.
 
-    A context manager; where the study fails or is interrupted, no page is written.
+    A context manager; where the study fails or is interrupted, no page is written. The claims that comparisons decide are one family: at
+    the end, Holm's method leaves undecided which of them their number alone may explain, and says so.
 
     Args:
       title: of the study.
@@ -53,6 +55,7 @@ class Page:
         seconds = round(time.perf_counter() - self._began + (float(spent.read_text()) if spent.exists() else 0), 1)
         spent.write_text(str(seconds))
         if kind is None:
+            self._correct()
             record = {**self._head, "seconds": seconds, "environment": environment(), "parts": self._parts}
             scratch = home / ".page.json.tmp"
             scratch.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -71,23 +74,43 @@ class Page:
         widths = [max(len(row[index]) for row in (list(columns), *cells)) + 3 for index in range(len(columns))]
         Console(width=max(80, min(180, 1 + sum(widths)))).print(table)
 
-    def claim(self, claim: str, held: bool | Comparison | None, statistic: Any = None) -> None:
+    def claim(
+        self,
+        claim: str,
+        held: bool | Comparison | Sequence[Comparison] | None,
+        statistic: Any = None,
+        wanted: claims.Wanted = "better",
+    ) -> None:
         """Adds what a source claims, and whether it held.
 
         Args:
           claim: a sentence.
-          held: None: undecided. A Comparison stands for the claim that its second setting is better.
+          held: None: undecided. A Comparison stands for the claim that its second setting is what is `wanted`; several for all of it.
           statistic: what decided; by default the Comparison.
+          wanted: see `claims.held`.
 
         Raises:
           TypeError: nothing says what decided.
         """
-        if isinstance(held, Comparison):
-            statistic, held = held if statistic is None else statistic, claims.held(held)
+        p = None
+        if held is not None and not isinstance(held, bool):
+            statistic = held if statistic is None else statistic
+            held, p = claims.decided(held, wanted)
         if statistic is None:
             raise TypeError(f"the claim {claim!r} needs the statistic that decided it.")
-        self._parts.append({"kind": "claim", "claim": claim, "verdict": VERDICTS[held], "statistic": str(statistic)})
+        self._parts.append({"kind": "claim", "claim": claim, "verdict": VERDICTS[held], "statistic": str(statistic), "p": p})
         print(f"{VERDICTS[held]}: {claim} ({statistic})")
+
+    def _correct(self) -> None:
+        """Holm's method over the claims that comparisons decided."""
+        family = sorted((part for part in self._parts if part.get("p") is not None), key=lambda part: part["p"])
+        largest = 0.0
+        for place, part in enumerate(family):
+            largest = max(largest, min(1.0, part["p"] * (len(family) - place)))
+            if part["verdict"] != VERDICTS[None] and largest >= 1 - LEVEL:
+                part["verdict"] = VERDICTS[None]
+                part["statistic"] += f"; p {largest:.2g} as one of {len(family)} claims (Holm)"
+                print(f"{part['verdict']} as one of {len(family)} claims: {part['claim']} (p {largest:.2g}, Holm)")
 
     def text(self, text: str) -> None:
         """Adds a paragraph of Markdown."""

@@ -1,6 +1,6 @@
-"""Makes RESULTS.md and its pictures of the pages that the studies left in their run directories.
+"""Makes RESULTS.md and its pictures from the pages that the studies left in their run directories.
 
-A study without a page is named on standard error and left out, with a line that says so. It takes a second or two.
+A study without a page is named on standard error, and RESULTS.md says that it was left out. It takes a second or two.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ STUDIES = (
 LIMIT = 5_000_000  # bytes of all pictures
 HEAD = """# Results
 
-`python experiments/results.py` made this page of what the studies recorded. Scores are means with 95% intervals, in brackets the number of
-runs. A claim held or did not hold where its statistic decides, else it is undecided. Claims are the sources', made exact: bounds in
-brackets are ours, and so are the claims about programs that agree, about single runs (percentiles, ranges) and about remedies that a source
-only names. Times are of all starts of a study, some of which had to share the two cores with others.
+`python experiments/results.py` made this page from what the studies recorded. Scores are means with 95% intervals; the number in brackets
+is the number of runs. A claim *held* or *did not hold* if the statistic beside it decides, else it is *undecided*. The claims are those
+of the sources, made exact. Bounds in brackets are ours, and so are claims about programs that agree, about single runs (percentiles,
+ranges), and about fixes that a source only names. Times include all starts of a study. Some studies shared the two cores with others.
 
-Of comparisons: *difference* is the second setting less the first, over common seeds or splits where there are any; *effect* is Cohen's d,
-the difference over its standard deviation; *better in* counts the pairs; *p* is of the paired t-test, *by ranks* of Wilcoxon's signed-rank
-test, both two-sided.
+In comparisons, *difference* is the second setting minus the first, over common seeds or splits if there are any. *effect* is Cohen's d,
+the difference divided by its standard deviation. *better in* is the share of pairs in which the second setting is better. *p* is from the
+paired t-test and *by ranks* from Wilcoxon's signed-rank test, both two-sided.
 """
 
 

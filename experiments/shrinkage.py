@@ -1,10 +1,11 @@
-"""Shrinkage and degree: linear regression with L1 and L2 penalties, and polynomials of rising degree on a noisy sine.
+"""Shows what L1 and L2 penalties do to linear regression, and what the degree of a polynomial does to its fit of a noisy sine.
 
-Follows the ten weights of scikit-learn's diabetes data along the penalty's, on several halves of the rows, beside scikit-learn's own Lasso
-and Ridge: expect differences below 0.00001, weights that L1 sets to exactly zero and L2 only shrinks, and test errors that a moderate
-penalty hardly changes. Then fits polynomials of degree 1 to 15 to 20 points of a noisy sine: expect the training error to fall all the
-way, the test error from 0.31 to 0.11 at degree 3, and to rise again, to 0.6. Both are trained by full-batch gradient descent until they
-have converged, the first with momentum. Works offline, about a minute on 2 cores; the same command goes on where it was stopped.
+The first part follows the ten weights of scikit-learn's diabetes data as the penalty grows, on several halves of the data, beside
+scikit-learn's own Lasso and Ridge. Expect differences below 0.00001, weights that L1 sets to exactly zero and L2 only shrinks, and test
+errors that a moderate penalty hardly changes. The second part fits polynomials of degree 1 to 15 to 20 points of a noisy sine. Expect
+that the training error falls with every degree, and that the test error falls from 0.31 to 0.11 at degree 3 and then rises to 0.6. Both
+are trained by full-batch gradient descent until they have converged, the first with momentum. It needs no network connection and takes
+about a minute on 2 cores. The same command resumes what was stopped.
 """
 
 from __future__ import annotations
@@ -25,29 +26,29 @@ class Config:
     """Options."""
 
     seeds: int = 20
-    """Random halves of the diabetes rows, and draws of the sine's noise: seeds 0, 1, ..."""
+    """How many random halves of the diabetes data, and how many draws of the noise on the sine, with the seeds 0, 1, ..."""
     epochs: int = 1_000
-    """Epochs, of one step each, on the diabetes rows; under half of it does not converge at weights below 0.01."""
+    """How many epochs of one step to train on the diabetes data. With less than half of the default, weights below 0.01 do not converge."""
     weights: int = 13
-    """Weights of each penalty, evenly spaced on a logarithmic scale from 0.001 to 10."""
+    """How many weights of each penalty, evenly spaced from 0.001 to 10 on a logarithmic scale."""
     degree: int = 15
-    """The largest degree of the polynomials; 2 to 18."""
+    """The largest degree of the polynomials, from 2 to 18."""
     points: int = 20
-    """Points that the polynomials are fitted to, evenly spaced."""
+    """How many evenly spaced points the polynomials are fitted to."""
     noise: float = 0.3
-    """Standard deviation of the noise on the sine, whose amplitude is 1."""
+    """The standard deviation of the noise on the sine, whose amplitude is 1."""
     run_dir: Path = Path("runs/shrinkage")
-    """Where runs, plots and the page go."""
+    """The directory for runs, plots and the page of results."""
 
 
 PENALTIES = ("L1", "L2")
 MOMENTUM = 0.9
 POLYNOMIAL_EPOCHS = 50  # each halves the distance to the least squares
-ABOUT = """Diabetes: 442 patients, ten features and the target standardized by the training half, the other half tests; minimized is the
-    mean squared error + weight * sum |w| (L1, by proximal steps) or + weight * sum w² (L2), scikit-learn's Lasso(weight / 2) and
-    Ridge(weight * rows). Sine: one period; features are polynomials that are orthogonal on the points, so that gradient descent converges
-    in a few steps; means are geometric, since the errors of high degrees are skewed. Student's 95% intervals over random halves, or over
-    draws of the noise."""
+ABOUT = """Diabetes: 442 patients. The ten features and the target are standardized by the training half, and the other half is for
+    testing. The objective is the mean squared error + weight * sum |w| (L1, by proximal steps) or + weight * sum w² (L2), which is that
+    of scikit-learn's Lasso(weight / 2) and Ridge(weight * rows). Sine: one period. The features are polynomials that are orthogonal on
+    the points, so that gradient descent converges in a few steps. Means are geometric, because the errors of high degrees are skewed.
+    Intervals are Student's 95% intervals over random halves, or over draws of the noise."""
 
 
 def main(config: Config) -> None:

@@ -1,9 +1,9 @@
-"""Sonar, 208 rows: how far a score can be trusted, from scoring the rows one trained on to repeated k-fold cross-validation.
+"""Shows on sonar, which has 208 examples, how far a score can be trusted, from the training score to repeated k-fold cross-validation.
 
-Trains 60-24-10-1 by Adam on batches of 5, some 600 times. F1 scores the training rows themselves: 1.0. F2 holds out 30%: expect a test
-accuracy of 0.82 on average, anything from 0.71 to 0.91 by the luck of the split. F3 chooses a net by validation rows and scores it once on
-test rows. F4 cross-validates, with fresh weights in each fold and, to show the mistake, without. A minute and a half on 2 cores; the
-same command goes on where it was stopped.
+Trains a 60-24-10-1 network by Adam in batches of 5, some 600 times. F1 evaluates on the training examples themselves: expect an accuracy
+of 1.0. F2 holds out 30%: expect a test accuracy of 0.82 on average, and anything from 0.71 to 0.91 depending on the split. F3 selects a
+network by its validation score and evaluates it once on test examples. F4 cross-validates with fresh weights on each fold and, to show
+the mistake, with the same weights on all. It takes a minute and a half on 2 cores. The same command resumes what was stopped.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ class Config(WithOriginals):
     """Options."""
 
     epochs: int = 100
-    """Epochs of each run."""
+    """How many epochs to train each run."""
     illusion_epochs: int = 400
-    """Epochs of the runs that train on all rows (F1)."""
+    """How many epochs to train the runs on all examples (F1)."""
     splits: int = 20
-    """Hold-out splits: split seeds 0, 1, ... decide which rows test."""
+    """How many hold-out splits. Their seeds 0, 1, ... decide which examples are for testing."""
     seeds: int = 5
-    """Runs on each split and fold: seeds 0, 1, ... decide weights and batches."""
+    """How many runs on each split and fold, with the seeds 0, 1, ... A seed decides the initial weights and the batches."""
     widths: tuple[int, ...] = (6, 24, 96)
-    """Units of the first hidden layer of the nets that F3 chooses from."""
+    """The units in the first hidden layer of the networks that F3 chooses from."""
     l2: tuple[float, ...] = (0.0, 1e-3, 1e-2)
-    """Their L2 weights."""
+    """The L2 weights of the networks that F3 chooses from."""
     shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
-    """Shares of the rows that test, to see what the share does to the score."""
+    """The shares of the examples for testing, to see how the share changes the score."""
     folds: int = 5
-    """Folds of the cross-validation."""
+    """How many folds the cross-validation has."""
     repeats: int = 1
-    """Cross-validations, each shuffled anew."""
+    """How often the cross-validation is repeated, shuffled anew each time."""
     shuffle_seed: int = 0
-    """Decides which row is in which fold."""
+    """The seed that decides which example is in which fold."""
     larger: tuple[int, int] = (10, 10)
-    """Folds and repeats of the larger cross-validation, of one run a fold."""
+    """The folds and repeats of the larger cross-validation, with one run on each fold."""
     run_dir: Path = Path("runs/sonar")
-    """Where runs, plots and the page go."""
+    """The directory for runs, plots and the page of results."""
 
 
 TRAIN, TEST, SQUARED, BATCH = 1.0, 0.8413, 0.1371, 5  # the source's F2: accuracies, squared error; rows a step
 LOSSES = ("binary cross-entropy", "squared error")
-ABOUT = """Rocks and mines, 60-24-10-1 ReLU and a logit, Adam 0.001, batches of 5, features as they are. The loss is the binary
-    cross-entropy; F2 also trains on the squared error of probabilities, on whose scale the source logs 0.1371. Scores are those of the last
-    epoch. Splits and folds share rows: 95% intervals of scores over them are Nadeau and Bengio's corrected ones, unless a table says
-    otherwise."""
+ABOUT = """Rocks and mines: a 60-24-10-1 network with ReLU and one logit, Adam with learning rate 0.001, batches of 5, features as they
+    are. The loss is the binary cross-entropy; F2 also trains on the squared error of probabilities, the scale on which the source logs
+    0.1371. Scores are those of the last epoch. Splits and folds share examples, so 95% intervals of scores over them are the corrected
+    ones of Nadeau and Bengio, unless a table says otherwise."""
 
 
 def make_task(hp):
@@ -95,7 +95,7 @@ def illusion(config: Config, page: Page, data: ff.Dataset) -> None:
 
 
 def hold_out(config: Config, page: Page, data: ff.Dataset) -> ff.CrossValidation:
-    """F2."""
+    """F2: hold-out splits."""
     how: dict[str, Any] = {"repeats": config.splits, "seeds": config.seeds, **options(config, "F2")}
     runs = ff.cross_validate(make_task, data, {"loss": LOSSES}, test=0.3, **how)
     fitted = runs.study.evaluate([data[train] for train, _ in runs.folds], "last")["accuracy"]
@@ -116,7 +116,8 @@ def hold_out(config: Config, page: Page, data: ff.Dataset) -> ff.CrossValidation
     columns = ("score", "trained on", "source", "mean", "sd, splits", "sd, seeds", "least to most", "percentile of the source")
     page.table(f"F2: 30% held out, {config.splits} splits, {config.seeds} runs on each", columns, rows)
     means, compare = by_split["test accuracy"].mean(2), functools.partial(ff.statistics.compare, larger_is_better=True, **how)
-    page.text(f"Which loss: {compare(*means, names=LOSSES)}.")
+    entropy, squares = ({"loss": loss} for loss in LOSSES)
+    page.text(f"Which loss: {runs.compare(entropy, squares, 'accuracy')}.")
     page.claim("F2: the training accuracy flatters", compare(means[0], by_split["train accuracy"][0].mean(1), names=("test", "train")))
 
     figure, (ax,) = ff.plots.panels()
@@ -134,7 +135,7 @@ def hold_out(config: Config, page: Page, data: ff.Dataset) -> ff.CrossValidation
 
 
 def choose(config: Config, page: Page, data: ff.Dataset) -> None:
-    """F3: what is chosen, by which rows, and how much that flatters."""
+    """F3: model selection, and by how much the score of the selected model is too good."""
     parts = []
     for seed in range(config.splits):
         whole = ff.data.split(data, test=0.2, stratified=True, seed=seed, one_row=1.0)
@@ -162,7 +163,7 @@ def choose(config: Config, page: Page, data: ff.Dataset) -> None:
 
 
 def cross_validate(config: Config, page: Page, data: ff.Dataset, held_out: ff.CrossValidation) -> None:
-    """F4: k-fold beside hold-out, and the mistake of weights that go on from fold to fold."""
+    """F4: k-fold cross-validation beside hold-out, and the mistake of training the same weights from fold to fold."""
     interval, compare = ff.statistics.interval, functools.partial(ff.statistics.compare, larger_is_better=True)
     task, (many, times) = make_task({}), config.larger
     place = options(config, f"F4, shuffled by {config.shuffle_seed}, {config.folds} folds")

@@ -4,6 +4,7 @@ from . import losses as losses
 from . import metrics as metrics
 from . import nn as nn
 from . import schedules as schedules
+from . import sklearn as sklearn
 from .data.dataset import Dataset as Dataset
 from .devices import distributed as distributed
 from .devices import sharding as sharding

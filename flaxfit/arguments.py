@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 Mode = Literal["min", "max"]
 """Whether a metric is best when small or large."""
+_TARGETS = frozenset({"y_true", "target", "targets", "label", "labels", "labels_true", "ground_truth"})
+_OUTPUTS = frozenset(
+    {"y_pred", "y_hat", "yhat", "y_score", "y_prob", "y_proba", "pred", "preds", "prediction", "predictions", "logit", "logits", "output"}
+    | {"outputs", "labels_pred"}
+)
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
@@ -25,6 +34,63 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"no {kind} {name!r}{' ' + where if where else ''}{hint} There are: {', '.join(known) or 'none'}"
+
+
+def unwrapped(function: Any) -> Any:
+    """The function in a `functools.partial`, or in partials of it."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+@dataclass(frozen=True)
+class targets_first:
+    """A loss or metric of (targets, outputs), the order of Keras and scikit-learn, as one of (outputs, targets)."""
+
+    function: Callable[..., Any]
+
+    @property
+    def __name__(self) -> str:
+        return getattr(unwrapped(self.function), "__name__", "<lambda>")
+
+    def __call__(self, outputs: Any, targets: Any, **options: Any) -> Any:
+        """What the function returns."""
+        return self.function(targets, outputs, **options)
+
+
+def in_order(function: Any, what: str = "a loss or metric") -> Any:
+    """A loss or metric as a function of (outputs, targets): itself, or wrapped where its parameters' names say that targets come first.
+
+    They say so where the first is called `y_true`, `target` or `label`, or the second `y_pred`, `y_hat`, `pred`, `logits` or `output`, or
+    the plural of it. `y` says nothing.
+
+    Args:
+      function: the function. Parameters that a `functools.partial` has set do not count.
+      what: what to call it in an error.
+
+    Raises:
+      ValueError: the two names contradict each other.
+
+    Example:
+      >>> in_order(lambda y_true, y_pred: (y_true, y_pred))("outputs", "targets")
+      ('targets', 'outputs')
+      >>> in_order(lambda logits, y: (logits, y))("outputs", "targets")
+      ('outputs', 'targets')
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # built in, or not a function
+        return function
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:2]
+    said = set()
+    for name, (first, second) in zip(names, ((_TARGETS, _OUTPUTS), (_OUTPUTS, _TARGETS)), strict=False):
+        said |= {True} if name.lower() in first else {False} if name.lower() in second else set()
+    if len(said) == 2:
+        raise ValueError(
+            f"the parameters ({', '.join(names)}) of {what} contradict each other: rename them, (logits, y) for outputs first or "
+            "(y_true, y_pred) for targets first."
+        )
+    return targets_first(function) if True in said else function
 
 
 def check_count(name: str, value: Any, least: int, unit: str) -> int:
@@ -60,3 +126,11 @@ def mode_of(metric: str, modes: Mapping[str, Mode] | None, given: Mode | None = 
             f'is defined, metrics={{"{metric.removeprefix("val_")}": ff.Metric(function, mode="max")}}.'
         )
     return found  # pyright: ignore[reportReturnType]
+
+
+def needed(module: str, what: str, extra: str = "data") -> Any:
+    """A module of one of flaxfit's extras, imported late; an `ImportError` says what needs it and how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{what} needs {module}, which cannot be imported ({error}): pip install flaxfit[{extra}]") from error

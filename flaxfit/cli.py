@@ -1,4 +1,4 @@
-"""The command line: what can be done with a run directory without writing code."""
+"""Shows, resumes, evaluates and exports a run from its directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 @dataclass(frozen=True)
 class Resume:
-    """Run the recorded command again, in the directory it was given in: it goes on where it stopped."""
+    """Resume a run: start its recorded command again, in the directory in which it was started."""
 
     run: Run
     """The run directory."""
@@ -24,38 +24,38 @@ class Resume:
 
 @dataclass(frozen=True)
 class Show:
-    """Tell what a run is, how far it is and whether it overfits."""
+    """Show what was run, how far it is, and whether it overfits."""
 
     run: Run
     """The run directory."""
     member: str | None = None
-    """Of a population, the name of the member to show, such as l2=0.001,seed=0."""
+    """The name of a member of a population, such as l2=0.001,seed=0. By default all members are listed."""
     plot: bool = False
-    """Draw the learning curves too, into the run's plots/learning_curves.png."""
+    """Also draw the learning curves, to plots/learning_curves.png in the run directory."""
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score the best model on a data set."""
+    """Evaluate the best model of a run on a data set."""
 
     run: Run
     """The run directory, or a .flaxfit file."""
     data: str | None = None
-    """A data set that `flaxfit.data.load` knows; by default the one it was trained on."""
+    """The name of a data set that flaxfit.data.load knows. By default it is the one that the run was trained on."""
     part: Literal["train", "validation", "test"] | None = None
-    """Which of its rows: the source's own test set, by default, or those that the run trained on or validated on."""
+    """Which examples: the data set's own test set (the default), or those that the run was trained or validated on."""
     originals: Path | None = None
-    """Directory of original data files; by default what FLAXFIT_ORIGINALS names."""
+    """A directory of original data files. By default it is what the environment variable FLAXFIT_ORIGINALS names."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """Pack the best model into a single file."""
+    """Pack the best model of a run into a single file, for flaxfit.load."""
 
     run: Run
     """The run directory."""
     out: Path | None = None
-    """The file; by default model.flaxfit in the run directory."""
+    """The file to write. By default it is model.flaxfit in the run directory."""
 
 
 def _resume(command: Resume) -> None:
@@ -78,16 +78,16 @@ def _show(command: Show) -> None:
             _show_population(directory, config)
             return
         saved = _members(directory, command.member)[command.member]
-        directory = RunDirectory(directory.members / command.member)
+        directory = directory.member(command.member)
         config, history = {**saved.record, "environment": config["environment"]}, saved.history
     print(f"{directory.path}\n  model: {config['task']['model']}")
     for name, data in config["data"].items():
-        print(f"  {name}: {data['count']} rows of {data['source']} {data.get('rows', '')}")
+        print(f"  {name}: {data['count']} examples of {data['source']} {data.get('rows', '')}")
     print("  " + ", ".join(f"{name} {value}" for name, value in config["arguments"].items()))
     environment = config["environment"]
     print(f"  started {environment['started']} on {environment['device']['kind']}: {' '.join(environment['command'])}")
     if history is None or not len(history.epochs):
-        print("No epoch is finished.")
+        print("No epoch is finished yet.")
         return
     last = {name: value for name, value in history.row(-1).items() if name != "best_epoch"}
     print(f"Epoch {history.epochs[-1]} of {config['arguments']['epochs']}, best epoch {history.best_epoch}")
@@ -108,7 +108,7 @@ def _show_population(directory: Any, config: dict[str, Any]) -> None:
     for name, saved in _members(directory).items():
         history = saved.history
         if not len(history.epochs):
-            print(f"  {name}: no epoch is finished")
+            print(f"  {name}: no epoch is finished yet")
             continue
         column = f"val_{history.data_loss}" if f"val_{history.data_loss}" in history else history.data_loss
         best = history.best_epoch
@@ -117,7 +117,7 @@ def _show_population(directory: Any, config: dict[str, Any]) -> None:
 
 
 def _members(directory: Any, name: str | None = None) -> dict[str, Any]:
-    """What is saved of a population's members, or of one of them, by name."""
+    """Returns what is saved of all members of a population, or of one, by name."""
     from flaxfit.arguments import unknown
     from flaxfit.storage.store import Store
 
@@ -134,7 +134,9 @@ def _evaluate(command: Evaluate) -> None:
     model = load(command.run)
     name = command.data or model.metadata["data"]["source"]
     if name == "arrays":
-        raise ValueError(f"{command.run} was trained on arrays of one's own: name a data set with --data, or use flaxfit.load in a script.")
+        raise ValueError(
+            f"{command.run} was trained on arrays, not on a data set with a name: pass --data, or use flaxfit.load in a script."
+        )
     options: dict[str, Any] = {"vocabulary": len(model.features or ())} if name == "imdb" else {}
     splits = data.load(name, originals=command.originals, **options)
     part = command.part or ("validation" if splits.test is None else "test")
@@ -144,12 +146,15 @@ def _evaluate(command: Evaluate) -> None:
 
         first, _, last = _config(RunDirectory(command.run))["data"].get(part, {}).get("rows", "").partition(":")
         if not last.isdecimal():
-            raise ValueError(f"{command.run} names no range of {name} for its {part} rows: score them in a script, with flaxfit.load.")
+            raise ValueError(
+                f"the {part} examples of {command.run} are not a range of {name}, but were drawn at random: "
+                "evaluate them in a script, with flaxfit.load."
+            )
         rows = splits.train[int(first) : int(last)]
     if rows is None:
-        raise ValueError(f"{name} has no test set of its own: --part validation takes the rows that this run validated on.")
+        raise ValueError(f"{name} has no test set of its own: pass --part validation to use the validation examples of this run.")
     scores = ", ".join(f"{metric} {value:.6g}" for metric, value in model.evaluate(rows).items())
-    print(f"{name}, {part}, {len(rows)} rows: {scores}")
+    print(f"{name}, {part}, {len(rows)} examples: {scores}")
 
 
 def _export(command: Export) -> None:
@@ -164,19 +169,19 @@ def _export(command: Export) -> None:
 def _config(directory: Any) -> dict[str, Any]:
     config = directory.read_config()
     if config is None:
-        raise FileNotFoundError(f"{directory.path} is no run directory: it has no {directory.config_path.name}.")
+        raise FileNotFoundError(f"{directory.path} is not a run directory: it has no {directory.config_path.name}.")
     return config
 
 
 def script(main: Callable[[Any], object], config: type, description: str | None) -> None:
-    """Runs a script's `main` with the options of its command line: its last line.
+    """Runs the `main` function of a script with the options from its command line.
 
-    Where flaxfit cannot find or fetch what it needs, it ends with that sentence and status 1 instead of a traceback.
+    If a file is missing or a download fails, the script ends with the error's message and status 1 instead of a traceback.
 
     Args:
-      main: takes the options.
-      config: a dataclass of the options, whose fields have defaults and docstrings.
-      description: what `--help` tells first, such as the script's docstring.
+      main: a function that takes the options.
+      config: a dataclass of the options. Its fields have defaults, and their docstrings are shown by `--help`.
+      description: the text at the top of `--help`, such as the docstring of the script.
 
     Example:
       >>> from dataclasses import dataclass
@@ -191,16 +196,16 @@ def script(main: Callable[[Any], object], config: type, description: str | None)
     try:
         main(tyro.cli(config, description=description))
     except OSError as error:
-        if error.errno is not None:  # the operating system's own, such as a full disk: where it happened matters
+        if error.errno is not None:  # An error of the operating system, such as a full disk: the traceback says where.
             raise
         raise SystemExit(str(error)) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command `flaxfit`.
+    """Runs the command `flaxfit`.
 
     Returns:
-      0, or 1 where something went wrong, which is told on standard error; wrong usage exits with 2.
+      0, or 1 after an error, whose message is written to standard error. Wrong usage exits with status 2.
     """
     command = tyro.cli(Resume | Show | Evaluate | Export, args=arguments, prog="flaxfit", description=__doc__)
     what: dict[type, Any] = {Resume: _resume, Show: _show, Evaluate: _evaluate, Export: _export}

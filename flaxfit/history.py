@@ -1,4 +1,4 @@
-"""What a run logged: one array a metric, one value an epoch."""
+"""The history of a run: the metrics that each epoch logged."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flaxfit.arguments import Mode, mode_of, unknown
+from flaxfit.arguments import Mode, mode_of, needed, unknown
 
 if TYPE_CHECKING:
     import pandas
 
 
 class History(Mapping[str, np.ndarray]):
-    """Arrays by name and epoch, read like a mapping.
+    """The logged metrics of a run, as a mapping from the name of a column to an array with one value for each epoch.
 
-    `loss` and `val_loss` are the objective; the data loss is under the loss function's name; metrics are by name, each also with `val_`.
-    `best_epoch` is a column too: the best epoch as known at that epoch.
+    `loss` and `val_loss` are the objective. The data loss is logged under the name of the loss function, and a metric under its own name;
+    with validation, each is also there with the prefix `val_`. The column `best_epoch` is the best epoch as it was known at each epoch.
 
     Args:
-      columns: name -> one number an epoch, all of one length, in the order in which they are written.
-      first_epoch: the epoch of the first entry.
-      data_loss: the name of the data loss; by default the first training column besides `loss` that `modes` does not call "max".
-      rows: training rows, or None where it is not known.
-      validation_rows: validation rows, likewise.
-      modes: name -> "min" or "max", of the metrics that say it.
+      columns: name -> one number for each epoch. All columns have the same length.
+      first_epoch: the number of the first epoch.
+      data_loss: the name of the data loss. By default it is the first column after `loss` that `modes` does not call "max".
+      rows: the number of training examples, or None if it is not known.
+      validation_rows: the number of validation examples, or None.
+      modes: metric name -> "min" or "max", whether the metric is best when small or large.
 
     Attributes:
-      epochs: the number of each epoch, shape (epochs,).
-      best_epoch: the best epoch by the run's monitor, from 1; None where there was none or it was not logged.
-      rows, validation_rows, modes: as given.
+      epochs: the number of each epoch, int array of shape (epochs,).
+      best_epoch: the best epoch by the monitored metric, from 1, or None if there was none or it was not logged.
+      rows: the number of training examples, or None if it is not known.
+      validation_rows: the number of validation examples, or None.
+      modes: metric name -> "min" or "max".
 
     Raises:
-      ValueError: columns of unequal length, or one called `epoch`, which is the index.
-      KeyError: an unknown name, with the nearest one.
+      ValueError: the columns have different lengths, or one of them is called `epoch`, which is the index.
+      KeyError: there is no column of that name. The message names the nearest one.
 
     Example:
       >>> history = History({"loss": [0.7, 0.5], "mse": [0.6, 0.4], "val_loss": [0.8, 0.9], "val_mse": [0.7, 0.8]})
@@ -61,10 +63,10 @@ class History(Mapping[str, np.ndarray]):
     ):
         self._columns = {name: np.asarray(values, float) for name, values in columns.items()}
         if "epoch" in self._columns:
-            raise ValueError("a History numbers its epochs itself: leave out the column 'epoch' and give first_epoch")
+            raise ValueError("a History numbers its epochs itself: leave out the column 'epoch', and pass first_epoch=... instead.")
         lengths = {name: len(values) for name, values in self._columns.items()}
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"the columns of a History must be of one length, got {lengths}")
+            raise ValueError(f"all columns of a History must have the same length, got {lengths}.")
         self.epochs = first_epoch + np.arange(next(iter(lengths.values()), 0))
         self.rows, self.validation_rows = rows, validation_rows
         self.modes: dict[str, Mode] = dict(modes or {})
@@ -85,7 +87,7 @@ class History(Mapping[str, np.ndarray]):
         return len(self._columns)
 
     def __eq__(self, other: object) -> bool:
-        """Same names in the same order, same epochs, same bits."""
+        """Whether both have the same columns in the same order, the same epochs, and the same values to the last bit."""
         return (
             isinstance(other, History)
             and list(self) == list(other)
@@ -99,14 +101,17 @@ class History(Mapping[str, np.ndarray]):
         return f"History({len(self.epochs)} epochs of {', '.join(self)})"
 
     def mode(self, metric: str, given: Mode | None = None) -> Mode:
-        """Whether a column is best when small or large. The objective and the data loss are best when small.
+        """Returns whether a column is best when small or large. The objective and the data loss are best when small.
 
         Args:
-          metric: its name, with or without `val_`.
-          given: the caller's own `mode=` argument, which wins.
+          metric: the name of the column, with or without `val_`.
+          given: a mode that the caller has been given. It takes precedence.
+
+        Returns:
+          "min" or "max".
 
         Raises:
-          ValueError: it is not known, or `given` is neither "min" nor "max".
+          ValueError: the mode is not known, or `given` is neither "min" nor "max".
 
         Example:
           >>> History({"loss": [0.7], "mse": [0.6], "auc": [0.9]}, modes={"auc": "max"}).mode("val_auc")
@@ -119,22 +124,22 @@ class History(Mapping[str, np.ndarray]):
         """The name of the data loss.
 
         Raises:
-          ValueError: it was not given, and no column stands after `loss`.
+          ValueError: it was not given, and there is no column after `loss`.
         """
         if self._data_loss is None:
-            raise ValueError(f"a history of training starts with the columns loss and the data loss, this one has: {', '.join(self)}")
+            raise ValueError(f"this history does not name the data loss: pass History(data_loss=...). It has: {', '.join(self)}")
         return self._data_loss
 
     def row(self, index: int) -> dict[str, float]:
-        """The metrics of one epoch by position, as plain numbers; -1 is the last."""
+        """Returns the metrics of one epoch as plain numbers. `index` counts from 0; -1 is the last epoch."""
         return {name: float(values[index]) for name, values in self._columns.items()}
 
     @classmethod
     def mean(cls, histories: Iterable[History]) -> History:
-        """The mean of several runs, epoch by epoch as far as all of them go; without `best_epoch`, of which a mean says nothing.
+        """Returns the mean of several histories, epoch by epoch, up to the length of the shortest one and without `best_epoch`.
 
         Raises:
-          ValueError: no histories, or of unlike columns.
+          ValueError: there are no histories, or they have different columns or first epochs.
 
         Example:
           >>> History.mean([History({"loss": [0.4, 0.2]}), History({"loss": [0.6, 0.3, 0.1]})])["loss"].tolist()
@@ -142,7 +147,7 @@ class History(Mapping[str, np.ndarray]):
         """
         runs = list(histories)
         if not runs or any((*run, *run.epochs[:1]) != (*runs[0], *runs[0].epochs[:1]) for run in runs):
-            raise ValueError(f"a mean needs histories of the same columns and first epoch, at least one, got {runs}.")
+            raise ValueError(f"History.mean needs one or more histories with the same columns and the same first epoch, got {runs}.")
         length = min(len(run.epochs) for run in runs)
         columns = {name: np.mean([run[name][:length] for run in runs], axis=0) for name in runs[0] if name != "best_epoch"}
         first = runs[0]
@@ -150,22 +155,26 @@ class History(Mapping[str, np.ndarray]):
         return cls(columns, int(first.epochs[0]) if length else 1, data_loss=first._data_loss, **facts)
 
     def lines(self) -> Iterator[str]:
-        """One line of JSON an epoch. NaN and infinities, which JSON lacks, are the strings "nan", "inf" and "-inf"."""
+        """Yields one line of JSON for each epoch. NaN and infinities, which JSON does not have, become "nan", "inf" and "-inf"."""
         for index, epoch in enumerate(self.epochs):
             values = {name: value if math.isfinite(value) else str(value) for name, value in self.row(index).items()}
             yield json.dumps({"epoch": int(epoch), **values}, allow_nan=False)
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
-        """Writes `lines` to a file."""
+        """Writes the history to a file, one line of JSON for each epoch."""
         with open(path, "w", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in self.lines())
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str], **facts: Any) -> History:
-        """Reads what `to_jsonl` or a run in its directory wrote; `facts` are `data_loss`, `rows`, ..., which the file does not have.
+        """Reads a file that `to_jsonl` wrote, or `metrics.jsonl` of a run's directory.
+
+        Args:
+          path: the file.
+          facts: keyword arguments of `History` that the file does not have, such as `data_loss` and `rows`.
 
         Raises:
-          ValueError: a line that is no such JSON, or out of order, with its number.
+          ValueError: a line is not such JSON, or its epoch does not follow the epoch before. The message gives the number of the line.
         """
         rows: list[dict[str, Any]] = []
         with open(path, encoding="utf-8") as file:
@@ -173,7 +182,7 @@ class History(Mapping[str, np.ndarray]):
                 try:
                     row = {name: float(value) for name, value in json.loads(line).items()}
                     if "epoch" not in row or (rows and (list(row) != list(rows[0]) or row["epoch"] != rows[-1]["epoch"] + 1)):
-                        raise ValueError("not the epoch after the line before, or other columns")
+                        raise ValueError("it is not the next epoch, or it has other columns")
                 except (ValueError, TypeError, AttributeError) as error:
                     raise ValueError(f"{os.fspath(path)}, line {number}: not a line of metrics ({error})") from error
                 rows.append(row)
@@ -181,7 +190,6 @@ class History(Mapping[str, np.ndarray]):
         return cls(columns, int(rows[0]["epoch"]) if rows else 1, **facts)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A data frame with one row an epoch, indexed by `epoch`. Needs pandas."""
-        import pandas
-
+        """Returns a data frame with one row for each epoch, indexed by `epoch`. It needs pandas (`pip install flaxfit[data]`)."""
+        pandas = needed("pandas", "History.to_pandas")
         return pandas.DataFrame(dict(self), index=pandas.Index(self.epochs, name="epoch"))

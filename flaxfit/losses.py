@@ -5,16 +5,18 @@ To set an argument: `functools.partial(categorical_crossentropy, label_smoothing
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 
-from flaxfit.arguments import Mode
+from flaxfit.arguments import Mode, check_count, in_order, targets_first, unwrapped
 from flaxfit.shapes import Outputs, Rows, Targets
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -92,6 +94,189 @@ def mse(logits: Outputs, y: Targets) -> Rows:
     return row_means(optax.squared_error(*aligned(logits, y)))
 
 
+@has_mode("min")
+def mae(logits: Outputs, y: Targets) -> Rows:
+    """Absolute error, averaged over a row's outputs. Shapes as `mse`.
+
+    Example:
+      >>> mae(jnp.array([[1.0], [3.0]]), jnp.array([0.0, 5.0]))
+      Array([1., 2.], dtype=float32)
+    """
+    logits, y = aligned(logits, y)
+    return row_means(jnp.abs(logits - y))
+
+
+@has_mode("min")
+def huber(logits: Outputs, y: Targets, delta: Any = 1.0) -> Rows:
+    """Half the squared error up to `delta`, and beyond it linear (Huber 1964, "Robust estimation of a location parameter"); by optax.
+
+    Args:
+      logits, y: as `mse`.
+      delta: above 0, in the unit of the targets; may be traced.
+
+    Example:
+      >>> huber(jnp.array([0.5, 3.0]), jnp.zeros(2))
+      Array([0.125, 2.5  ], dtype=float32)
+    """
+    return row_means(optax.huber_loss(*aligned(logits, y), delta=delta))
+
+
+@has_mode("min")
+def pinball(logits: Outputs, y: Targets, quantile: Any = 0.5) -> Rows:
+    """The loss whose minimum is a quantile of the targets, with half the absolute error for the median (Koenker and Bassett 1978,
+    "Regression quantiles").
+
+    Args:
+      logits, y: as `mse`; or logits of shape (n, quantiles) with `y` of shape (n,) or (n, 1).
+      quantile: between 0 and 1, or one for each output of a row; may be traced.
+
+    Raises:
+      ValueError: shapes that do not match, or a quantile outside (0, 1).
+
+    Example:
+      >>> pinball(jnp.array([0.0, 0.0]), jnp.array([1.0, -1.0]), quantile=0.75)
+      Array([0.75, 0.25], dtype=float32)
+    """
+    if not isinstance(quantile, Tracer) and not all(0 < each < 1 for each in np.ravel(quantile)):
+        raise ValueError(f"pinball(quantile=...) must lie between 0 and 1, got {quantile!r}.")
+    quantiles = jnp.asarray(quantile, jnp.float32)
+    if quantiles.ndim == 1 and logits.shape[-1:] == quantiles.shape and logits.ndim == 2 and y.size == y.shape[0]:
+        y = jnp.broadcast_to(y.reshape(-1, 1), logits.shape)
+    logits, y = aligned(logits, y)
+    quantiles = jnp.broadcast_to(quantiles, logits.shape)
+    return row_means(jnp.where(y > logits, quantiles, 1 - quantiles) * jnp.abs(y - logits))
+
+
+@has_mode("min")
+def poisson_nll(logits: Outputs, y: Targets) -> Rows:
+    """The negative log-likelihood of counts under a Poisson distribution whose log rate is the output, without its constant log(y!).
+
+    Args:
+      logits: logarithms of rates, shapes as `mse`.
+      y: counts, 0 or more.
+
+    Example:
+      >>> poisson_nll(jnp.log(jnp.array([1.0, 2.0])), jnp.array([0, 2])).round(3)
+      Array([1.   , 0.614], dtype=float32)
+    """
+    logits, y = aligned(logits, y)
+    return row_means(jnp.exp(logits) - y * logits)
+
+
+@has_mode("min")
+def hinge(logits: Outputs, y: Targets) -> Rows:
+    """The hinge loss of a support vector machine, for labels 0 and 1 or class numbers; by optax.
+
+    Args:
+      logits: shapes as `binary_crossentropy` for two classes; (n, classes) or (n, ..., classes) for more.
+      y: 0 and 1, in the first case; integers of shape (n,) or (n, ...) in the second, where the label's logit is to be above the largest
+        other by 1 (Crammer and Singer 2001).
+
+    Example:
+      >>> hinge(jnp.array([0.25, 3.0]), jnp.array([1, 0]))
+      Array([0.75, 4.  ], dtype=float32)
+      >>> hinge(jnp.array([[0.0, 0.5, 2.0]]), jnp.array([2]))
+      Array([0.], dtype=float32)
+    """
+    if _many(logits, y):
+        return row_means(optax.losses.multiclass_hinge_loss(logits, y))
+    logits, y = aligned(logits, y)
+    return row_means(optax.losses.hinge_loss(logits, 2 * y - 1))
+
+
+@has_mode("min")
+def focal(logits: Outputs, y: Targets, gamma: Any = 2.0, alpha: Any = None) -> Rows:
+    """Cross-entropy times (1 - p)**gamma, p being the probability of the label, so that easy rows count less (Lin et al. 2017, "Focal
+    loss for dense object detection").
+
+    Args:
+      logits: shapes as `binary_crossentropy` for labels 0 and 1; (n, classes) or (n, ..., classes) for class numbers.
+      y: 0 and 1, or probabilities, in the first case, which is optax's; integers of shape (n,) or (n, ...) in the second.
+      gamma: 0 or more, 0 being plain cross-entropy; may be traced.
+      alpha: the weight of label 1, that of label 0 being 1 - alpha; or a weight for each class. None: no weights.
+
+    Raises:
+      ValueError: shapes that do not match.
+
+    Example:
+      >>> focal(jnp.array([0.0, 2.0]), jnp.array([1, 1])).round(4)
+      Array([0.1733, 0.0018], dtype=float32)
+    """
+    if not _many(logits, y):
+        return row_means(optax.losses.sigmoid_focal_loss(*aligned(logits, y), alpha=alpha, gamma=gamma))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+    weights = 1.0 if alpha is None else jnp.asarray(alpha)[y]
+    return row_means(weights * (-jnp.expm1(-losses)) ** gamma * losses)
+
+
+@has_mode("min")
+def kl(logits: Outputs, y: Targets) -> Rows:
+    """The Kullback-Leibler divergence of the softmax of logits from the probabilities in `y`, as when a network learns from another's;
+    by optax.
+
+    Args:
+      logits: shape (n, classes) or (n, ..., classes).
+      y: a probability of each class, the same shape.
+
+    Raises:
+      ValueError: shapes that do not match.
+
+    Example:
+      >>> kl(jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]])).round(3)
+      Array([0.693], dtype=float32)
+    """
+    if logits.shape != y.shape or logits.ndim < 2:
+        raise ValueError(f"kl compares logits (n, classes) with probabilities of the same shape, got {logits.shape} and {y.shape}.")
+    return row_means(optax.losses.kl_divergence(jax.nn.log_softmax(logits), y))
+
+
+@dataclass(frozen=True)
+class of_batch:
+    """A loss or metric of a whole batch, in which rows meet: a contrastive loss such as InfoNCE, a loss of pairs, a soft F1.
+
+    Its value depends on how rows are batched. In training a batch is what `fit(batch_size=...)` makes of it. Validation in `fit` and
+    `flaxfit.evaluate` both take `batch_size` rows at a time in the order of the data, whatever their own batch size, and give the mean over
+    batches weighted by their rows; the last batch has the rows that are left. Rows cannot have weights.
+
+    Attributes:
+      function: (logits, y) -> one number for the batch, or one a row, of which the mean is taken.
+      batch_size: rows of a batch in validation and evaluation. For values comparable to those of training give `fit`'s.
+
+    Raises:
+      ValueError, TypeError: a batch size below 1.
+
+    Example:
+      >>> def variance(logits, y):
+      ...     return logits.var()
+      >>> of_batch(variance, batch_size=64)(jnp.array([1.0, 3.0]), jnp.zeros(2))
+      Array([1., 1.], dtype=float32)
+    """
+
+    function: Callable[..., Any]
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        check_count("of_batch(batch_size=...)", self.batch_size, 1, "rows of a batch")
+        object.__setattr__(self, "function", in_order(self.function, "of_batch's function"))
+
+    @property
+    def __name__(self) -> str:
+        return getattr(unwrapped(self.function), "__name__", "<lambda>")
+
+    @property
+    def mode(self) -> Mode | None:
+        """Whether it is best when small or large, as the function says."""
+        return mode_of_function(self.function)
+
+    def __call__(self, logits: Any, y: Any, **options: Any) -> Rows:
+        """The number for the batch, once a row."""
+        rows = jax.tree.leaves(y)[0].shape[0]
+        value = jnp.asarray(self.function(logits, y, **options))
+        if value.shape not in ((), (rows,)):
+            raise ValueError(f"of_batch({self.__name__}) must return one number for the batch, or one a row, got shape {value.shape}.")
+        return jnp.broadcast_to(value.mean(), (rows,))
+
+
 def aligned(logits: Outputs, y: Targets) -> tuple[Any, Any]:
     """Both in one shape and floating type: (n, 1) meets (n,).
 
@@ -127,6 +312,12 @@ def is_class_number(logits: Outputs, y: Targets) -> bool:
     return True
 
 
+def _many(logits: Outputs, y: Targets) -> bool:
+    """Whether `y` has class numbers for logits of several classes."""
+    integer = jnp.issubdtype(y.dtype, jnp.integer)
+    return logits.ndim > 1 and logits.shape[-1] > 1 and y.shape == logits.shape[:-1] and integer
+
+
 def row_means(values: Any) -> Rows:
     """The mean of each row, shape (rows,)."""
     return values.reshape(values.shape[0], math.prod(values.shape[1:])).mean(1) if values.ndim > 1 else values
@@ -145,14 +336,17 @@ def mode_of_function(function: Any) -> Mode | None:
     """Whether a loss or metric is best when small or large, as it says itself; None where it does not.
 
     A function says it by an attribute `mode`, as those of `flaxfit.losses` and `flaxfit.metrics` and every `flaxfit.Metric` do. The losses
-    of optax are best when small. A `functools.partial` says what its function says.
+    of optax and of Keras are best when small. A `functools.partial` says what its function says.
 
     Example:
+      >>> import functools
       >>> mode_of_function(functools.partial(mse)), mode_of_function(optax.squared_error), mode_of_function(jnp.add)
       ('min', 'min', None)
     """
-    while isinstance(function, functools.partial):
-        function = function.func
+    function = unwrapped(function)
+    if isinstance(function, targets_first):
+        return mode_of_function(function.function)
     if (mode := getattr(function, "mode", None)) is not None:
         return mode
-    return "min" if (getattr(function, "__module__", None) or "").split(".")[0] == "optax" else None
+    package, *parts = (getattr(function, "__module__", None) or "").split(".")
+    return "min" if package == "optax" or (package == "keras" and "losses" in parts) else None

@@ -1,7 +1,7 @@
-"""Randomness as a function of position: named key streams and a 32-bit mixing hash.
+"""Random numbers as functions of the seed and the position: named streams of keys, and a 32-bit hash.
 
-Nothing random is ever stored. A key is the run's root folded with the CRC-32 of a stream's name, then with a position (a step,
-an epoch), so a run that stops and goes on draws what it would have drawn.
+Nothing random is stored. A key is the run's root key, folded with the CRC-32 of the stream's name and then with the step or the epoch. So
+a run that is resumed draws the same numbers as a run that was never interrupted.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from flaxfit.shapes import Key
 
 
 def stream(root: Key, name: str) -> Key:
-    """The key of the stream called `name`.
+    """Returns the key of the random stream called `name`.
 
     Args:
-      root: the run's key, `jax.random.key(seed)`.
+      root: the root key of the run, `jax.random.key(seed)`.
       name: any text, such as `"dropout"`.
 
     Returns:
-      A key; fold the step or the epoch into it.
+      A key. Fold the step or the epoch into it.
 
     Example:
       >>> import jax
@@ -40,20 +40,20 @@ def stream(root: Key, name: str) -> Key:
 
 
 def mix32(value: Any, first: Any, second: Any, xp: ModuleType = jnp) -> Any:
-    """A keyed hash of 32-bit words: two multiplications and three shifts, the same in `jax.numpy` and NumPy.
+    """Computes a keyed hash of 32-bit words, with the same result in `jax.numpy` and NumPy.
 
-    The multipliers and shifts are "lowbias32" of Wellons (2018, "Prospecting for hash functions"), whose measured avalanche bias is
-    the lowest known of that form; the second key word enters between the multiplications, so that two keys give more than a
-    re-numbering of the same words. Not for cryptography.
+    The multipliers and shifts are those of "lowbias32" by Wellons (2018, "Prospecting for hash functions"), which has the lowest known
+    avalanche bias of its form. The second key word enters between the multiplications. Otherwise another key would only give the same
+    words in another order. The hash is not for cryptography.
 
     Args:
-      value: uint32 array, the counter.
-      first: uint32 key word, broadcastable to `value`.
-      second: uint32 key word, likewise.
+      value: the counters, uint32 array.
+      first: the first key word, uint32, broadcastable to `value`.
+      second: the second key word, uint32, broadcastable to `value`.
       xp: `jax.numpy` or `numpy`.
 
     Returns:
-      uint32 array of the broadcast shape.
+      A uint32 array of the broadcast shape.
     """
     value = value ^ first
     value = value ^ (value >> xp.uint32(16))
@@ -65,8 +65,8 @@ def mix32(value: Any, first: Any, second: Any, xp: ModuleType = jnp) -> Any:
 
 
 def random_bits(key: Key, shape: tuple[int, ...]) -> Array:
-    """Uniform 32-bit words, as a hash of the position: threefry takes as long as a matrix product on a CPU. Not for cryptography."""
+    """Returns uniform 32-bit words as a hash of the position, which on a CPU is several times faster than JAX's threefry."""
     first, second, *rest = jax.random.key_data(key).ravel()
-    for word in rest:  # keys of other kinds than threefry; "rbg" repeats its words, so xor would cancel them
+    for word in rest:  # Keys of other kinds than threefry are longer. "rbg" repeats its words, so that xor would cancel them.
         first, second = second, mix32(word, second, first)
     return mix32(jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape), first, second)

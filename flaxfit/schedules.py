@@ -1,4 +1,4 @@
-"""The learning rate's schedule that optax lacks; the others are optax's own, such as `optax.cosine_decay_schedule`."""
+"""A learning rate schedule that optax does not have. For others see optax, such as `optax.cosine_decay_schedule`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from optax import Schedule
 
 
 def inverse_time_decay(initial: Any, decay_steps: float, decay_rate: Any = 1.0, staircase: bool = False) -> Schedule:
-    """The initial value over 1 + decay_rate * step / decay_steps: Keras's `InverseTimeDecay`.
+    """Returns the schedule `initial / (1 + decay_rate * step / decay_steps)`, which is Keras's `InverseTimeDecay`.
 
-    With decay_rate 1 it is half after `decay_steps`, a third after twice as many.
+    With a decay rate of 1, the value is half the initial one after `decay_steps` steps, and a third after twice as many.
 
     Args:
-      initial: the value at step 0, may be traced.
-      decay_steps: steps in the unit of `decay_rate`; optimizer steps, not epochs.
-      decay_rate: may be traced.
-      staircase: whole units only: `step / decay_steps` is rounded down.
+      initial: the value at step 0. It may be traced.
+      decay_steps: the number of optimizer steps (not epochs) in which the denominator grows by `decay_rate`.
+      decay_rate: how fast the value falls. It may be traced.
+      staircase: whether to round `step / decay_steps` down, so that the value falls in steps.
 
     Returns:
-      step -> value.
+      A schedule: a function from the step to the value.
 
     Raises:
-      ValueError: decay_steps not above 0.
+      ValueError: `decay_steps` is not above 0.
 
     Example:
       >>> schedule = inverse_time_decay(0.001, decay_steps=20_000)

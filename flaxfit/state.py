@@ -1,4 +1,4 @@
-"""Everything that changes while a run trains, as plain pytrees: a checkpoint is a `RunState` and nothing else."""
+"""The state of a run: everything that changes during training, as plain pytrees. A checkpoint holds a `RunState`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from jax import Array
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """A model under training.
+    """The weights of a model and the state of its optimizer.
 
     Attributes:
-      step: optimizer steps taken, int32 scalar.
-      params: the model's "params" collection.
-      collections: every other Linen collection, by name ("batch_stats", ...).
-      opt_state: what the optax chain keeps; None in a state that is for evaluation only, whose `params` are what
-        `Task.eval_params` gave.
+      step: the number of optimizer steps taken, int32 scalar.
+      params: the Linen collection "params".
+      collections: the other Linen collections by name, such as "batch_stats".
+      opt_state: the state of the optimizer. It is None in a state that is for evaluation only, such as `Result.best`; its `params` are
+        then those that `Task.eval_params` returned.
     """
 
     step: Array
@@ -55,15 +55,15 @@ class CurveState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StopperState:
-    """What early stopping remembers.
+    """The state of early stopping.
 
     Attributes:
-      best: the best value of the monitor, float32 scalar.
-      best_epoch: its epoch, from 1; 0 while there is none.
-      wait: checks since then without improvement, int32 scalar.
-      improved: whether the last check was the best so far.
-      stopped: whether training should stop.
-      curve: the monitor so far, for `patience="auto"`; else None.
+      best: the best value of the monitored metric, float32 scalar.
+      best_epoch: the epoch of that value, from 1; 0 if there is none yet. int32 scalar.
+      wait: the number of epochs since then without improvement, int32 scalar.
+      improved: whether the last epoch was the best so far, bool scalar.
+      stopped: whether training should stop, bool scalar.
+      curve: the monitored metric so far, with `patience="auto"`; else None.
     """
 
     best: Array
@@ -77,13 +77,13 @@ class StopperState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PlateauState:
-    """What a plateau schedule remembers.
+    """The state of a `Plateau`.
 
     Attributes:
-      scale: what updates are multiplied by, float32 scalar.
-      best: the best value of the monitor, float32 scalar.
-      wait: checks since then without improvement, int32 scalar.
-      cooldown: checks for which none is counted after a reduction, int32 scalar.
+      scale: the factor that updates are multiplied by, float32 scalar.
+      best: the best value of the monitored metric, float32 scalar.
+      wait: the number of epochs since then without improvement, int32 scalar.
+      cooldown: the number of epochs that are still left out of the count after a reduction, int32 scalar.
     """
 
     scale: Array
@@ -95,18 +95,18 @@ class PlateauState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RunState:
-    """A run under way: everything that is needed to continue it, besides task and data.
+    """The state of a run: everything that is needed to continue it, besides the task and the data.
 
     Attributes:
-      train: the model as it is now, perhaps inside an epoch.
-      best: the evaluation state of the best epoch.
-      stopper: best value and epoch, checks since, whether to stop.
-      plateau: how far the learning rate has been reduced; None without `fit(plateau=...)`.
-      sums: of each training metric, over the rows seen in this epoch: float32, shape (metrics,).
-      epoch: finished epochs, int32 scalar.
-      step: steps done in the epoch under way, int32 scalar.
-      diverged: whether the run ended on a loss or a weight that is not finite.
-      key: the run's root key.
+      train: the current weights and optimizer state. They may be those of a step inside an epoch.
+      best: the weights of the best epoch, for evaluation.
+      stopper: the best value and epoch, and the state of early stopping.
+      plateau: how far the learning rate has been reduced, or None without `fit(plateau=...)`.
+      sums: the sum of each training metric over the examples of the current epoch so far, float32, shape (metrics,).
+      epoch: the number of finished epochs, int32 scalar.
+      step: the number of finished steps in the current epoch, int32 scalar.
+      diverged: whether the run ended because a loss or a weight was not finite, bool scalar.
+      key: the root key of the run, from its seed.
     """
 
     train: TrainState
@@ -121,7 +121,7 @@ class RunState:
 
 
 def paths(params: Any) -> list[str]:
-    """The path of each parameter, such as `Dense_0/kernel`, in the order of `jax.tree.leaves`."""
+    """Returns the path of each parameter, such as `Dense_0/kernel`, in the order of `jax.tree.leaves`."""
     return [
         "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
         for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]

@@ -37,7 +37,12 @@ def test_show(finished, capsys):
     directory = finished[0]
     assert main(["show", str(directory)]) == 0
     text = capsys.readouterr().out
-    for words in ("train: 500 rows of digits 300:800", "validation: 300 rows of digits 0:300", "epochs 4, batch_size 32", "Epoch 4 of 4"):
+    for words in (
+        "train: 500 examples of digits 300:800",
+        "validation: 300 examples of digits 0:300",
+        "epochs 4, batch_size 32",
+        "Epoch 4 of 4",
+    ):
         assert words in text
 
 
@@ -75,10 +80,10 @@ def test_evaluate_and_export(finished, capsys):
     assert main(["evaluate", str(directory)]) == 0
     text = capsys.readouterr().out
     expected = ff.evaluate(task, result.best, splits.validation)
-    assert text.startswith("digits, validation, 300 rows: loss ")
+    assert text.startswith("digits, validation, 300 examples: loss ")
     assert float(text.split("accuracy ")[1]) == pytest.approx(expected["accuracy"], abs=1e-5)
     assert main(["evaluate", str(directory), "--part", "train"]) == 0
-    assert "digits, train, 500 rows" in capsys.readouterr().out
+    assert "digits, train, 500 examples" in capsys.readouterr().out
     home = str(Path(ff.__file__).parents[1]).encode()
     assert not any(home in file.read_bytes() for file in (directory / "export").iterdir())  # paths of one's own stay at home
     assert main(["export", str(directory)]) == 0

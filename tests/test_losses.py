@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from sklearn.metrics import log_loss
+from scipy.special import rel_entr, softmax, xlogy
+from sklearn.metrics import hinge_loss, log_loss, mean_absolute_error, mean_pinball_loss, mean_poisson_deviance
 
 from flaxfit import losses, metrics
 from flaxfit.nn import MLP
@@ -127,3 +128,76 @@ def test_losses_and_metrics_say_their_mode_through_partial_and_jit():
     assert losses.mode_of_function(jax.jit(metrics.top_k(2))) == "max"
     assert losses.mode_of_function(functools.partial(metrics.Metric(losses.mse, "max"))) == "max"
     assert losses.mode_of_function(lambda logits, y: y) is None
+
+
+RATES, COUNTS = RNG.normal(size=50).astype(np.float32), RNG.poisson(2.0, 50)
+
+
+def test_mae_huber_and_pinball_against_oracles():
+    outputs, y = RNG.normal(size=(2, 50)).astype(np.float32)
+    np.testing.assert_allclose(losses.mae(outputs, y).mean(), mean_absolute_error(y, outputs), rtol=1e-5)
+    error = np.abs(outputs - y)
+    for delta in (0.3, 1.0):
+        expected = np.where(error <= delta, error**2 / 2, delta * (error - delta / 2))
+        np.testing.assert_allclose(losses.huber(outputs[:, None], y, delta=delta), expected, rtol=1e-4, atol=1e-7)
+    for quantile in (0.1, 0.5, 0.9):
+        np.testing.assert_allclose(losses.pinball(outputs, y, quantile).mean(), mean_pinball_loss(y, outputs, alpha=quantile), rtol=1e-5)
+
+
+def test_pinball_of_several_quantiles_of_a_row():
+    outputs, y = RNG.normal(size=(50, 3)).astype(np.float32), RNG.normal(size=50).astype(np.float32)
+    quantiles = (0.1, 0.5, 0.9)
+    expected = np.mean([mean_pinball_loss(y, outputs[:, i], alpha=quantile) for i, quantile in enumerate(quantiles)])
+    for targets in (y, y[:, None]):
+        np.testing.assert_allclose(losses.pinball(outputs, targets, quantiles).mean(), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        losses.pinball(outputs, y, (0.1, 1.0))
+    with pytest.raises(ValueError, match="must have one shape"):
+        losses.pinball(outputs, y, 0.5)
+
+
+def test_the_minimum_of_pinball_is_the_quantile():
+    y = np.sort(RNG.normal(size=101)).astype(np.float32)
+    values = [float(losses.pinball(np.full(101, guess), y, 0.8).mean()) for guess in y]
+    assert np.argmin(values) == 80
+
+
+def test_poisson_against_scikit_learn_s_deviance():
+    deviance = 2 * (losses.poisson_nll(RATES, COUNTS) + xlogy(COUNTS, COUNTS) - COUNTS)
+    np.testing.assert_allclose(deviance.mean(), mean_poisson_deviance(COUNTS, np.exp(RATES)), rtol=1e-5)
+
+
+def test_hinge_against_scikit_learn():
+    np.testing.assert_allclose(losses.hinge(*BINARY).mean(), hinge_loss(BINARY[1], BINARY[0]), rtol=1e-5)
+    np.testing.assert_allclose(losses.hinge(*MULTI).mean(), hinge_loss(MULTI[1], MULTI[0]), rtol=1e-5)
+
+
+def test_focal_against_its_formula_and_cross_entropy():
+    for (logits, y), cross_entropy in ((BINARY, losses.binary_crossentropy), (MULTI, losses.categorical_crossentropy)):
+        chance = np.exp(-cross_entropy(logits, y))
+        np.testing.assert_allclose(losses.focal(logits, y, gamma=0.0), cross_entropy(logits, y), rtol=1e-5)
+        np.testing.assert_allclose(losses.focal(logits, y, gamma=1.5), (1 - chance) ** 1.5 * -np.log(chance), rtol=1e-3, atol=1e-6)
+    logits, y = MULTI
+    weights = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    np.testing.assert_allclose(losses.focal(logits, y, alpha=weights), weights[y] * losses.focal(logits, y), rtol=1e-5)
+    logits, y = BINARY
+    np.testing.assert_allclose(losses.focal(logits, y, alpha=0.3), np.where(y, 0.3, 0.7) * losses.focal(logits, y), rtol=1e-5)
+
+
+def test_kl_against_scipy():
+    logits, targets = MULTI[0], RNG.dirichlet(np.ones(4), 50).astype(np.float32)
+    np.testing.assert_allclose(losses.kl(logits, targets), rel_entr(targets, softmax(logits, 1)).sum(1), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="kl compares logits"):
+        losses.kl(*MULTI)
+
+
+@pytest.mark.parametrize("name", ["mae", "huber", "pinball", "poisson_nll", "hinge", "focal", "kl"])
+def test_new_losses_are_finite_with_their_gradients_for_large_outputs_and_say_their_mode(name):
+    loss = getattr(losses, name)
+    size = 80.0 if name == "poisson_nll" else 1e4
+    y = jnp.ones((2, 2)) / 2 if name == "kl" else jnp.ones(2)
+    logits = jnp.array([[size, -size], [-size, size]]) if name == "kl" else jnp.array([size, -size])
+    values, gradient = jax.value_and_grad(lambda z: loss(z, y).sum())(logits)
+    assert np.isfinite(values)
+    assert np.isfinite(gradient).all()
+    assert losses.mode_of_function(loss) == "min"

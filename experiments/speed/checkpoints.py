@@ -21,11 +21,11 @@ class Config:
     """Options."""
 
     originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
+    """A directory of original data files, which is searched before the network. By default FLAXFIT_ORIGINALS names it."""
     epochs: int = 100
-    """Epochs a run, some 35 seconds on 2 cores."""
+    """How many epochs to train each run; they take some 35 seconds on 2 cores."""
     repeats: int = 5
-    """Runs of each kind, in turn."""
+    """How many runs of each kind, which take turns."""
 
 
 def main(config: Config) -> None:

@@ -22,11 +22,11 @@ class Config:
     """Options."""
 
     originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
+    """A directory of original data files, which is searched before the network. By default FLAXFIT_ORIGINALS names it."""
     names: tuple[str, ...] = ("mnist", "fashion_mnist", "imdb", "higgs", "sonar", "digits")
-    """Data sets to load."""
+    """Which data sets to load."""
     repeats: int = 3
-    """How often each is prepared and loaded; medians are shown."""
+    """How often each is prepared and loaded. The table shows medians."""
 
 
 MEASURED = """

@@ -27,24 +27,24 @@ Peer = Callable[[], tuple[float, float]]
 
 @dataclass(frozen=True)
 class Workload:
-    """What all peers train: dense layers, on the same rows, in the same batches."""
+    """What all programs train: the same dense layers, on the same examples, in the same batches."""
 
     title: str
     train: ff.Dataset
     validation: ff.Dataset
     hidden: Sequence[int]
     outputs: int
-    """Logits: 1 for two classes."""
+    """How many logits the network has: 1 for two classes."""
     activation: str
     initializer: str
     optimizer: optax.GradientTransformation
     keras_optimizer: Callable[[Any], Any]
-    """The same of the module `keras`."""
+    """The same object of the module `keras`."""
     batch: int
     replacement: bool = False
-    """Batches are drawn with replacement, but by Keras, which cannot."""
+    """Whether batches are drawn with replacement, which all but Keras can do."""
     tolerance: float = 0.03
-    """Validation losses further apart are of different work."""
+    """How far validation losses may differ. Programs that differ more have not done the same work."""
 
     @property
     def rows(self) -> tuple[np.ndarray, ...]:
@@ -62,7 +62,7 @@ class Workload:
 
 
 def higgs(hidden: Sequence[int], title: str, originals: Path | None) -> Workload:
-    """HIGGS, 10,000 rows and 1,000 to validate, batch 500, Adam whose rate decays."""
+    """HIGGS with 10,000 examples to train on and 1,000 to validate on, batches of 500, and Adam with a falling learning rate."""
     splits = ff.data.load("higgs", validation=1_000, train=10_000, originals=originals)
     train, validation = (
         ff.Dataset(np.array(part.x, np.float32), np.array(part.y, np.float32)) for part in (splits.train, splits.validation)
@@ -76,7 +76,7 @@ def higgs(hidden: Sequence[int], title: str, originals: Path | None) -> Workload
 
 
 def by_hand(work: Workload, epochs: int, l2: float = 0.0) -> Peer:
-    """What an experienced user would write: one jitted scan an epoch, donated state, the order by NumPy, metrics fetched an epoch."""
+    """What an experienced user would write: one jitted scan per epoch with a donated state, and the order by NumPy."""
     optimizer, batch, (x, y, xv, yv) = work.optimizer, work.batch, work.rows
     initializer = getattr(nn.initializers, work.initializer)()
 
@@ -127,7 +127,7 @@ def by_hand(work: Workload, epochs: int, l2: float = 0.0) -> Peer:
 
 
 def keras_fit(work: Workload, steps: int, l2: float = 0.0) -> Callable[[int], tuple[float, float]]:
-    """Keras on JAX at so many steps an execution: epochs -> what a peer returns, each time from the same fresh weights."""
+    """Returns a function that trains Keras on JAX with a number of steps per execution, each time from the same initial weights."""
     os.environ["KERAS_BACKEND"] = "jax"
     import keras  # pyright: ignore[reportMissingImports]
 
@@ -156,7 +156,7 @@ def keras_fit(work: Workload, steps: int, l2: float = 0.0) -> Callable[[int], tu
 
 
 def keras_on_jax(work: Workload, epochs: int, l2: float = 0.0) -> dict[str, Peer]:
-    """Keras on JAX at the fastest of several `steps_per_execution`, under a name that says which."""
+    """Returns Keras on JAX at the fastest of several `steps_per_execution`, under a name that says which."""
     few, speeds, fits = max(2, epochs // 10), {}, {}
     for steps in (1, 5, 10, 20):
         fits[steps] = fit = keras_fit(work, steps, l2)
@@ -168,12 +168,12 @@ def keras_on_jax(work: Workload, epochs: int, l2: float = 0.0) -> dict[str, Peer
 
 
 def device() -> str:
-    """For a table's title."""
+    """Describes the workload, for the title of a table."""
     return f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}, flaxfit {ff.__version__}"
 
 
 def in_turn(peers: Mapping[str, Peer], repeats: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """So many rounds of all peers, after one that compiles: milliseconds an epoch, shape (repeats,), and the last validation loss."""
+    """Runs all programs in rounds. Returns milliseconds per epoch, shape (repeats,), and the last validation loss."""
     for peer in peers.values():
         peer()
     rounds = [{name: peer() for name, peer in peers.items()} for _ in range(repeats)]
@@ -181,7 +181,7 @@ def in_turn(peers: Mapping[str, Peer], repeats: int) -> tuple[dict[str, np.ndarr
 
 
 def show(title: str, unit: str, timings: Mapping[str, np.ndarray], losses: Mapping[str, float]) -> None:
-    """Prints the table; ratios are to the first peer, round by round."""
+    """Prints the table. Ratios are to the first program, round by round."""
     table, first = Table(title=title), next(iter(timings))
     for column in ("peer", f"{unit} (median)", "lowest", "highest", f"peer / {first} (median of ratios)", "val_loss, last epoch"):
         table.add_column(column)
@@ -192,6 +192,6 @@ def show(title: str, unit: str, timings: Mapping[str, np.ndarray], losses: Mappi
 
 
 def refuse_unequal(losses: Mapping[str, float], reference: str, tolerance: float) -> None:
-    """Raises SystemExit where a peer's validation loss is far from the reference's: then it did other work."""
+    """Raises SystemExit if the validation loss of a program is far from that of the reference, because then it did other work."""
     if any(not abs(loss - losses[reference]) <= tolerance for loss in losses.values()):
         raise SystemExit("refused: the peers did not train to the same validation loss")

@@ -29,19 +29,19 @@ class Config:
     """Options."""
 
     originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
+    """A directory of original data files, which is searched before the network. By default FLAXFIT_ORIGINALS names it."""
     study: Literal["higgs", "mnist300", "sonar"] = "higgs"
-    """HIGGS with 16 units, batch 500; 300 rows of MNIST, 6 x 100 units, validated on 10,000; sonar, cross-validated."""
+    """higgs: 16 units, batches of 500. mnist300: 300 images, 6 x 100 units, validated on 10,000. sonar: cross-validation."""
     seeds: int = 8
-    """Seeds of each of the two penalties."""
+    """How many seeds of each of the two penalties."""
     epochs: int | None = None
-    """Epochs a run; by default 200, 201 or 100."""
+    """How many epochs to train each run. By default 200, 201 or 100."""
     repeats: int = 9
-    """Timings of each peer, in turn."""
+    """How often each program is timed, taking turns."""
     keras: bool = False
-    """Time Keras on JAX too."""
+    """Also time Keras on JAX."""
     sizes: tuple[int, ...] = ()
-    """Time populations of so many seeds in lockstep instead (HIGGS), such as 1 8 64 512: for accelerators."""
+    """Time populations of so many seeds under vmap instead, on HIGGS, such as 1 8 64 512. This is for accelerators."""
 
 
 def main(config: Config) -> None:

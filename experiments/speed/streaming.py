@@ -22,25 +22,25 @@ class Config:
     """Options."""
 
     gigabytes: float = 5.0
-    """Size of the set."""
+    """The size of the data set."""
     source: Literal["npy", "tfds"] = "npy"
-    """How it is stored: mapped .npy files, or array_record read through TFDS."""
+    """How the data set is stored: as memory-mapped .npy files, or as array_record files of TensorFlow Datasets."""
     features: int = 28
-    """Numbers a row, of 4 bytes each."""
+    """How many numbers of 4 bytes each example has."""
     batch_size: int = 500
-    """Rows a step."""
+    """How many examples a batch has."""
     hidden: int = 16
-    """Units of the net's one hidden layer."""
+    """The units in the one hidden layer of the network."""
     epochs: int = 1
-    """Epochs to train."""
+    """How many epochs to train."""
     compare: bool = False
-    """Train on the same rows in memory, too: same losses, and how long that takes."""
+    """Also train on the same examples in memory, to compare the losses and the time."""
     directory: Path = Path(tempfile.gettempdir())
-    """Where the set is written, and deleted again."""
+    """The directory in which the data set is written, and deleted at the end."""
 
 
 def blocks(config: Config) -> Any:
-    """(x, y) of the whole set, some megabytes at a time."""
+    """Yields (x, y) of the whole data set, some megabytes at a time."""
     import numpy as np
 
     generator, left = np.random.default_rng(0), int(config.gigabytes * 1e9 / 4 / config.features)
@@ -51,7 +51,7 @@ def blocks(config: Config) -> Any:
 
 
 def npy(config: Config, directory: Path) -> Any:
-    """The set as mapped .npy files."""
+    """Writes the data set as .npy files and returns it memory-mapped."""
     import numpy as np
 
     import flaxfit as ff
@@ -68,7 +68,7 @@ def npy(config: Config, directory: Path) -> Any:
 
 
 def tfds(config: Config, directory: Path) -> Any:
-    """The set as array_record files of TFDS."""
+    """Writes the data set as array_record files and returns it through TensorFlow Datasets."""
     import numpy as np
     import tensorflow_datasets as tfds
 
@@ -103,7 +103,7 @@ def tfds(config: Config, directory: Path) -> Any:
 
 
 class Memory(threading.Thread):
-    """Samples this process's memory, in megabytes, where /proc tells."""
+    """Samples the memory of this process in megabytes, if there is /proc."""
 
     def __init__(self):
         super().__init__(daemon=True)

@@ -22,15 +22,15 @@ class Config:
     """Options."""
 
     originals: Path | None = None
-    """Directory of original data files, searched before the network; by default what FLAXFIT_ORIGINALS names."""
+    """A directory of original data files, which is searched before the network. By default FLAXFIT_ORIGINALS names it."""
     size: Literal["tiny", "large"] = "tiny"
-    """HIGGS net: 16 units, or 4 x 512."""
+    """The size of the network: 16 units, or 4 x 512."""
     epochs: int = 200
-    """Epochs a timing."""
+    """How many epochs each timing takes."""
     repeats: int = 9
-    """Timings of each peer, in turn."""
+    """How often each program is timed, taking turns."""
     keras: bool = False
-    """Time Keras on JAX too."""
+    """Also time Keras on JAX."""
 
 
 def main(config: Config) -> None:

@@ -1,6 +1,7 @@
-"""What happens between chunks: progress, logs, checkpoints.
+"""Callbacks: progress, logs and checkpoints, between the chunks of a run.
 
-The loop stops the compiled run where a callback asks to be called, and hands it what has been logged since its last call.
+A run is computed in chunks, each one call of the compiled program. A chunk ends where a callback has asked to be called, and the callback
+is given what was logged since its last call.
 """
 
 from flaxfit.callbacks.base import Callback, Progress, Run

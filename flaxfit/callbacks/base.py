@@ -1,4 +1,4 @@
-"""What a callback is, and what it is told."""
+"""The base class of callbacks, and what a callback is given."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from flaxfit.state import RunState
 from flaxfit.storage.directory import RunDirectory
 
 StopReason = Literal["epochs", "early_stopping", "non_finite", "callback", "interrupted"]
-"""Why a run ended: all epochs done, a metric, a value that is not finite, a callback, or a signal."""
+"""Why a run ended: it trained all epochs, it stopped early, a value was not finite, a callback stopped it, or a signal arrived."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run, as callbacks are told of it before it starts.
+    """Describes a run to its callbacks before the run starts.
 
     Attributes:
       task: the `Task` that is trained.
-      columns: the names that each epoch logs, in order.
-      monitor: the metric that decides which epoch is best.
-      mode: "min" or "max": whether it is best when small or large.
-      rows: training rows.
-      validation_rows: validation rows, or None.
-      steps_per_epoch: steps of an epoch.
-      epochs: the most epochs it will train.
-      data: "train" and, where there is one, "validation" -> where the rows come from, as plain values.
+      columns: the names of the metrics that each epoch logs, in order.
+      monitor: the name of the metric that decides which epoch is best.
+      mode: "min" or "max": whether that metric is best when it is small or large.
+      rows: the number of training examples.
+      validation_rows: the number of validation examples, or None.
+      steps_per_epoch: the number of steps in an epoch.
+      epochs: the number of epochs that the run trains at most.
+      data: "train" and, if there is one, "validation" -> where the examples come from, as plain values.
       directory: the run's directory, or None.
-      history: the epochs that were trained before, of a run that is resumed; else None.
+      history: the epochs that were trained before, if the run is resumed; else None.
     """
 
     task: Any
@@ -48,30 +48,30 @@ class Run:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a `History` of the run knows besides its columns."""
+        """The keyword arguments of a `History` of this run, besides its columns."""
         modes = {self.monitor.removeprefix("val_"): self.mode, **self.task.modes}  # early stopping may have been told its monitor's mode
         return {"data_loss": self.task.loss_name, "modes": modes, "rows": self.rows, "validation_rows": self.validation_rows}
 
     def default(self, what: str) -> Path:
-        """The place of `what` in the run's directory.
+        """Returns the path of `what`, such as "checkpoints", in the run's directory.
 
         Raises:
-          ValueError: the run has none.
+          ValueError: the run has no directory.
         """
         if self.directory is None:
-            raise ValueError(f"callbacks need a place for their files: give the callback a path, or fit(run_dir=...) for {what}.")
+            raise ValueError(f"the run has no directory for {what}: pass fit(run_dir=...), or give the callback a path of its own.")
         return getattr(self.directory, what)
 
 
 class Progress:
-    """Where a run is when a callback is called.
+    """Tells a callback where the run is.
 
     Attributes:
-      run: the run.
-      epoch: finished epochs.
-      step: steps done in the epoch under way.
-      seconds: wall time since the run began, in this process.
-      stop_reason: why the run has ended; None while it goes on.
+      run: the description of the run.
+      epoch: the number of finished epochs.
+      step: the number of finished steps in the current epoch.
+      seconds: wall time in seconds since the run began in this process.
+      stop_reason: why the run has ended, or None while it is training.
     """
 
     def __init__(
@@ -93,50 +93,52 @@ class Progress:
 
     @property
     def ended(self) -> bool:
-        """Whether this is the last call."""
+        """Whether the run has ended, so that this is the callback's last call."""
         return self.stop_reason is not None
 
     @property
     def new(self) -> History:
-        """The epochs since this callback's last call; none where it is called inside an epoch."""
+        """The epochs that have finished since this callback's last call. It is empty if the callback is called inside an epoch."""
         return self._new()
 
     @property
     def history(self) -> History:
-        """All epochs so far."""
+        """All epochs of the run so far."""
         return self._history()
 
     @property
     def state(self) -> RunState:
-        """The run's state. Its arrays are valid during the call only, since their buffers are used again."""
+        """The state of the run. Its arrays are valid only during the call, because their memory is used again; copy what you keep."""
         return self._state()
 
     @property
     def notes(self) -> Mapping[str, Any]:
-        """What a checkpoint keeps besides the state, as plain values: the callbacks' states, and whether one stopped the run."""
+        """What a checkpoint keeps besides the state, as plain values: the states of the callbacks, and whether one stopped the run."""
         return self._notes()
 
     def stop(self) -> None:
-        """Ends the run here; its `stop_reason` is then "callback".
+        """Ends the run here. Its `stop_reason` is then "callback".
 
         Raises:
-          ValueError: the callback is called by the clock, so that the result would depend on it.
+          ValueError: the callback sets `every_seconds`. The result of the run would then depend on the clock.
         """
         self._stop()
 
 
 class Callback:
-    """Is called between chunks of a run. Override what you need, and set how often it is called.
+    """The base class of callbacks, which are called between the chunks of a run.
 
-    `on_chunk_end` is called after the epochs, steps or seconds that the callback asks for, and always once at the end, with
-    `progress.ended`; with all three unset that is its only call. A callback that changes what the run does, by `progress.stop()`, asks for
-    epochs or steps, never for seconds, and gives its own state to checkpoints by `state_dict`.
+    Override the methods that you need, and set how often `on_chunk_end` is called. It is always called once more at the end of the run,
+    with `progress.ended` true. If none of the three intervals is set, that is its only call.
+
+    A callback that stops the run with `progress.stop()` must ask for epochs or steps and not for seconds. If it has a state of its own
+    that decides, it should return that state from `state_dict`, so that a resumed run stops at the same epoch.
 
     Attributes:
-      every_epochs: call after each so many epochs, 1 or more.
-      every_steps: call after each so many steps, inside epochs too, 1 or more.
-      every_seconds: call about this often, more than 0.
-      reads_state: whether it reads `progress.state`; if not, a run of several processes need not gather it.
+      every_epochs: call after every so many epochs, 1 or more.
+      every_steps: call after every so many steps, 1 or more, also inside an epoch.
+      every_seconds: call about every so many seconds, more than 0.
+      reads_state: whether the callback reads `progress.state`. If it does not, a run of several processes need not gather the state.
 
     Example:
       >>> class StopBelow(Callback):
@@ -152,10 +154,18 @@ class Callback:
     every_steps: int | None = None
     every_seconds: float | None = None
     reads_state: bool = True
-    saves: bool = False  # called after all others, so that it keeps what they did
+    saves: bool = False  # Callbacks that save are called last, so that they keep what the others did.
 
     def due(self, old_epoch: int, epoch: int, old_step: int, step: int, seconds: float) -> bool:
-        """Whether to be called: given finished epochs and steps of the run, then and now, and seconds since the last call."""
+        """Whether the callback is to be called now.
+
+        Args:
+          old_epoch: the number of finished epochs at the last call.
+          epoch: the number of finished epochs now.
+          old_step: the number of finished steps of the run at the last call.
+          step: the number of finished steps of the run now.
+          seconds: the seconds since the last call.
+        """
         return bool(
             (self.every_epochs and epoch // self.every_epochs > old_epoch // self.every_epochs)
             or (self.every_steps and step // self.every_steps > old_step // self.every_steps)
@@ -163,37 +173,37 @@ class Callback:
         )
 
     def check(self, run: Run) -> None:
-        """Raises, before anything compiles, where the callback cannot work with this run."""
+        """Raises an error if the callback cannot work with this run. It is called before anything compiles."""
 
     def on_train_begin(self, run: Run) -> None:
-        """Called once before training."""
+        """Called once, before training."""
 
     def on_chunk_end(self, progress: Progress) -> None:
-        """Called between chunks."""
+        """Called between chunks, as often as the callback asks, and at the end of the run."""
 
     def on_train_end(self) -> None:
-        """Called once at the end, also when training was interrupted or failed."""
+        """Called once, at the end, even if training was interrupted or failed."""
 
     def state_dict(self) -> Mapping[str, Any] | None:
-        """What a checkpoint keeps of this callback, as plain values for JSON; None: nothing."""
+        """Returns what a checkpoint keeps of this callback, as plain values for JSON, or None for nothing."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave, after `on_train_begin` of a run that is resumed."""
+        """Takes back what `state_dict` returned. It is called after `on_train_begin` if the run is resumed."""
 
 
 def check_callbacks(callbacks: Any, run: Run) -> list[Callback]:
-    """`callbacks` as a list of Callbacks that ask for possible times and for metrics that are logged."""
+    """Returns `callbacks` as a list, after checking that they are callbacks and fit the run."""
     if isinstance(callbacks, Callback) or not hasattr(callbacks, "__iter__"):
-        raise TypeError(f"callbacks must be a list of flaxfit.callbacks.Callback objects, got {callbacks!r}: put it in brackets.")
+        raise TypeError(f"callbacks must be a list of flaxfit.callbacks.Callback objects, got {callbacks!r}: put it into brackets.")
     callbacks = list(callbacks)
     for callback in callbacks:
         if not isinstance(callback, Callback):
-            cure = "call it" if isinstance(callback, type) else "derive its class from Callback"
-            raise TypeError(f"callbacks must be flaxfit.callbacks.Callback objects, got {callback!r}: {cure}.")
+            fix = "pass an instance, not the class" if isinstance(callback, type) else "derive its class from Callback"
+            raise TypeError(f"callbacks must be flaxfit.callbacks.Callback objects, got {callback!r}: {fix}.")
         for name in ("every_epochs", "every_steps"):
             if getattr(callback, name) is not None:
                 check_count(f"{type(callback).__name__}.{name}", getattr(callback, name), 1, "or None")
         if callback.every_seconds is not None and not callback.every_seconds > 0:
-            raise ValueError(f"{type(callback).__name__}.every_seconds must be more than 0, or None, got {callback.every_seconds!r}.")
+            raise ValueError(f"{type(callback).__name__}.every_seconds must be more than 0 or None, got {callback.every_seconds!r}.")
         callback.check(run)
     return callbacks

@@ -1,4 +1,4 @@
-"""Saving while a run goes on."""
+"""Callbacks that save checkpoints and weights during a run."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ Mode = Literal["auto", "min", "max"]
 
 
 class Checkpoint(Callback):
-    """Saves the run, so that it can be resumed. Needs `fit(run_dir=...)`.
+    """Saves checkpoints, from which a run can be resumed. It needs `fit(run_dir=...)`.
 
-    A run with a directory has `Checkpoint(every_seconds=60)` anyway. The end of a run, and a signal, always save.
+    A run with a directory that is given no `Checkpoint` uses `Checkpoint(every_seconds=60)`. A checkpoint is also saved at the end of
+    the run, and when a signal ends it.
 
     Args:
-      every_epochs: save after each so many epochs.
-      every_steps: save after each so many steps, inside epochs too.
-      every_seconds: save about this often.
-      keep: how many of the newest checkpoints to keep besides the best; None: all.
-      monitor: the metric that decides which checkpoint is best; by default the run's.
-      mode: whether that metric is best when small or large; "auto" asks the metric.
-      verbose: print a line for each checkpoint.
+      every_epochs: save after every so many epochs.
+      every_steps: save after every so many steps, also inside an epoch.
+      every_seconds: save about every so many seconds.
+      keep: how many of the newest checkpoints to keep besides the best one. None keeps all.
+      monitor: the metric that decides which checkpoint is best. By default it is the metric that the run monitors.
+      mode: "min" if that metric is best when small, "max" if it is best when large, "auto" if the metric itself says so.
+      verbose: whether to print a line for each checkpoint.
 
     Raises:
-      ValueError: nothing says when to save; a monitor that is not logged or does not tell its mode; a mode alone.
+      ValueError: none of the three intervals is given; the monitor is not logged, or its mode is not known; a mode is given without a
+        monitor.
     """
 
     saves = True
@@ -49,16 +51,16 @@ class Checkpoint(Callback):
         verbose: bool = False,
     ):
         if every_epochs is None and every_steps is None and every_seconds is None:
-            raise ValueError("Checkpoint needs every_epochs, every_steps or every_seconds.")
+            raise ValueError("Checkpoint(...) must say how often to save: pass every_epochs, every_steps or every_seconds.")
         if monitor is None and mode != "auto":
-            raise ValueError(f"Checkpoint(mode={mode!r}) needs monitor=...: the run's monitor has its own mode.")
+            raise ValueError(f"Checkpoint(mode={mode!r}) needs monitor=..., because the metric that the run monitors has a mode already.")
         self.every_epochs, self.every_steps, self.every_seconds = every_epochs, every_steps, every_seconds
         self._keep, self._monitor, self._verbose = keep, monitor, verbose
         self._mode: Mode = mode
         self._checkpoints: Checkpoints | None = None
 
     def check(self, run: Run) -> None:
-        """Checks that the monitor names what is logged."""
+        """Checks that the monitored metric is logged."""
         _watched("Checkpoint", run, self._monitor, self._mode)
 
     def on_train_begin(self, run: Run) -> None:
@@ -83,18 +85,22 @@ class Checkpoint(Callback):
 
 
 class SaveWeights(Callback):
-    """Writes files of weights for evaluation, named by a template, as Keras's `ModelCheckpoint(save_weights_only=True)` does.
+    """Writes the weights to a file with a name of your choice, as Keras's `ModelCheckpoint(save_weights_only=True)` does.
+
+    The files are for evaluation, in the format safetensors, and lie in the directory `weights` of the run. To resume a run, use
+    `Checkpoint`.
 
     Args:
-      name: a template such as `"{epoch:02d}-{val_loss:.5f}"`; the files are safetensors in the run's `weights` directory.
-      every_epochs: how often, in epochs.
-      best_only: write only when the monitor has improved.
-      monitor: the metric that decides what is best; by default the run's.
-      mode: whether that metric is best when small or large; "auto" asks the metric.
-      verbose: print a line for each file.
+      name: a template of the file's name, such as `"{epoch:02d}-{val_loss:.5f}"`.
+      every_epochs: how often to write, in epochs.
+      best_only: whether to write only if the monitored metric has improved.
+      monitor: the metric that decides which weights are best. By default it is the metric that the run monitors.
+      mode: "min" if that metric is best when small, "max" if it is best when large, "auto" if the metric itself says so.
+      verbose: whether to print a line for each file.
 
     Raises:
-      ValueError: a name or a monitor that is not logged, or a monitor that does not tell its mode; a mode alone.
+      ValueError: the template or the monitor names a metric that is not logged; the mode of the monitor is not known; a mode is given
+        without a monitor.
     """
 
     def __init__(
@@ -108,13 +114,13 @@ class SaveWeights(Callback):
         verbose: bool = False,
     ):
         if monitor is None and mode != "auto":
-            raise ValueError(f"SaveWeights(mode={mode!r}) needs monitor=...: the run's monitor has its own mode.")
+            raise ValueError(f"SaveWeights(mode={mode!r}) needs monitor=..., because the metric that the run monitors has a mode already.")
         self.every_epochs, self._name, self._best_only, self._verbose = every_epochs, name, best_only, verbose
         self._monitor = monitor
         self._mode: Mode = mode
 
     def check(self, run: Run) -> None:
-        """Checks that the template and the monitor name what is logged."""
+        """Checks that the template and the monitor name logged metrics."""
         for _, name, _, _ in Formatter().parse(self._name):
             if name is not None and name not in ("epoch", *run.columns):
                 raise ValueError(f"SaveWeights({self._name!r}): {unknown('metric', name, ('epoch', *run.columns))}")
@@ -131,7 +137,7 @@ class SaveWeights(Callback):
         state, task = progress.state, progress.run.task
         if not self._best_only:
             epoch, chosen = progress.epoch, None if progress.step else state.train
-        elif self._monitor is None:  # by the run's own rules, and kept on the device
+        elif self._monitor is None:  # the best weights by the run's own rules are in its state
             epoch, chosen = progress.history.best_epoch, state.best
         else:
             scores = self._scores(progress.new)
@@ -146,14 +152,14 @@ class SaveWeights(Callback):
             print(f"epoch {progress.epoch}: saved {name}.safetensors")
 
     def _scores(self, history: History) -> np.ndarray:
-        """The monitor of each epoch, smaller is better; epochs that are not finite are never best."""
+        """Returns the monitored metric of each epoch, signed so that smaller is better; infinity for an epoch that is not finite."""
         names = {self._watched, "loss", "val_loss"} & set(history)
         finite = np.logical_and.reduce([np.isfinite(history[name]) for name in names])
         return np.where(finite, self._sign * history[self._watched], math.inf)
 
 
 def _watched(kind: str, run: Run, monitor: str | None, mode: Mode) -> tuple[str, int]:
-    """Which metric decides, and its sign: 1 where smaller is better, else -1."""
+    """Returns the metric that decides, and a sign: 1 if smaller is better, else -1."""
     if monitor is None:
         return run.monitor, 1 if run.mode == "min" else -1
     if monitor not in run.columns[:-1]:  # the last is the best epoch

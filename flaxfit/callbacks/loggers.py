@@ -1,4 +1,4 @@
-"""Logs in files."""
+"""Callbacks that write metrics to files."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+from flaxfit.arguments import needed
 from flaxfit.callbacks.base import Callback, Progress, Run
 
 
 class TensorBoard(Callback):
-    """Scalars for TensorBoard, in Keras's layout: `epoch_loss` in `train/` and, for validation, in `validation/`.
+    """Writes the metrics of each epoch for TensorBoard.
 
-    Needs tensorboardX (`pip install flaxfit[tensorboard]`).
+    The layout is that of Keras: `epoch_loss` and the other metrics are in `train/`, those of the validation in `validation/`. The callback
+    needs tensorboardX (`pip install flaxfit[tensorboard]`).
 
     Args:
-      log_dir: a directory for this run, such as `logs/sizes/Tiny`, made where it is missing; by default `tensorboard` in the run
-        directory.
+      log_dir: a directory for this run, such as `logs/sizes/Tiny`. It is created if it does not exist. By default it is `tensorboard`
+        in the run's directory.
     """
 
     reads_state = False
@@ -27,14 +29,11 @@ class TensorBoard(Callback):
         self.every_seconds = 5.0
 
     def on_train_begin(self, run: Run) -> None:
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise ImportError("callbacks.TensorBoard needs tensorboardX: pip install flaxfit[tensorboard]") from error
+        writer = needed("tensorboardX", "callbacks.TensorBoard", "tensorboard").SummaryWriter
         parts = ["train", "validation"] if any(name.startswith("val_") for name in run.columns) else ["train"]
         directory = self._directory or run.default("tensorboard")
         first = None if run.history is None else len(run.history.epochs) + 1  # what is logged from there on will be logged again
-        self._writers = {part: SummaryWriter(str(directory / part), purge_step=first) for part in parts}
+        self._writers = {part: writer(str(directory / part), purge_step=first) for part in parts}
 
     def on_chunk_end(self, progress: Progress) -> None:
         new = progress.new
@@ -52,7 +51,7 @@ class TensorBoard(Callback):
 
 
 class MetricsFile(Callback):
-    """Writes a line of JSON an epoch to the run's `metrics.jsonl`. A run with a directory has it anyway."""
+    """Writes one line of JSON for each epoch to `metrics.jsonl` in the run's directory. Every run with a directory uses it."""
 
     reads_state = False
     every_seconds = 1.0

@@ -1,4 +1,4 @@
-"""Progress on the screen."""
+"""Callbacks that show progress on the screen."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 
 class ProgressBar(Callback):
-    """A progress bar: epochs, rate, time left, current and best value of the monitor.
+    """Shows a progress bar with the epochs, the rate, the time left, and the current and best value of the monitored metric.
 
-    On a terminal one live line on standard error; elsewhere plain lines, one every ten seconds. At the end a plain line stays.
+    On a terminal it is one line that is updated. Elsewhere, such as in a log file, a plain line is printed every ten seconds. A plain
+    line with the last values stays when the run ends.
 
     Args:
-      name: what to call the run.
-      file: where to write; standard error by default.
+      name: a name for the run, shown in front of the bar.
+      file: the text stream to write to. By default it is standard error.
     """
 
     reads_state = False
@@ -75,11 +76,14 @@ class ProgressBar(Callback):
 
 
 class Dots(Callback):
-    """A dot an epoch, and a full line of metrics every so many: the TensorFlow documentation's `EpochDots`.
+    """Prints a dot for each epoch and, now and then, a line with all metrics, as `EpochDots` in the TensorFlow documentation does.
 
     Args:
-      report_every: epochs between full lines.
-      file: where to write; standard output by default.
+      report_every: the number of epochs from one line of metrics to the next, 1 or more.
+      file: the text stream to write to. By default it is standard output.
+
+    Raises:
+      ValueError: `report_every` is below 1.
     """
 
     reads_state = False

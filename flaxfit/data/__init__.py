@@ -1,4 +1,4 @@
-"""Data sets, their sources, splits, order and scaling."""
+"""Data sets: loading, splitting, checking, scaling and streaming."""
 
 import lazy_loader
 

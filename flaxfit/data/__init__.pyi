@@ -1,6 +1,7 @@
 from .audit import Leakage as Leakage
 from .audit import leakage as leakage
 from .dataset import Dataset as Dataset
+from .encoding import Encoding as Encoding
 from .files import read_csv as read_csv
 from .files import read_npz as read_npz
 from .loading import load as load
@@ -15,3 +16,5 @@ from .splits import folds as folds
 from .splits import hold_outs as hold_outs
 from .splits import split as split
 from .stream import Stream as Stream
+from .table import Table as Table
+from .table import read_table as read_table

@@ -1,4 +1,4 @@
-"""Prepared arrays on disk: written once, then mapped into memory."""
+"""The cache of prepared data sets: arrays that are written once and then mapped into memory."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from flaxfit.data.sources.source import Parts
 
 
 def directory() -> Path:
-    """`FLAXFIT_CACHE/data`, or `flaxfit/data` where the user's caches are."""
+    """Returns `FLAXFIT_CACHE/data`, or `flaxfit/data` in the user's cache directory if that variable is not set."""
     named = os.environ.get("FLAXFIT_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flaxfit"
     return (Path(named).expanduser().resolve() if named else home) / "data"
 
 
 def prepared(key: str, make: Callable[[Path], tuple[Parts, dict[str, Any]]]) -> tuple[Parts, dict[str, Any]]:
-    """The arrays kept under `key`, memory-mapped, and what was noted of them; `make` gives them the first time.
+    """Returns the memory-mapped arrays that are kept under `key`, and their description. `make` is called if there are none yet.
 
-    It takes an empty scratch directory, and gives the arrays and what to note of them, as plain values. One process prepares, others
-    wait for it. Arrays get their name when they are complete; whatever fails leaves nothing behind.
+    If several processes ask for the same key, one prepares the arrays and the others wait. Nothing is left behind if that fails.
+
+    Args:
+      key: the name of the directory in the cache.
+      make: a function that takes an empty temporary directory, and returns the arrays and their description as plain values for JSON.
     """
     from filelock import FileLock, Timeout
 
@@ -41,20 +44,21 @@ def prepared(key: str, make: Callable[[Path], tuple[Parts, dict[str, Any]]]) -> 
     try:
         held = lock.acquire(timeout=0)
     except Timeout:
-        sys.stderr.write(f"waiting for another process, which prepares {key}\n")
+        sys.stderr.write(f"waiting for another process that prepares {key}\n")
         held = lock.acquire()
     with held:
         if about.is_file():
             return _stored(about)
-        for left in home.glob(f".{key}.*.tmp"):  # by a process that was killed: only the lock's owner makes any
+        for left in home.glob(f".{key}.*.tmp"):  # Left by a process that was killed: only the owner of the lock makes any.
             shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{key}.", suffix=".tmp", dir=home, ignore_cleanup_errors=True) as scratch:
             try:
                 _write(*make(Path(scratch)), Path(scratch) / "complete", home / key)
             except OSError as error:
-                if error.errno is not None or error.__cause__ is None:  # the disk's; a download's tells its own cause and cure
+                if error.errno is not None or error.__cause__ is None:  # an error of the disk; that of a download says enough
                     free = shutil.disk_usage(home).free / 2**20
-                    error.add_note(f"while {key} was prepared in {home}, with {free:.0f} MB free; FLAXFIT_CACHE names another directory.")
+                    error.add_note(f"This happened while {key} was prepared in {home}, which has {free:.0f} MB free.")
+                    error.add_note("The environment variable FLAXFIT_CACHE can name another directory.")
                 raise
     return _stored(about)
 

@@ -1,4 +1,4 @@
-"""Rows to train on or to evaluate."""
+"""The class of data sets in memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxfit.data.encoding import Encoding
+from flaxfit.data.frames import array_of, native
 from flaxfit.data.provenance import Provenance
 
 _ARRAYS = ("x", "y", "sample_weight")
@@ -18,19 +20,22 @@ _ARRAYS = ("x", "y", "sample_weight")
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Inputs, targets and weights of the same rows; a pytree, so that the compiled programs take it as it is.
+    """Examples in memory: inputs, targets, and optionally a weight for each example. It is a pytree.
 
     Attributes:
-      x: inputs: an array, or a dict or tuple of arrays, each with leading axis (rows,). Lists and data frames become arrays.
-      y: targets, likewise; class labels are integers, shape (rows,).
-      sample_weight: how much each row's data loss counts, shape (rows,), or None for all alike.
-      features: names of x's columns, or None. Like what follows it describes the rows and takes no part in computing.
-      classes: names of the classes 0, 1, ... of y, or None.
-      provenance: where the rows come from, or None for arrays of one's own.
+      x: the inputs: an array, or a dict or tuple of arrays, each with one row for each example. Lists become arrays, and so do data frames
+        of pandas, Polars and Arrow whose columns are numbers and booleans. `flaxfit.data.Table` encodes all others.
+      y: the targets, in the same forms. Class labels are integers, shape (rows,). Text and categorical columns are numbered in the order
+        of `classes`, by default in that of the sorted names.
+      sample_weight: the weight of each example in the data loss, shape (rows,), or None if all count alike.
+      features: the names of the columns of x, or None. This and what follows describe the examples and take no part in computations.
+      classes: the names of the classes 0, 1, ... of y, or None.
+      provenance: where the examples come from, or None for arrays of your own.
+      encoding: how x was made from the columns of a table, or None.
 
     Raises:
-      ValueError: no rows, leading axes of unequal length, a weight that is negative.
-      TypeError: values that are no numbers.
+      ValueError: the arrays have different numbers of rows; a weight is negative or not finite; the number of names is wrong.
+      TypeError: values are not numbers.
 
     Example:
       >>> data = Dataset([[0.0], [1.0], [2.0]], [0, 1, 1])
@@ -44,57 +49,63 @@ class Dataset:
     features: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     provenance: Provenance | None = None
+    encoding: Encoding | None = None
 
     def __post_init__(self) -> None:
+        if self.features is None and hasattr(frame := native(self.x), "columns"):
+            object.__setattr__(self, "features", tuple(map(str, frame.columns)))
+        if (coded := _coded(self.y, self.classes)) is not None:
+            object.__setattr__(self, "y", coded[0])
+            object.__setattr__(self, "classes", coded[1])
         for name in _ARRAYS:
             object.__setattr__(self, name, arrays(getattr(self, name), name))
         if not jax.tree.leaves(self.x):
-            raise TypeError(f"Dataset: x holds no arrays: {self.x!r}.")
+            raise TypeError(f"Dataset(x=...) must hold an array, got {self.x!r}.")
         lengths = {path: leaf.shape[0] for path, leaf in self.leaves()}
         if len(set(lengths.values())) != 1:
             listed = ", ".join(f"{path}: {rows}" for path, rows in lengths.items())
-            raise ValueError(f"all arrays of a Dataset must have equally many rows, got {listed}.")
+            raise ValueError(f"all arrays of a Dataset must have the same number of rows, got {listed}.")
         for name in ("features", "classes"):
             if (names := getattr(self, name)) is not None:
                 if isinstance(names, str):
-                    raise TypeError(f"Dataset({name}=...) must be a sequence of names, got {names!r}.")
+                    raise TypeError(f"Dataset({name}=...) must be a list of names, got {names!r}.")
                 object.__setattr__(self, name, tuple(map(str, names)))
         columns = self.x.shape[-1] if getattr(self.x, "ndim", 0) == 2 else None
         if self.features is not None and columns not in (None, len(self.features)):
             raise ValueError(f"Dataset(features=...) has {len(self.features)} names for {columns} columns.")
         if self.sample_weight is not None:
             if not hasattr(self.sample_weight, "shape") or self.sample_weight.ndim != 1:
-                raise ValueError("Dataset(sample_weight=...) must be one number a row, shape (rows,).")
+                raise ValueError("Dataset(sample_weight=...) must hold one number for each example, shape (rows,).")
             weight = np.asarray(self.sample_weight, np.float32)
             if not np.all(weight >= 0) or np.any(np.isinf(weight)):
                 raise ValueError("Dataset(sample_weight=...) must be finite and not negative.")
             object.__setattr__(self, "sample_weight", weight)
 
     def tree_flatten_with_keys(self) -> tuple[Any, None]:
-        """For JAX. The descriptions stay behind: a program must not be compiled anew because rows have another name."""
+        """For JAX. The descriptions are left out, so that other names do not cause another compilation."""
         return [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in _ARRAYS], None
 
     @classmethod
     def tree_unflatten(cls, _: None, children: Any) -> Dataset:
-        """For JAX: unchecked, since the leaves may be anything."""
+        """For JAX. Nothing is checked, because the leaves may be anything."""
         data = object.__new__(cls)
-        vars(data).update(zip(_ARRAYS, children, strict=True), features=None, classes=None, provenance=None)
+        vars(data).update(zip(_ARRAYS, children, strict=True), features=None, classes=None, provenance=None, encoding=None)
         return data
 
     def __len__(self) -> int:
         return jax.tree.leaves(self.x)[0].shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray | jax.Array) -> Dataset:
-        """The rows of a slice, an index array or a boolean mask.
+        """Returns the examples of a slice, an index array or a boolean mask.
 
         Raises:
-          TypeError: a single number, which would drop the axis of rows.
+          TypeError: the index is a single number, which would drop the first axis.
         """
         if isinstance(rows, int | np.integer):
-            raise TypeError(f"a Dataset is indexed by slices and arrays of rows: data[{rows}:{rows + 1}] is the row {rows}.")
+            raise TypeError(f"a Dataset is indexed by slices and index arrays: use data[{rows}:{rows + 1}] for the example {rows}.")
         part = jax.tree.map(lambda array: array[rows], self)
         provenance = None if self.provenance is None else self.provenance[rows]
-        vars(part).update(features=self.features, classes=self.classes, provenance=provenance)
+        vars(part).update(features=self.features, classes=self.classes, provenance=provenance, encoding=self.encoding)
         return part
 
     def __repr__(self) -> str:
@@ -102,49 +113,101 @@ class Dataset:
         return f"Dataset({len(self)} rows, {arrays})"
 
     def record(self) -> dict[str, Any]:
-        """Where the rows come from and how many there are, as plain values for JSON."""
+        """Returns where the examples come from and how many there are, as plain values for JSON."""
         return {"count": len(self)} | ({"source": "arrays"} if self.provenance is None else self.provenance.record())
 
     def leaves(self) -> list[tuple[str, Any]]:
-        """Each array with its path, such as `x['age']`."""
+        """Returns each array with its path, such as `x['age']`."""
         return [(jax.tree_util.keystr(path).removeprefix("."), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(self)]
 
 
-def arrays(tree: Any, name: str) -> Any:
-    """A dict, tuple or array-like of rows as arrays of what the device computes in, called `name` in errors.
+def arrays(tree: Any, name: str, narrow: bool = True) -> Any:
+    """Converts an array-like, or a dict or tuple of them, to arrays of the types that the device computes in.
+
+    Args:
+      tree: the values.
+      name: what to call them in errors.
+      narrow: whether to convert; if not, NumPy arrays keep their type, such as float64.
 
     Raises:
-      ValueError, TypeError: what `Dataset` raises.
+      ValueError, TypeError: as `Dataset`.
     """
     if isinstance(tree, dict):
-        return {key: arrays(value, f"{name}[{key!r}]") for key, value in tree.items()}
+        return {key: arrays(value, f"{name}[{key!r}]", narrow) for key, value in tree.items()}
     if isinstance(tree, tuple):
-        parts = [arrays(value, f"{name}[{index}]") for index, value in enumerate(tree)]
+        parts = [arrays(value, f"{name}[{index}]", narrow) for index, value in enumerate(tree)]
         return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
     if isinstance(tree, Dataset):
-        raise TypeError(f"{name} is a Dataset; give its arrays: data.x.")
+        raise TypeError(f"{name} must be arrays, got a Dataset: pass data.x.")
     if tree is None:
         if name == "sample_weight":
             return None
-        raise TypeError(f"Dataset: {name} is missing: give an array.")
-    array = tree if isinstance(tree, jax.Array) else np.asarray(tree)
+        raise TypeError(f"Dataset: {name} is missing: pass an array.")
+    if isinstance(tree, np.ma.MaskedArray):
+        raise TypeError(f"Dataset: {name} is a masked array, whose mask would be lost: fill it with {name}.filled(value).")
+    if hasattr(tree, "toarray") and hasattr(tree, "nnz"):
+        raise TypeError(f"Dataset: {name} is a sparse matrix: pass a dense array, {name}.toarray().")
+    found = native(tree)
+    array = tree if isinstance(tree, jax.Array) else np.asarray(tree) if found is None else array_of(found, name)
     if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, np.number):
-        how = ", as np.unique(y, return_inverse=True) does" if name == "y" and array.dtype.kind in "US" else ""
-        raise TypeError(f"Dataset: {name} holds {array.dtype} values; encode them as numbers first{how}.")
+        raise TypeError(f"Dataset: {name} must hold numbers, got {array.dtype}: encode the values first, as ff.data.Table does.")
     if array.ndim == 0:
-        raise ValueError(f"Dataset: {name} is a single number; its first axis must be the rows.")
-    if isinstance(array, jax.Array):
+        raise ValueError(f"Dataset: {name} must have one row for each example, got a single number.")
+    if isinstance(array, jax.Array) or not narrow:
         return array
     narrow_type = jax.dtypes.canonicalize_dtype(array.dtype)
     if narrow_type == array.dtype:
         return array
     if isinstance(tree, np.memmap):
         warnings.warn(
-            f"Dataset: {name}, mapped {array.dtype}, is read into memory as {narrow_type}: save it so.", UserWarning, stacklevel=4
+            f"Dataset: the memory-mapped {name} is {array.dtype} and is read into memory as {narrow_type}: save it as that instead.",
+            UserWarning,
+            stacklevel=4,
         )
     with np.errstate(over="ignore"):  # the conversion is made once, here, and not at every use
-        narrow = array.astype(narrow_type)
-    beyond = narrow != array if array.dtype.kind in "iu" else np.isinf(narrow) & np.isfinite(array)
+        narrowed = array.astype(narrow_type)
+    beyond = narrowed != array if array.dtype.kind in "iu" else np.isinf(narrowed) & np.isfinite(array)
     if beyond.any():
-        raise ValueError(f"Dataset: {name} holds numbers beyond {narrow.dtype}, first in row {np.nonzero(beyond)[0][0]}.")
-    return narrow
+        raise ValueError(f"Dataset: {name} holds numbers that {narrowed.dtype} cannot hold, first in row {np.nonzero(beyond)[0][0]}.")
+    if array.dtype == np.float64 and array.ndim < 3 and (column := _merged(array, narrowed)) is not None:
+        where, before, after = column
+        at = f"{name}[:, {where}]" if array.ndim == 2 else name
+        warnings.warn(
+            f"Dataset: {at} has {before} different values, of which {after} are left as {narrowed.dtype}: its offset is too large. "
+            f"Standardize it first, as ff.data.standardize(x)(x) does in float64.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return narrowed
+
+
+def _coded(y: Any, classes: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """Labels that are text, or of a categorical type, as numbers, with the names of the classes; None for other targets."""
+    if isinstance(y, list) and y and all(isinstance(label, str) for label in y):
+        y = np.array(y)
+    if (found := native(y)) is not None and not hasattr(found, "columns"):
+        y = array_of(found, "y")
+    if not isinstance(y, np.ndarray) or isinstance(y, np.ma.MaskedArray) or y.dtype.kind not in "OUT" or y.ndim != 1 or not len(y):
+        return None
+    if not all(isinstance(label, str) for label in y):
+        missing = [row for row, label in enumerate(y) if not isinstance(label, str)]
+        raise TypeError(f"Dataset: y is text, but not in {len(missing)} of {len(y)} rows, first in row {missing[0]} ({y[missing[0]]!r}).")
+    names = tuple(map(str, np.unique(y.astype(str)))) if classes is None else tuple(map(str, classes))
+    places = {name: place for place, name in enumerate(names)}
+    if unknown := sorted({str(label) for label in y if label not in places}):
+        raise ValueError(f"Dataset: y has the class {unknown[0]!r}, which Dataset(classes=...) does not name: {', '.join(names)}.")
+    return np.array([places[label] for label in y], np.int32), names
+
+
+def _merged(wide: np.ndarray, narrow: np.ndarray) -> tuple[int, int, int] | None:
+    """The first column of which rounding merges most of the different values: its number, how many there were, how many are left."""
+    columns = wide.reshape(len(wide), -1) if wide.size else wide.reshape(0, 0)
+    if not columns.size:
+        return None
+    low, high = columns.min(0), columns.max(0)
+    step = np.spacing(np.maximum(abs(low), abs(high)).astype(narrow.dtype)).astype(np.float64)
+    for column in np.flatnonzero((high > low) & ((high - low) < step * len(wide))):  # the others have room for all rows
+        before, after = (len(np.unique(a.reshape(len(a), -1)[:, column])) for a in (wide, narrow))
+        if 2 * after < before:
+            return int(column), before, after
+    return None

@@ -1,4 +1,4 @@
-"""Tables of one's own: CSV and NPZ files."""
+"""Readers of CSV and NPZ files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from flaxfit.arguments import check_count, unknown
+from flaxfit.arguments import check_count, needed, unknown
 from flaxfit.data.dataset import Dataset
-from flaxfit.data.extras import needed
 from flaxfit.data.provenance import Provenance
 from flaxfit.data.sources.source import sha256
 
@@ -24,22 +23,23 @@ from flaxfit.data.sources.source import sha256
 def read_csv(
     path: str | os.PathLike[str], target: int | str = -1, *, header: bool | None = None, delimiter: str = ",", rows: int | None = None
 ) -> Dataset:
-    """Reads a table of numbers, with one column to predict.
+    """Reads a table of numbers with one column to predict. It needs pandas (`pip install flaxfit[data]`).
 
     Args:
-      path: the file; `.gz` is unpacked on the way.
-      target: the column to predict: its name, or its number from 0 (negative: from the end). Text there means classes, numbered in
-        the order of their names.
-      header: whether the first line names the columns; None: it does if the target is given by name, or if none of the columns to predict
-        from holds a number there.
-      delimiter: between cells.
-      rows: read so many rows only.
+      path: the file. It may be compressed, with the suffix `.gz`.
+      target: the column to predict: its name, or its number from 0, where a negative number counts from the end. If it holds text, each
+        different text is a class, and classes are numbered in alphabetical order.
+      header: whether the first line names the columns. By default it does if the target is given by name, or if no other column holds a
+        number in that line.
+      delimiter: the character between cells.
+      rows: how many rows to read, or None for all.
 
     Returns:
-      A `Dataset`: x float32 of shape (rows, columns - 1); y int32 where the target is whole numbers or text, else float32.
+      A `Dataset`. x is float32 of shape (rows, columns - 1). y is int32 if the target is whole numbers or text, else float32.
 
     Raises:
-      ValueError: a row that is too short or too long, a cell that is missing or no finite number: names file, line and column.
+      ValueError: a row is too short or too long, or a cell is missing or not a finite number. The message names the file, the line and
+        the column.
       ImportError: pandas is not installed.
 
     Example:
@@ -59,13 +59,15 @@ def read_csv(
         raise ValueError(f"{path} is empty.")
     if len(first) < 2:
         raise ValueError(
-            f"{path} has one column when cells are parted by {delimiter!r}: give delimiter=... Its first line: {first[0][:60]!r}"
+            f"{path} has one column if cells are separated by {delimiter!r}: pass delimiter=... Its first line is {first[0][:60]!r}."
         )
     place = _position(target, len(first))
     named = header if header is not None else isinstance(target, str) or not any(_is_number(c) for i, c in enumerate(first) if i != place)
     numbers_begin = place is not None and len(second) == len(first) and not _is_number(first[place]) and _is_number(second[place])
     if numbers_begin and header is None and not named:
-        raise ValueError(f"{path}: does its first line, {','.join(first)[:60]!r}, name the columns? Give header=True or header=False.")
+        raise ValueError(
+            f"{path}: it is not clear whether its first line names the columns, {','.join(first)[:60]!r}: pass header=True or False."
+        )
     columns = tuple(cell.strip() for cell in first) if named else tuple(f"column {index}" for index in range(len(first)))
     if isinstance(target, str):
         if target not in columns:
@@ -73,16 +75,16 @@ def read_csv(
         target = columns.index(target)
     position = _position(target, len(first))
     if position is None:
-        raise ValueError(f"{path} has {len(first)} columns, there is no column {target}.")
+        raise ValueError(f"{path} has {len(first)} columns, but no column {target}: pass another target.")
     sample = second if named else first
     if not sample:
-        raise ValueError(f"{path} has no rows below its header.")
+        raise ValueError(f"{path} has a header, but no rows.")
     text = None if position >= len(sample) or _is_number(sample[position]) else position
     kinds = {index: object if index == text else np.float32 for index in range(len(first))}
     how: dict[str, Any] = {"header": 0 if named else None, "names": list(kinds), "dtype": kinds, "index_col": False}
     how |= {"nrows": rows, "keep_default_na": False, "encoding": "utf-8-sig", "engine": "c"}
     try:
-        if second and len(second) != len(first):  # pandas would take a long first row as it is
+        if second and len(second) != len(first):  # pandas would accept a first row that is too long
             raise ValueError("rows of unequal length")
         with np.errstate(over="ignore"):
             table = pandas.read_csv(path, sep=delimiter, **how)
@@ -108,10 +110,15 @@ def read_npz(path: str | os.PathLike[str], x: str = "x", y: str = "y", sample_we
 
     Args:
       path: the file.
-      x, y, sample_weight: the arrays' names in it.
+      x: the name of the array of inputs in the file.
+      y: the name of the array of targets.
+      sample_weight: the name of the array of sample weights, or None.
+
+    Returns:
+      A `Dataset`.
 
     Raises:
-      ValueError: there is no such array, or it holds Python objects.
+      ValueError: there is no such array, it holds Python objects, or the file is not an NPZ file.
 
     Example:
       >>> import tempfile
@@ -122,7 +129,7 @@ def read_npz(path: str | os.PathLike[str], x: str = "x", y: str = "y", sample_we
     """
     path = Path(path)
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no NPZ file, a zip of arrays, such as np.savez writes.")
+        raise ValueError(f"{path} is not an NPZ file, which is what np.savez writes.")
     with np.load(path, allow_pickle=False) as arrays:
         for name in (x, y, sample_weight):
             if name is not None and name not in arrays:
@@ -130,13 +137,13 @@ def read_npz(path: str | os.PathLike[str], x: str = "x", y: str = "y", sample_we
         try:
             found = [arrays[name] if name is not None else None for name in (x, y, sample_weight)]
         except ValueError as error:
-            raise ValueError(f"{path} holds Python objects, which are never unpickled here: save plain arrays. ({error})") from error
+            raise ValueError(f"{path} holds Python objects, which are never unpickled: save plain arrays instead. ({error})") from error
     data = Dataset(*found)
     return replace(data, provenance=Provenance(path.name, range(len(data)), checksums={path.name: sha256(path)}))
 
 
 def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The line on which each row ends, and the row's cells."""
+    """Yields for each row the number of the line on which it ends, and its cells."""
     with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
         reader = csv.reader(file, delimiter=delimiter)
         try:
@@ -144,30 +151,30 @@ def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
                 if len(cells) > 1 or "".join(cells).strip():
                     yield reader.line_num, cells
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not text in UTF-8: {error}.") from error
+            raise ValueError(f"{path} is not a text file in UTF-8: {error}.") from error
 
 
 def _is_number(cell: str) -> bool:
     try:
         float(cell)
     except ValueError:
-        return not cell.strip()  # a missing number is no name
+        return not cell.strip()  # A missing number is not a name.
     return True
 
 
 def _position(target: int | str, width: int) -> int | None:
-    """A column's number from 0; None for a name, or a number that no column has."""
+    """Returns the number of a column from 0, or None for a name and for a number that no column has."""
     return target % width if isinstance(target, int) and -width <= target < width else None
 
 
 def _blame(path: Path, delimiter: str, columns: tuple[str, ...], text: int | None, start: int, rows: int | None) -> None:
-    """Looks for the first bad cell in so many rows from `start`, slowly, and raises the error that names it."""
+    """Looks for the first bad cell, which is slow, and raises the error that names it."""
     for line, cells in islice(_records(path, delimiter), start, None if rows is None else start + rows):
         if len(cells) != len(columns):
-            raise ValueError(f"{path}, line {line}: {len(cells)} cells, expected {len(columns)}, as in the first line.")
+            raise ValueError(f"{path}, line {line}: the row has {len(cells)} cells, expected {len(columns)}, as in the first line.")
         for index, (cell, column) in enumerate(zip(cells, columns, strict=True)):
             if not cell.strip() or (index != text and not _is_finite(cell)):
-                what = f"is {cell!r}, not a finite number" if cell.strip() else "is missing: fill it, or remove the row"
+                what = f"is {cell!r}, which is not a finite number" if cell.strip() else "is missing: fill it, or remove the row"
                 raise ValueError(f"{path}, line {line}, column {column!r}: the value {what}.")
 
 

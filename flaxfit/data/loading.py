@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Loads data sets by name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from flaxfit.arguments import check_count, unknown
-from flaxfit.data import cache, extras
+from flaxfit.arguments import check_count, needed, unknown
+from flaxfit.data import cache
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.originals import Originals, find
 from flaxfit.data.provenance import Provenance
@@ -22,7 +22,7 @@ _COMMON = ("train", "validation", "test", "stratified", "seed", "originals")
 
 
 def names() -> list[str]:
-    """The data sets that `load` knows by itself.
+    """Returns the names of the data sets that `load` knows without TensorFlow Datasets.
 
     Example:
       >>> names()
@@ -42,26 +42,34 @@ def load(
     originals: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Splits:
-    """Loads a data set: fetched and prepared the first time, from the cache (`FLAXFIT_CACHE`) after that.
+    """Loads a data set by name. It is downloaded and prepared the first time, and read from the cache after that.
+
+    The cache is the directory that the environment variable `FLAXFIT_CACHE` names, by default `~/.cache/flaxfit`.
 
     Args:
-      name: one of `names()`, or any data set of TensorFlow Datasets that has numbers and a supervised pair.
-      train, validation, test, stratified, seed: how to divide the rows, as in `flaxfit.data.split`: by default the first rows validate and
-        the next ones train. Where the source has a test set of its own, `test` takes from it, and the others from its training rows.
-      originals: a directory of original files, searched before the network is; by default what `FLAXFIT_ORIGINALS` names.
-      **options: "imdb": `vocabulary` (10,000), how many of the most frequent words are columns. "higgs": `rows`, how many of the first rows
-        there are in all (as many as `train`, `validation` and `test` ask for, else 11,000). Where a file may stand in for an original:
-        `original`, the name of the file to take.
+      name: one of `names()`, or any data set of TensorFlow Datasets that holds numbers and has a supervised pair.
+      train: how many examples to train on, as in `flaxfit.data.split`. By default, the first examples validate and the next ones train.
+      validation: how many examples to validate on. They are taken from the training set of the source, if it has one.
+      test: how many examples to test on. They are taken from the test set of the source, if it has one.
+      stratified: whether each class has about the same share in each split.
+      seed: the seed of a random split, or None to split the examples in their order.
+      originals: a directory of original files, which is searched before the network. By default it is the directory that the environment
+        variable `FLAXFIT_ORIGINALS` names.
+      **options: options of a data set. "imdb" takes `vocabulary` (10,000): how many of the most frequent words become columns. "higgs"
+        takes `rows`: how many of the first rows to use in all. By default that is the sum of `train`, `validation` and `test`, or else
+        11,000. If a file may stand in for an original, `original` names the file to use.
 
     Returns:
-      `Splits`: images are uint8 of shape (rows, height, width, 1), tables float32, IMDB's multi-hot rows uint8, labels int32.
+      `Splits`. Images are uint8 of shape (rows, height, width, 1), tables are float32, the multi-hot rows of IMDB are uint8, and class
+      labels are int32.
 
     Raises:
-      ValueError, TypeError: an unknown name or option, a split that cannot be made, a file whose checksum is not the published one.
-      OSError: a download failed, or the disk is full. Nothing is left half-made.
+      ValueError, TypeError: the name or an option is not known, the split is impossible, or the checksum of a file is not the published
+        one.
+      OSError: a download failed, or the disk is full. No partial files are left.
 
     Warns:
-      UserWarning: a file stands in for the published original; or a split is very small.
+      UserWarning: a file stands in for the published original, or a split is very small.
 
     Example:
       >>> splits = load("digits", validation=300)
@@ -69,11 +77,14 @@ def load(
       ((1497, 8, 8, 1), 300, ('0', '1', '2'))
     """
     if not isinstance(name, str):
-        raise TypeError(f"load takes the name of a data set, got {name!r}.")
+        raise TypeError(f"load needs the name of a data set, got {name!r}.")
     if name not in names() and (ours := re.sub("[- ]", "_", name.lower().partition(":")[0])) in names():
-        raise ValueError(f"no data set {name!r}; did you mean {ours!r}? For TFDS's own: ff.data.Stream(tfds.data_source({name!r}), ...).")
+        raise ValueError(
+            f"no data set {name!r}; did you mean {ours!r}? "
+            f"For the one of TensorFlow Datasets, use ff.data.Stream(tfds.data_source({name!r}), ...)."
+        )
     if not re.fullmatch(r"[\w./:=-]+", name) or name.endswith((".csv", ".npz", ".gz")):
-        raise ValueError(f"load takes the name of a data set, got {name!r}; for files there are read_csv and read_npz.")
+        raise ValueError(f"load needs the name of a data set, got {name!r}: use ff.data.read_csv or ff.data.read_npz for files.")
     if name in SOURCES:
         parts = _published(SOURCES[name], originals, [train, validation, test], options)
     else:
@@ -88,7 +99,7 @@ def load(
         try:
             own_test, test = split(own_test, train=test, **how).train, None
         except ValueError as error:
-            raise ValueError(f"load(test={test}), of the source's own test set: {error}") from error
+            raise ValueError(f"load(test={test}) takes examples from the test set of {name}: {error}") from error
     if train is None and validation is None and test is None:
         made = Splits(pool, own_validation, own_test)
     else:
@@ -100,7 +111,7 @@ def load(
 
 
 def _published(source: Source, directory: Any, counts: list[int | float | None], options: dict[str, Any]) -> dict[str, Dataset]:
-    """The rows of one of our sources: "train" and "test", or "all"."""
+    """Returns the examples of a published source as "train" and "test", or as "all"."""
     for option, value in options.items():
         if option not in source.options:
             raise TypeError(f"load({source.name!r}): {unknown('option', option, (*source.options, *_COMMON))}")
@@ -115,7 +126,7 @@ def _published(source: Source, directory: Any, counts: list[int | float | None],
     directory = directory or os.environ.get("FLAXFIT_ORIGINALS")
     found = find(source, Path(directory).expanduser() if directory else None, original)
     if found.note:
-        warnings.warn(f"{source.name} is not read from its published original: {found.note}.", UserWarning, stacklevel=3)
+        warnings.warn(f"{source.name} is not read from the published original file: {found.note}.", UserWarning, stacklevel=3)
     parts, about = _arrays(found, rows)
     datasets = {}
     for part, arrays in parts.items():
@@ -127,27 +138,27 @@ def _published(source: Source, directory: Any, counts: list[int | float | None],
             datasets[part] = Dataset(x, y, features=features, classes=source.classes, provenance=made)
     if source.first_rows:
         if rows is not None and rows > len(datasets["all"]):
-            raise ValueError(f"{source.name} has {len(datasets['all'])} rows here, {rows} are asked for.")
+            raise ValueError(f"{source.name} has {len(datasets['all'])} rows in this file, but {rows} were requested: ask for fewer.")
         datasets["all"] = datasets["all"][:rows]
     return datasets
 
 
 def _of_tfds(name: str) -> dict[str, Dataset]:
-    """The splits of a data set of TensorFlow Datasets, which is imported late: it takes a second."""
+    """Returns the splits of a data set of TensorFlow Datasets, whose import takes a second."""
     nowhere = unknown("data set", name, names())
-    extras.needed("tensorflow_datasets", f"{nowhere}. Any other")
+    needed("tensorflow_datasets", f"{nowhere}. Any other data set")
     from flaxfit.data.sources import tfds
 
     if (parts := tfds.read(name)) is None:
-        raise ValueError(f"{nowhere}; nor does TensorFlow Datasets know it.")
+        raise ValueError(f"{nowhere}. TensorFlow Datasets does not have it, either.")
     return parts
 
 
 def _arrays(found: Originals, rows: int | None) -> tuple[Any, dict[str, Any]]:
-    """The source's arrays, prepared if they must be."""
+    """Returns the arrays of a source from the cache, and prepares them if they are not there."""
     source = found.source
     key = f"{source.name}-{source.version}-{found.digest}"
-    if source.first_rows and not found.note:  # what was fetched before may do
+    if source.first_rows and not found.note:  # More rows that were fetched before will do.
         had = sorted(int(path.name.rsplit("-", 1)[1]) for path in cache.directory().glob(f"{key}-*"))
         key = f"{key}-{next((count for count in had if rows is not None and count >= rows), rows)}"
     else:

@@ -1,9 +1,9 @@
-"""Batch order: which row stands at which position of an epoch.
+"""The order of the examples: which row is at which position of an epoch.
 
-`jax.random.permutation` sorts twice, which on a CPU takes longer than a small model's whole epoch. A Feistel network is a bijection
-for any round function: it needs no sort and no table, and gives the row at any position alone, so a batch's rows are computed where
-they are used. Luby and Rackoff (1988) show that four rounds with random round functions cannot be told from a random
-permutation when the halves are large; how many rounds small data sets need was measured (tests/data/test_order.py repeats it).
+`jax.random.permutation` sorts twice, which on a CPU takes longer than a whole epoch of a small model. A Feistel network is a bijection for
+any round function. It needs no sort and no table, and computes the row at any position alone, so the rows of a batch are computed where
+they are used. Luby and Rackoff (1988) show that four rounds with random round functions cannot be distinguished from a random
+permutation if the halves are large. How many rounds small data sets need was measured; tests/data/test_order.py repeats that.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from flaxfit.shapes import Key, Positions, RoundKeys, Step
 
 
 def _rounds(rows: int) -> int:
-    """Fewer than 24 rounds are measurably uneven on 6 and 7 rows, fewer than 12 on 13, and 8 are even from 17 rows on."""
+    """Returns the number of rounds. Fewer than 24 are measurably uneven for 6 and 7 rows, fewer than 12 for 13; 8 are even from 17 on."""
     return 24 if rows < 32 else 8
 
 
 def round_keys(root: Key, epoch: Step, rows: int) -> RoundKeys:
-    """The key words of one epoch's order of `rows` rows: uint32, shape (rounds, 2)."""
+    """Returns the key words of the order of `rows` rows in one epoch: uint32, shape (rounds, 2)."""
     return jax.random.bits(jax.random.fold_in(stream(root, "order"), epoch), (_rounds(rows), 2), jnp.uint32)
 
 
 def _halves(rows: int) -> tuple[int, int]:
-    """Two near-equal factors whose product is at least `rows`, by as little as possible (0: no position is ever walked)."""
+    """Returns two nearly equal factors whose product is at least `rows` and as close to it as possible."""
     root = math.isqrt(rows - 1) + 1
-    lowest = -(-2 * root // 3) if rows > 3 else root  # a half of one value would only rotate the other
+    lowest = -(-2 * root // 3) if rows > 3 else root  # A half of one value would only rotate the other half.
     return min(((a, -(-rows // a)) for a in range(lowest, root + 1)), key=lambda f: (f[0] * f[1], -f[0]))
 
 
 def _permute(index: Any, keys: Any, halves: tuple[int, int], xp: ModuleType) -> Any:
-    """One pass of the Feistel network over `range(a * b)`; additions modulo a half's size keep it a bijection."""
+    """Applies the Feistel network to `range(a * b)` once. Additions modulo the size of a half keep it a bijection."""
     left, right = index // xp.uint32(halves[1]), index % xp.uint32(halves[1])
     for number in range(len(keys)):
         size = halves[number % 2]
@@ -51,15 +51,15 @@ def _permute(index: Any, keys: Any, halves: tuple[int, int], xp: ModuleType) -> 
 
 
 def shuffled(positions: Positions, keys: RoundKeys, rows: int) -> Positions:
-    """The rows at `positions` of the epoch whose `round_keys` are `keys`.
+    """Returns the rows at `positions` of the epoch whose round keys are `keys`.
 
     Args:
-      positions: integers in [0, rows), any shape; NumPy or JAX.
+      positions: integers in [0, rows) of any shape, in NumPy or JAX.
       keys: what `round_keys` returned; a NumPy array for NumPy positions.
-      rows: how many rows the data set has, at most 2**32.
+      rows: the number of rows of the data set, at most 2**32.
 
     Returns:
-      Row numbers, int32 for JAX and int64 for NumPy, of the same shape. Over all positions each row comes once.
+      Row numbers of the same shape, int32 for JAX and int64 for NumPy. All positions together have each row once.
 
     Example:
       >>> import jax, numpy as np
@@ -74,7 +74,7 @@ def shuffled(positions: Positions, keys: RoundKeys, rows: int) -> Positions:
     walks = halves[0] * halves[1] > rows
     if isinstance(positions, Array):
         index = _permute(positions.astype(jnp.uint32), keys, halves, jnp)
-        if walks:  # cycle walking (Black and Rogaway 2002): go on from a position that is no row until one is
+        if walks:  # Cycle walking (Black and Rogaway 2002): permute again until the result is a row.
             index = jax.lax.while_loop(
                 lambda at: jnp.any(at >= rows),
                 lambda at: jnp.where(at >= rows, _permute(at, keys, halves, jnp), at),
@@ -88,5 +88,5 @@ def shuffled(positions: Positions, keys: RoundKeys, rows: int) -> Positions:
 
 
 def drawn(key: Key, step: Step, batch: int, rows: int) -> Positions:
-    """`batch` rows drawn with replacement at the run's step `step`: int32, shape (batch,)."""
+    """Returns the rows that step `step` of a run draws with replacement: int32, shape (batch,)."""
     return jax.random.randint(jax.random.fold_in(stream(key, "draw"), step), (batch,), 0, rows)

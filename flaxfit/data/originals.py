@@ -1,4 +1,4 @@
-"""Original files: found in a directory or downloaded by pooch, and verified."""
+"""Original files: they are found in a directory or downloaded by pooch, and verified."""
 
 from __future__ import annotations
 
@@ -11,43 +11,48 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
-from flaxfit.arguments import unknown
-from flaxfit.data.extras import needed
+from flaxfit.arguments import needed, unknown
 from flaxfit.data.sources.source import File, Parts, Source, sha256
 
 ATTEMPTS = 3
-"""How often a download is begun if its connection breaks, or if the file that arrives is not the published one."""
+"""How often a download is tried if the connection breaks, or if the file that arrives has another checksum."""
 TIMEOUT = 30
-"""Seconds to wait for a host's next bytes."""
+"""How many seconds to wait for the next bytes from a host."""
 
 
 @dataclass(frozen=True)
 class Originals:
-    """The files that a source is read from. Those that are not in `local`, by their original's path, are downloaded."""
+    """The files that a source is read from. An original whose path is not in `local` is downloaded."""
 
     source: Source
     local: Mapping[str, tuple[File, Path]]
 
     @property
     def checksums(self) -> dict[str, str]:
-        """File -> the SHA-256 it must have."""
+        """Path of a file -> the SHA-256 checksum that it must have."""
         files = [self.local.get(original.path, (original,))[0] for original in self.source.originals]
         return {file.path: file.sha256 for file in files}
 
     @property
     def digest(self) -> str:
-        """A short checksum of all checksums."""
+        """A short checksum of all the checksums."""
         return hashlib.sha256(json.dumps(self.checksums, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def note(self) -> str:
-        """What stands in for an original, "" where nothing does."""
+        """Which files stand in for originals; "" if none do."""
         return "; ".join(f"{file.path} holds {file.note}" for file, _ in self.local.values() if file.note)
 
     def read(self, rows: int | None, scratch: Path) -> tuple[Parts, dict[str, str]]:
-        """The source's arrays, from verified files, and file -> SHA-256 of what was read.
+        """Verifies the files and reads the arrays of the source.
 
-        Where only the first bytes were read, their SHA-256 stands under `path[:bytes]`. Downloads go below `scratch`.
+        Args:
+          rows: how many rows to read, or None for all.
+          scratch: a directory for downloads.
+
+        Returns:
+          The arrays, and path of a file -> SHA-256 of what was read. If only the first bytes of a file were read, their checksum is under
+          `path[:bytes]`.
 
         Raises:
           ValueError: a file is not the published one.
@@ -69,12 +74,12 @@ class Originals:
 
 
 def find(source: Source, directory: Path | None, name: str | None = None) -> Originals:
-    """Looks below a directory for a source's originals, or for what may stand in for them.
+    """Looks in a directory for the originals of a source, or for files that may stand in for them.
 
-    Where there are several candidates, the file called `name` is taken; by default the original, else the first substitute.
+    If there are several candidates, the file called `name` is used. By default it is the original, or else the first substitute.
     """
     if directory is not None and not directory.is_dir():
-        raise FileNotFoundError(f"there is no directory of originals {directory}: check --originals or FLAXFIT_ORIGINALS.")
+        raise FileNotFoundError(f"the directory of originals {directory} does not exist: check --originals or FLAXFIT_ORIGINALS.")
     files, local = (*source.originals, *source.substitutes), {}
     there = [(file, directory / file.path) for file in files] if directory is not None else []
     for file, path in there:
@@ -84,12 +89,14 @@ def find(source: Source, directory: Path | None, name: str | None = None) -> Ori
         names = [Path(file.path).name for file in files]
         if name not in names:
             raise ValueError(unknown("file", name, names, f"of {source.name}"))
-        raise FileNotFoundError(f"no {name} for {source.name}: a directory of originals must have it, and {directory} does not.")
+        raise FileNotFoundError(
+            f"{source.name} should be read from {name}, which the directory of originals {directory} does not have: add the file there."
+        )
     return Originals(source, local)
 
 
 def _downloaded(source: Source, original: File, rows: int | None, scratch: Path) -> Path:
-    """The verified file, or of a source too large to be fetched whole, as much of it as holds the first rows."""
+    """Downloads a file and verifies it. If the source is too large, only the part with the first rows is downloaded."""
     pooch = needed("pooch", f"downloading {source.name}")
     known = {original.path: None if source.first_rows else f"sha256:{original.sha256}"}
     urls = {original.path: original.url}
@@ -97,12 +104,12 @@ def _downloaded(source: Source, original: File, rows: int | None, scratch: Path)
     try:
         return Path(downloads.fetch(original.path, downloader=_Downloader(rows if source.first_rows else None)))
     except (OSError, ValueError, zlib.error) as error:
-        if getattr(error, "errno", None) is not None:  # the disk's
+        if getattr(error, "errno", None) is not None:  # an error of the disk
             raise
-        tried = f", the last of {ATTEMPTS} attempts" if type(error) not in (OSError, zlib.error) else ""  # these are not repeated
-        cure = f"To do without: put it below a directory, as {original.path}, and name that by --originals or FLAXFIT_ORIGINALS."
-        kind = OSError if isinstance(error, OSError) else ValueError
-        raise kind(f"{source.name} could not be downloaded: {original.url}{tried}: {str(error).rstrip('.')}. {cure}") from error
+        tried = f" in {ATTEMPTS} attempts" if type(error) not in (OSError, zlib.error) else ""  # these are not tried again
+        fix = f"If you have the file, save it as {original.path} in a directory, and name that in --originals or FLAXFIT_ORIGINALS."
+        kind = ValueError if isinstance(error, ValueError) else OSError
+        raise kind(f"{source.name} could not be downloaded{tried} from {original.url}: {str(error).rstrip('.')}. {fix}") from error
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ class _Downloader:
     """A downloader for pooch, which tries again after an error of requests or a wrong checksum, but not after a plain `OSError`.
 
     Attributes:
-      rows: stop when so many lines of a gzipped file are there; None: the whole file.
+      rows: how many lines of a gzipped file to download, or None for the whole file.
     """
 
     rows: int | None
@@ -121,14 +128,14 @@ class _Downloader:
         unpack, lines = zlib.decompressobj(wbits=31), 0
         with requests.get(url, stream=True, **how) as response:
             if 400 <= response.status_code < 500:
-                raise OSError(f"the host answers {response.status_code} {response.reason}")
+                raise OSError(f"the host answered {response.status_code} {response.reason}")
             response.raise_for_status()
             size = int(response.headers.get("Content-Length", 0)) or None
             unit = {"total": size, "unit": "B", "unit_scale": True} if self.rows is None else {"total": self.rows, "unit": " rows"}
             with Path(output_file).open("wb") as file, tqdm(**unit) as progress:
                 for block in response.iter_content(2**16):
                     if not file.tell() and url.endswith(".gz") and not block.startswith(b"\x1f\x8b"):
-                        raise OSError(f"what the host sends is not a gzip file, but perhaps a page to sign in: {block[:60]!r}")
+                        raise OSError(f"the host did not send a gzip file, but perhaps a page to sign in: {block[:60]!r}")
                     file.write(block)
                     if self.rows is None:
                         progress.update(len(block))
@@ -139,11 +146,11 @@ class _Downloader:
                     if lines >= self.rows:
                         return
                 if self.rows is not None and not unpack.eof:
-                    raise OSError("what the host sends ends in the middle of a gzip file")
+                    raise OSError("the gzip file ends in the middle")
 
 
 def _stay_with_https(response: Any, **_: Any) -> None:
     """Refuses a redirect from https to http."""
     target = urljoin(response.url, response.headers.get("Location", ""))
     if response.is_redirect and response.url.startswith("https:") and not target.startswith("https:"):
-        raise OSError(f"it leaves https for {target}")
+        raise OSError(f"the host redirects from https to {target}")

@@ -1,4 +1,4 @@
-"""Where rows come from, for the record of a run."""
+"""Where examples come from, for the record of a run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Provenance:
-    """Where the rows of a `Dataset` come from.
+    """Where the examples of a `Dataset` come from.
 
     Attributes:
-      source: the data set's name, or the file's.
-      rows: which of the source's rows, in order: a range or an integer array.
-      part: the source's own split that the rows are from, such as "train"; "" where it has none.
-      version: of the source.
-      checksums: file -> SHA-256 of what was read.
-      note: what else a reader must know, such as that a file stands in for the original.
+      source: the name of the data set or of the file.
+      rows: which rows of the source, in order: a range or an integer array.
+      part: the split of the source that the rows are from, such as "train", or "" if the source has no splits.
+      version: the version of the source.
+      checksums: name of a file -> SHA-256 of what was read.
+      note: what else a reader should know, such as that a file stands in for the original.
 
     Example:
       >>> rows = Provenance("higgs", range(11_000), version="1.0.0")[1_000:]
@@ -36,11 +36,11 @@ class Provenance:
     note: str = ""
 
     def __getitem__(self, rows: Any) -> Provenance:
-        """The same of a slice, an index array or a boolean mask of the rows."""
+        """Returns the provenance of a slice, an index array or a boolean mask of the rows."""
         return replace(self, rows=self.rows[rows] if isinstance(rows, slice) else np.asarray(self.rows)[np.asarray(rows)])
 
     def record(self) -> dict[str, Any]:
-        """All of it as plain values, for JSON: rows as `start:stop`, or their number and the SHA-256 of their int64 numbers."""
+        """Returns everything as plain values for JSON. Rows are `start:stop`, or how many there are and a SHA-256 of their numbers."""
         if isinstance(self.rows, range) and self.rows.step == 1:
             rows = f"{self.rows.start}:{self.rows.stop}"
         else:

@@ -1,4 +1,4 @@
-"""Rows to train on, to validate on and to test on; and cross-validation."""
+"""Splits into training, validation and test examples, and folds for cross-validation."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ import numpy as np
 
 from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset
+from flaxfit.data.table import Table, encoded
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Rows for three purposes: what `split` returns, or a source's own parts."""
+    """Training, validation and test examples, as `split` and `load` return them.
+
+    Attributes:
+      train: the training examples, a `Dataset`.
+      validation: the validation examples, or None.
+      test: the test examples, or None.
+    """
 
     train: Dataset
     validation: Dataset | Any = None  # or None: Any, so that type checkers let a user pass on what was asked for
     test: Dataset | Any = None
 
     def items(self) -> list[tuple[str, Dataset]]:
-        """Names and rows of those that are there."""
+        """Returns the name and the data set of each split that is not None."""
         return [(name, data) for name, data in vars(self).items() if data is not None]
 
     def __repr__(self) -> str:
@@ -33,7 +40,7 @@ class Splits:
 
 
 def split(
-    data: Dataset,
+    data: Dataset | Table,
     *,
     train: float | None = None,
     validation: float | None = None,
@@ -42,22 +49,27 @@ def split(
     seed: int | None = None,
     one_row: float = 0.01,
 ) -> Splits:
-    """Training, validation and test rows, none in two of them.
+    """Splits a data set into training, validation and test examples. No example is in two of them.
 
     Args:
-      data: the rows.
-      train: a count (an integer), or a share of all rows between 0 and 1; None: what is left. Shares are rounded up, as scikit-learn
-        does for a test set, but a share to train takes no more than is left: shares that sum to 1 use each row once.
-      validation: likewise; None: none.
-      test: likewise.
-      stratified: each class has about the same share in each piece, by scikit-learn's `train_test_split`, which draws the validation
-        rows, then the test rows, then those to train. Needs integer class labels, shape (rows,), and a seed.
-      seed: rows are drawn at random, in random order; None: the first rows validate, the next train, the next test.
-      one_row: warn of a validation or test set in which one row moves an accuracy by more than this; 1.0 never warns.
+      data: the examples. Those of a table come back encoded, by what is learned from the training examples.
+      train: how many examples to train on: an integer, or a share of all examples between 0 and 1. None takes those that are left. Shares
+        are rounded up, as scikit-learn does for a test set, but a share to train on takes no more than what is left. So shares that sum to
+        1 use each example once.
+      validation: how many examples to validate on, in the same forms, or None for none.
+      test: how many examples to test on, in the same forms, or None for none.
+      stratified: whether each class has about the same share in each split. scikit-learn's `train_test_split` draws the validation
+        examples, then the test examples, then the training examples. It needs integer class labels of shape (rows,) and a seed.
+      seed: the seed of a random split, whose examples are in random order. With None, the first examples validate, the next ones train,
+        and the next ones test.
+      one_row: the function warns if a single example changes the accuracy on a validation or test set by more than this. 1.0 never warns.
+
+    Returns:
+      `Splits`.
 
     Raises:
-      ValueError, TypeError: neither count nor share, more rows than there are, none left to train; stratified without a seed or
-        class labels, with fewer rows in a piece than there are classes, or a class with a single row to draw from.
+      ValueError, TypeError: a size is neither a count nor a share; more examples are asked for than there are; none are left to train on;
+        `stratified` lacks a seed or class labels, or a split or a class has too few examples for it.
 
     Example:
       >>> data = Dataset(np.arange(1000.0), np.arange(1000) % 2)
@@ -76,12 +88,12 @@ def split(
         sizes["train"] = min(left, sizes["train"] or left)
     if sizes["train"] < 1 or sum(sizes.values()) > rows:
         taken = " and ".join(f"{name} {sizes[name]}" for name, value in asked.items() if value is not None)
-        why = "nothing is left to train" if sizes["train"] < 1 else "these are more than there are"
-        raise ValueError(f"split: of {rows} rows {taken}: {why}; ask for less.")
+        why = "none are left to train on" if sizes["train"] < 1 else "these are more than there are"
+        raise ValueError(f"split of {rows} examples into {taken}: {why}. Ask for fewer.")
     if seed is not None:
-        check_count("split(seed=...)", seed, 0, "the same seed, the same split")
+        check_count("split(seed=...)", seed, 0, "the seed of a random split")
     elif stratified:
-        raise ValueError("split(stratified=True) draws rows at random: give a seed.")
+        raise ValueError("split(stratified=True) draws examples at random: pass a seed.")
     for message in small(sizes, one_row):
         warnings.warn(message, stacklevel=2)
     places: dict[str, Any] = {
@@ -90,26 +102,28 @@ def split(
     if seed is not None:
         order = np.random.default_rng(seed).permutation(rows)
         places = _stratified(labels, sizes, seed) if stratified else {name: order[place] for name, place in places.items()}
-    return Splits(**{name: data[places[name]] for name, size in sizes.items() if size})
+    parts = {name: data[places[name]] for name in ("train", "validation", "test") if sizes[name]}
+    return Splits(**dict(zip(parts, encoded(*parts.values()), strict=True)))
 
 
 def folds(
-    data: Dataset, k: int = 5, *, stratified: bool = False, repeats: int = 1, seed: int | None = None
+    data: Dataset | Table, k: int = 5, *, stratified: bool = False, repeats: int = 1, seed: int | None = None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows for cross-validation, those of scikit-learn's `KFold`, `StratifiedKFold` and their `Repeated` kinds.
+    """Returns the folds of cross-validation, which are those of scikit-learn's `KFold`, `StratifiedKFold` and their repeated kinds.
 
     Args:
-      data: the rows.
-      k: how many folds; each row validates in one of them.
-      stratified: each class has about the same share in each fold; needs integer class labels, shape (rows,).
-      repeats: `k` folds so many times, shuffled anew.
-      seed: scikit-learn's `random_state`; None: not shuffled.
+      data: the examples.
+      k: the number of folds. Each example is in the validation set of one of them.
+      stratified: whether each class has about the same share in each fold. It needs integer class labels of shape (rows,).
+      repeats: how often to make `k` folds, shuffled anew each time.
+      seed: the `random_state` of scikit-learn, or None to keep the order of the examples.
 
     Returns:
-      Row numbers, int64, for each of the `k * repeats` folds: those to train on and those to validate on, as in `data[rows]`.
+      For each of the `k * repeats` folds, the row numbers to train on and those to validate on, int64, for use as in `data[rows]`.
 
     Raises:
-      ValueError, TypeError: `k` below 2, or above the rows (if stratified, of any class); no class labels; repeats without a seed.
+      ValueError, TypeError: `k` is below 2 or above the number of examples (if stratified, of a class); there are no class labels; repeats
+        lack a seed.
 
     Example:
       >>> for train, validation in folds(Dataset(np.arange(4.0), np.arange(4)), k=2):
@@ -121,13 +135,13 @@ def folds(
     check_count("folds(k=...)", k, 2, "folds")
     check_count("folds(repeats=...)", repeats, 1, "times k folds")
     if seed is not None:
-        check_count("folds(seed=...)", seed, 0, "the same seed, the same folds")
+        check_count("folds(seed=...)", seed, 0, "the seed of the shuffle")
     elif repeats > 1:
-        raise ValueError(f"folds(repeats={repeats}) without shuffling are the same folds again: give a seed.")
+        raise ValueError(f"folds(repeats={repeats}) without a seed would repeat the same folds: pass a seed to shuffle.")
     values, counts = np.unique(labels, return_counts=True)
     if k > counts.min():
         needs, who = (" of each class", class_name(data, values[counts.argmin()])) if stratified else ("", "the data set")
-        raise ValueError(f"folds(k={k}) needs at least {k} rows{needs}, {who} has {counts.min()}: use fewer folds.")
+        raise ValueError(f"folds(k={k}) needs at least {k} examples{needs}, but {who} has {counts.min()}: use fewer folds.")
     from sklearn import model_selection
 
     state = None if seed is None else np.random.RandomState(seed)  # one for all repeats, as in scikit-learn's RepeatedKFold
@@ -136,19 +150,19 @@ def folds(
 
 
 def hold_outs(
-    data: Dataset, test: float, *, stratified: bool = False, repeats: int = 1, seed: int = 0
+    data: Dataset | Table, test: float, *, stratified: bool = False, repeats: int = 1, seed: int = 0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows for repeated hold-out: each time some are drawn to test, and the others train.
+    """Returns random splits for repeated hold-out, in which some examples test and all others train.
 
     Args:
-      data: the rows.
-      test: how many test, as for `split`.
-      stratified: as for `split`.
-      repeats: so many times.
-      seed: of the first draw; the next have the next numbers, so that seeds less than `repeats` apart have draws in common.
+      data: the examples.
+      test: how many examples to test on, as for `split`.
+      stratified: whether each class has about the same share in both parts, as for `split`.
+      repeats: the number of splits.
+      seed: the seed of the first split. The others have the following numbers, so seeds that are less than `repeats` apart share splits.
 
     Returns:
-      Row numbers, int64, for each time: those to train on and those to test on, `split`'s of that seed.
+      For each split, the row numbers to train on and those to test on, int64. They are those of `split` with that seed.
 
     Raises:
       ValueError, TypeError: as `split`.
@@ -159,8 +173,8 @@ def hold_outs(
       [2 0] [1 3]
       [0 1] [2 3]
     """
-    check_count("hold_outs(repeats=...)", repeats, 1, "draws")
-    check_count("hold_outs(seed=...)", seed, 0, "the same seed, the same draws")
+    check_count("hold_outs(repeats=...)", repeats, 1, "splits")
+    check_count("hold_outs(seed=...)", seed, 0, "the seed of the first split")
     _labels("hold_outs", data, stratified)
     rows = Dataset(np.arange(len(data)), data.y)
     drawn = [split(rows, test=test, stratified=stratified, seed=seed + index, one_row=1.0) for index in range(repeats)]
@@ -168,60 +182,62 @@ def hold_outs(
 
 
 def small(sizes: Mapping[str, int], one_row: float) -> list[str]:
-    """Warns of sets in which one row moves an accuracy by more than `one_row`; "train" may be of any size."""
+    """Returns warnings of splits, other than "train", in which one example changes an accuracy by more than `one_row`."""
     if not 0 < one_row <= 1:
-        raise ValueError(f"one_row is a share of an accuracy, above 0 and at most 1 (never warn), got {one_row!r}.")
+        raise ValueError(f"one_row must be above 0 and at most 1, which never warns, got {one_row!r}.")
     return [
-        f"{name} has {rows} rows: one row moves its accuracy by {1 / rows:#.2g}; cross-validate instead (flaxfit.data.folds)."
+        f"{name} has only {rows} examples, so that one of them changes its accuracy by {1 / rows:#.2g}: use flaxfit.cross_validate instead."
         for name, rows in sizes.items()
         if name != "train" and rows and 1 / rows > one_row
     ]
 
 
-def class_labels(data: Dataset) -> np.ndarray | None:
-    """y if it is integer class labels, shape (rows,)."""
+def class_labels(data: Dataset | Table) -> np.ndarray | None:
+    """Returns y if it holds integer class labels of shape (rows,), else None."""
     labeled = not isinstance(data.y, dict | tuple) and data.y.ndim == 1 and data.y.dtype.kind in "iub"
     return np.asarray(data.y) if labeled else None
 
 
-def class_name(data: Dataset, label: int) -> str:
-    """Such as "class 3", by its name where `data.classes` has one."""
+def class_name(data: Dataset | Table, label: int) -> str:
+    """Returns a name such as "class 3", with the name of the class if `data.classes` has one."""
     names = data.classes or ()
     return f"class {names[label] if 0 <= label < len(names) else int(label)}"
 
 
-def _labels(function: str, data: Dataset, stratified: bool) -> np.ndarray:
-    """The rows' classes; all rows are of one class if not stratified."""
-    if not isinstance(data, Dataset):
-        raise TypeError(f"{function} takes a flaxfit.Dataset, got {type(data).__name__}: wrap the arrays as ff.Dataset(x, y).")
+def _labels(function: str, data: Dataset | Table, stratified: bool) -> np.ndarray:
+    """Returns the classes of the examples, or one class for all if not stratified."""
+    if not isinstance(data, Dataset | Table):
+        raise TypeError(f"{function} needs a flaxfit.Dataset, got {type(data).__name__}: wrap the arrays as ff.Dataset(x, y).")
     labels = class_labels(data) if stratified else np.zeros(len(data), np.int64)
     if labels is None:
         got = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", data.y)
-        raise ValueError(f"{function}(stratified=True) needs integer class labels y, shape (rows,), got {got}: y.ravel().astype(int)?")
+        raise ValueError(
+            f"{function}(stratified=True) needs integer class labels y of shape (rows,), got {got}: try y.ravel().astype(int)."
+        )
     return labels
 
 
 def _size(name: str, value: float, rows: int) -> int:
     if not isinstance(value, float | np.floating):
-        return check_count(f"split({name}=...)", value, 1, "rows, or a float between 0 and 1 for a share of them")
+        return check_count(f"split({name}=...)", value, 1, "a number of examples; a float between 0 and 1 is a share of them")
     if not 0 < value < 1:
-        raise ValueError(f"split({name}=...) as a share of the rows is between 0 and 1, got {value}; a count is an integer.")
+        raise ValueError(f"split({name}=...) must be a share between 0 and 1, or an integer, got {value}.")
     return max(1, math.ceil(round(float(value) * rows, 6)))  # 0.07 * 100 is 7.000000000000001
 
 
 def _stratified(labels: np.ndarray, sizes: Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
-    """The rows of each piece in random order, drawn by scikit-learn, one piece after the other."""
+    """Returns the rows of each split in random order. scikit-learn draws one split after the other."""
     from sklearn.model_selection import train_test_split
 
-    state = np.random.RandomState(np.random.MT19937(seed))  # a seed of any size: scikit-learn itself takes 32 bits
+    state = np.random.RandomState(np.random.MT19937(seed))  # takes seeds of any size; scikit-learn itself takes 32 bits
     left, pieces = state.permutation(len(labels)), {}
     for name in ("validation", "test", "train"):
         size = sizes[name]
-        if name == "train" and len(left) - size < len(np.unique(labels[left])):  # scikit-learn would leave no piece so small
+        if name == "train" and len(left) - size < len(np.unique(labels[left])):  # scikit-learn refuses so small a rest
             pieces[name] = left[:size]
         elif size:
             try:
                 left, pieces[name] = train_test_split(left, test_size=size, random_state=state, stratify=labels[left])
             except ValueError as error:
-                raise ValueError(f"split(stratified=True): {size} rows for {name}, of {len(left)}: {error}") from error
+                raise ValueError(f"split(stratified=True) cannot draw {size} of {len(left)} examples for {name}: {error}") from error
     return pieces

@@ -1,4 +1,4 @@
-"""Rows that are read while training computes, for sets larger than memory."""
+"""Streams: examples that are read while the device computes, for data sets larger than memory."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.provenance import Provenance
 
 CHUNK_BYTES = 64 * 2**20
-"""About the most of a chunk, which has a batch at least. Memory holds the one in training and two that are read ahead."""
+"""The size of a chunk is at most about this, but at least one batch. Memory holds the chunk in training and two that are read ahead."""
 CHUNK_ROWS = 2**20
 CHUNK_ELEMENTS = 2**16
-"""Fewer where elements come one by one, at some thousands a second: training begins when the first chunk is read."""
+"""The most elements of a chunk if they are read one by one, which is slow: training begins when the first chunk has been read."""
 AHEAD = 2
 TASK_BYTES = 2**18
 THREADS = min(16, 2 * (os.cpu_count() or 1))
@@ -35,26 +35,30 @@ _round_keys = jax.jit(order.round_keys, static_argnums=2)
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _drawn(key: Array, steps: Array, batch: int, rows: int) -> Array:
-    # One after the other: drawing all at once would draw others with some of JAX's generators.
+    # One step after the other, because some of JAX's generators give other numbers if all are drawn at once.
     return jax.lax.map(lambda step: order.drawn(key, step, batch, rows), steps).ravel()
 
 
 class Stream:
-    """Rows of a set larger than memory. `fit` trains from it as from a `Dataset`, to the same losses; `evaluate` scores it.
+    """A data set larger than memory, whose examples are read while the device computes.
+
+    `flaxfit.fit` trains from it as from a `Dataset`, with the same losses to the last bit, and `flaxfit.evaluate` scores it.
 
     Args:
-      source: anything with a length that gives the element of a row number: a TFDS data source, a `grain.MapDataset`, a sequence. Several
-        threads read it at once, by `__getitems__` where it has that. Or, fastest, a `Dataset` of memory-mapped arrays, which tells x and y.
-      x: where an element has the inputs: a key of a dict, an index of a tuple, or a function of the element. By default the first of a
-        tuple, or by TFDS's supervised keys.
-      y: the targets, likewise; the second of a tuple.
-      sample_weight: the row's weight, likewise, or None.
-      features: as in `Dataset`.
-      classes: as in `Dataset`.
-      provenance: as in `Dataset`.
+      source: a `Dataset` of memory-mapped arrays, which is fastest. Or anything with a length that returns the element of a number: a data
+        source of TensorFlow Datasets, a `grain.MapDataset`, or a sequence. Several threads read it at the same time, with `__getitems__`
+        if it has that method.
+      x: how to get the inputs from an element: a key of a dict, an index of a tuple, or a function of the element. By default it is the
+        first entry of a tuple, or what the supervised keys of TensorFlow Datasets say.
+      y: how to get the targets from an element, in the same forms. By default it is the second entry of a tuple.
+      sample_weight: how to get the weight of an example from an element, in the same forms, or None.
+      features: the names of the columns of x, as in `Dataset`.
+      classes: the names of the classes, as in `Dataset`.
+      provenance: where the examples come from, as in `Dataset`.
 
     Raises:
-      TypeError, ValueError: no random access, no rows, no such key; a first element that is no numbers.
+      TypeError, ValueError: the source has no random access or no elements, an element has no such key, or the first element does not hold
+        numbers.
 
     Example:
       >>> import numpy as np
@@ -76,13 +80,13 @@ class Stream:
     ):
         if not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
             raise TypeError(
-                f"Stream needs a source with random access, __len__ and __getitem__, got {type(source).__name__}: a TFDS data source, "
-                "a grain.MapDataset (before to_iter_dataset), a sequence."
+                f"Stream needs a source with random access (__len__ and __getitem__), got {type(source).__name__}: pass a data source of "
+                "TensorFlow Datasets, a grain.MapDataset (before to_iter_dataset), or a sequence."
             )
         if not 0 < len(source) < 2**31:
-            raise ValueError(f"Stream: {type(source).__name__} has {len(source)} rows; it must have some, below 2**31, and not repeat.")
+            raise ValueError(f"Stream needs a source of 1 to 2**31 - 1 elements that does not repeat, got {len(source)} elements.")
         if isinstance(x, np.ndarray):
-            raise TypeError("Stream of two arrays: Stream(ff.Dataset(x, y)).")
+            raise TypeError("Stream takes one source, got two arrays: use Stream(ff.Dataset(x, y)).")
         self._source, self.by_element = source, not isinstance(source, Dataset)
         self.features, self.classes, self.provenance = features, classes, provenance
         if isinstance(source, Dataset):
@@ -92,23 +96,23 @@ class Stream:
             self.provenance = provenance or source.provenance
         else:
             self._picks = _picks(source, x, y, sample_weight)
-        self[:1]  # raises for what is no number
+        self[:1]  # Raises if the first element does not hold numbers.
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, rows: slice | np.ndarray) -> Dataset:
-        """The rows of a slice or an index array, in memory.
+        """Reads the examples of a slice or an index array into memory.
 
         Raises:
-          TypeError: a single number, as in `Dataset`.
-          IndexError: no rows, or rows that are not there.
+          TypeError: the index is a single number.
+          IndexError: there are no such examples.
         """
         if isinstance(rows, int | np.integer):
-            raise TypeError(f"a Stream is indexed by slices and arrays of rows: stream[{rows}:{rows + 1}] is the row {rows}.")
+            raise TypeError(f"a Stream is indexed by slices and index arrays: use stream[{rows}:{rows + 1}] for the example {rows}.")
         numbers = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows)
         if numbers.dtype.kind not in "iu" or not numbers.size or numbers.min() < 0 or numbers.max() >= len(self):
-            raise IndexError(f"a Stream gives rows 0 to {len(self) - 1}, asked for {rows!r}.")
+            raise IndexError(f"a Stream of {len(self)} examples has the indices 0 to {len(self) - 1}, got {rows!r}.")
         provenance = None if self.provenance is None else self.provenance[rows]
         return replace(self.read(numbers), features=self.features, classes=self.classes, provenance=provenance)
 
@@ -116,15 +120,15 @@ class Stream:
         return f"Stream({type(self._source).__name__}, {len(self)} rows)"
 
     def record(self) -> dict[str, Any]:
-        """Where the rows come from and how many there are, as plain values for JSON."""
+        """Returns where the examples come from and how many there are, as plain values for JSON."""
         return {"count": len(self)} | ({"source": type(self._source).__name__} if self.provenance is None else self.provenance.record())
 
     def read(self, rows: np.ndarray) -> Dataset:
-        """The bare rows of an index array, unchecked."""
+        """Reads the examples of an index array, without descriptions and checks."""
         if not self.by_element:
             part = jax.tree.map(lambda array: np.take(array, rows, axis=0), self._arrays)
             for array, memory, offset in self._maps:
-                # Else the pages that were read, up to the whole file, would count as this process's memory until others want it.
+                # Otherwise all pages that were read would count as memory of this process until others need it.
                 first = offset + int(rows.min()) * array.strides[0]
                 last = offset + (int(rows.max()) + 1) * array.strides[0]
                 memory.madvise(mmap.MADV_DONTNEED, first - first % mmap.PAGESIZE, last - first + first % mmap.PAGESIZE)
@@ -136,7 +140,7 @@ class Stream:
 
 
 def _picks(source: Any, *keys: Any) -> list[Callable[[Any], Any] | None]:
-    """Functions of an element that give x, y and the weight."""
+    """Returns functions that take x, y and the weight from an element."""
     element = source[0]
     known = element if isinstance(element, dict) else range(len(element)) if isinstance(element, tuple | list) else ()
     supervised = getattr(getattr(source, "dataset_info", None), "supervised_keys", None)
@@ -146,7 +150,9 @@ def _picks(source: Any, *keys: Any) -> list[Callable[[Any], Any] | None]:
         key = default if key is None else key
         if key is None and name != "sample_weight":
             has = f"with keys {', '.join(map(repr, known))}" if known else type(element).__name__
-            raise TypeError(f"Stream({name}=...) must say where an element, {has}, has {name}: a key, or a function of the element.")
+            raise TypeError(
+                f"Stream({name}=...) must say where to find {name} in an element ({has}): pass a key or a function of the element."
+            )
         if key is not None and not callable(key) and key not in known:
             raise ValueError(f"Stream({name}={key!r}): {unknown('key', str(key), map(str, known), 'in an element')}")
         picks.append(key if key is None or callable(key) else itemgetter(key))
@@ -157,13 +163,13 @@ def _stacked(values: list[Any]) -> Any:
     try:
         return jax.tree.map(lambda *parts: np.stack(parts), *values, is_leaf=lambda value: isinstance(value, list))
     except ValueError as error:
-        raise ValueError(f"Stream: all elements must have the shape of the first; pad or crop them: {error}") from error
+        raise ValueError(f"Stream: all elements must have the shape of the first one: pad or crop them. ({error})") from error
 
 
 def _mapped(array: np.ndarray) -> tuple[mmap.mmap, int] | None:
-    """The memory map that an array lies in and where, if its pages can be given back without loss."""
+    """Returns the memory map of an array and the position in it, or None if its pages cannot be given back to the system."""
     base = array
-    while isinstance(base, np.ndarray) and getattr(base, "mode", "") != "c":  # in which changes are nowhere else
+    while isinstance(base, np.ndarray) and getattr(base, "mode", "") != "c":  # in mode "c", changes are kept in memory only
         base = base.base
     if not isinstance(base, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED") or not array.flags.c_contiguous:
         return None
@@ -171,7 +177,7 @@ def _mapped(array: np.ndarray) -> tuple[mmap.mmap, int] | None:
 
 
 def _room(rows: int, like: np.ndarray) -> np.ndarray:
-    """New memory for rows, aligned so that on CPU JAX keeps it instead of copying it, which would take as long as reading."""
+    """Allocates memory for rows. It is aligned, so that JAX uses it on a CPU instead of a copy, which would take as long as reading."""
     size = rows * like[:1].nbytes
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
@@ -181,7 +187,7 @@ def _room(rows: int, like: np.ndarray) -> np.ndarray:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Chunk:
-    """The rows of some consecutive steps of one epoch, in the order of training, filled up at the end with rows that are never used."""
+    """The examples of consecutive steps of one epoch, in the order of training. It is padded at the end with rows that are never used."""
 
     rows: Dataset
     first: Array  # of the steps, counted in the epoch: int32 scalar
@@ -192,10 +198,16 @@ class Chunk:
 
 
 class Feed:
-    """Reads a run's chunks ahead on threads. A context: at its end the threads are gone.
+    """Reads the chunks of a run ahead, on threads. It is a context manager that ends the threads.
 
-    Each piece of rows goes through `prepare`, on the threads. The run's root `key` decides the order of rows, or with `replacement` what
-    is drawn; without a key they come in the source's order. Errors call the stream `name`.
+    Args:
+      stream: the examples.
+      batch_size: the number of examples in a step.
+      epochs: the number of epochs to read.
+      prepare: a function that is applied to the examples, on the threads.
+      name: what to call the stream in errors.
+      key: the root key of the run, which decides the order of the examples. Without it they come in the order of the source.
+      replacement: whether each batch is drawn with replacement.
     """
 
     def __init__(
@@ -231,10 +243,10 @@ class Feed:
         self._ahead.shutdown()
 
     def at(self, position: int, until: int) -> tuple[Chunk, int]:
-        """The chunk, on the device, in which the run's step `position` is; and `until`, or the chunk's end where that is sooner.
+        """Returns the chunk that has step `position` of the run, on the device, and `until` or the end of the chunk if that is sooner.
 
         Raises:
-          ValueError: a row that is not finite, or unlike the first.
+          ValueError: an example is not finite, or is not like the first one.
         """
         epoch, step = divmod(position, self.steps)
         number = epoch * self._chunks + step // self._length
@@ -247,7 +259,7 @@ class Feed:
         return self._reading[number].result(), min(until, end)
 
     def pieces(self) -> Iterator[Dataset]:
-        """All rows of an epoch, piece by piece."""
+        """Yields all examples of an epoch, piece by piece."""
         position = 0
         while position < self.steps:
             chunk, end = self.at(position, self.steps)
@@ -256,7 +268,7 @@ class Feed:
             position = end
 
     def _plan(self, number: int) -> tuple[int, list[Any], Array | None]:
-        """A chunk's first step and what its row numbers follow from. The device is asked now, before it is busy with a chunk."""
+        """Returns the first step of a chunk and what decides its row numbers, computed on the device before it is busy with a chunk."""
         epoch, part = divmod(number, self._chunks)
         total, size, first = len(self._stream), self._batch_size, part * self._length
         stop = min(first + self._length, self.steps)
@@ -268,14 +280,14 @@ class Feed:
         return first, [np.arange(first * size, min(stop * size, total))], keys
 
     def _as_caller(self, function: Callable[..., Any], *args: Any) -> Any:
-        with jax.enable_x64(self._settings[0]), jax.default_device(self._settings[1]):  # which JAX keeps for each thread
+        with jax.enable_x64(self._settings[0]), jax.default_device(self._settings[1]):  # JAX keeps these settings for each thread
             return function(*args)
 
     def _read(self, first: int, positions: list[Any], keys: Array | None) -> Chunk:
         rows = np.concatenate(positions)
         if keys is not None:
             rows = np.asarray(order.shuffled(rows, np.asarray(keys), len(self._stream)))
-        places = np.argsort(rows)  # read in the source's order: a disk is fastest so, and a page is read once
+        places = np.argsort(rows)  # in the order of the source, in which a disk is fastest and each page is read once
         chunk = jax.tree.map(functools.partial(_room, self._length * self._batch_size), self._like)
         size = max(1, min(TASK_BYTES // self._row_bytes, len(rows) // THREADS))
         parts = [places[start : start + size] for start in range(0, len(rows), size)]
@@ -288,8 +300,8 @@ class Feed:
         for (path, into), (_, values) in zip(chunk.leaves(), part.leaves(), strict=True):
             if values.shape[1:] != into.shape[1:] or not np.can_cast(values.dtype, into.dtype, "same_kind"):
                 found, expected = (f"{array.dtype}{list(array.shape[1:])}" for array in (values, into))
-                raise ValueError(f"{self._name} rows differ: {path} is {found} where the first row has {expected}.")
+                raise ValueError(f"all examples of {self._name} must be alike: {path} is {found}, but {expected} in the first one.")
             if jnp.issubdtype(values.dtype, jnp.inexact) and not (finite := np.isfinite(values)).all():
                 row = numbers[np.nonzero(~finite)[0][0]]
-                raise ValueError(f"{self._name} row {row}: {path} has NaN or infinity: remove the row or fill the value.")
+                raise ValueError(f"example {row} of {self._name} has NaN or infinity in {path}: remove the example or fill the value.")
             into[places] = values

@@ -1,7 +1,7 @@
-"""Several processes that make one run: how they start, agree, and end when one of them is lost.
+"""Runs of several processes: how these start, agree with each other, and end when one of them is lost.
 
-Every process runs the same script. What they compute together is one program over all devices; between its chunks they agree on what
-the first one decides and on what any of them heard.
+Every process runs the same script, and together they compute one program over all devices. Between its chunks, the first process decides
+for all, and a signal to any of them reaches all.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ import jax
 import numpy as np
 
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND")
-_lost: list[str] = []  # why this process must not wait for the others at its end: they are gone, or wait for it
+_lost: list[str] = []  # Why this process must not wait for the others at its end: they are gone, or wait for it.
 
 
 def initialize(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Joins this process with the others of a run; before anything else touches JAX.
+    """Connects this process with the other processes of a run. Call it before anything else uses JAX.
 
-    What is not given comes from the environment variables `FLAXFIT_COORDINATOR`, `FLAXFIT_PROCESSES` and `FLAXFIT_PROCESS`, or from
-    what JAX detects of a cluster (Slurm, Open MPI, Kubernetes, Cloud TPU). Then `fit(..., mesh=Mesh(jax.devices(), ("data",)))` is one
-    run of all.
+    Arguments that are not given are taken from the environment variables `FLAXFIT_COORDINATOR`, `FLAXFIT_PROCESSES` and `FLAXFIT_PROCESS`,
+    or from the cluster that JAX detects (Slurm, Open MPI, Kubernetes, Cloud TPU). After that,
+    `fit(..., mesh=Mesh(jax.devices(), ("data",)))` is one run of all processes.
 
     Args:
-      coordinator: address and port of the first process, such as `"10.0.0.1:1234"`.
-      processes: how many there are.
-      process: this one's number, from 0.
+      coordinator: the address and port of the first process, such as `"10.0.0.1:1234"`.
+      processes: the number of processes.
+      process: the number of this process, from 0.
 
     Raises:
       ValueError: only some of the three are given.
-      RuntimeError: JAX has been used already, or the others do not come.
+      RuntimeError: JAX has been used already, or the other processes cannot be reached.
 
     Example:
       >>> initialize(processes=2)
       Traceback (most recent call last):
-      ValueError: give coordinator, processes and process together, or none of them; missing: coordinator, process.
+      ValueError: pass coordinator, processes and process together, or none of them; missing: coordinator, process.
     """
     named: dict[str, Any] = {"coordinator": coordinator, "processes": processes, "process": process}
     named = {name: os.environ.get(f"FLAXFIT_{name.upper()}") if value is None else value for name, value in named.items()}
     missing = [name for name, value in named.items() if value is None]
     if 0 < len(missing) < 3:
-        raise ValueError(f"give coordinator, processes and process together, or none of them; missing: {', '.join(missing)}.")
+        raise ValueError(f"pass coordinator, processes and process together, or none of them; missing: {', '.join(missing)}.")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM, which is for the run to hear
+    jax.config.update("jax_enable_preemption_service", False)  # It would catch SIGTERM, on which the run saves.
     count, number = (None if missing else int(named[name]) for name in ("processes", "process"))
     jax.distributed.initialize(named["coordinator"], count, number)
-    atexit.register(_leave)  # before JAX's own, which waits minutes for processes that are gone
+    atexit.register(_leave)  # It runs before JAX's own handler, which waits minutes for processes that are gone.
 
 
 def _leave() -> None:
@@ -63,10 +63,10 @@ def _leave() -> None:
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of a run. All call the same methods in the same order.
+    """The processes of a run, all of which call the same methods in the same order.
 
     Attributes:
-      size: how many there are; of 1, every method answers by itself.
+      size: the number of processes. With 1, no method communicates.
     """
 
     size: int = 1
@@ -78,11 +78,11 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes files and lets callbacks look."""
+        """Whether this process is the one that writes files and calls the callbacks."""
         return self.index == 0
 
     def gather(self, number: int) -> np.ndarray:
-        """Everybody's number (from 0 to below 2**32), by process."""
+        """Returns the number that each process has passed, from 0 to below 2**32, in the order of the processes."""
         if self.size == 1:
             return np.array([number])
         from jax.experimental import multihost_utils
@@ -90,7 +90,7 @@ class Team:
         return np.asarray(multihost_utils.process_allgather(np.uint32(number))).astype(int)
 
     def from_first(self, array: np.ndarray) -> np.ndarray:
-        """The first process's array, bit for bit; the others give one of the same shape and type."""
+        """Returns the array that the first process has passed. The others pass one of the same shape and type."""
         if self.size == 1 or not array.size:
             return array
         from jax.experimental import multihost_utils
@@ -100,10 +100,10 @@ class Team:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What is done inside succeeds for all or fails for all, instead of leaving some to wait for the others.
+        """Makes the block succeed in all processes or fail in all of them, so that none waits for another one forever.
 
         Raises:
-          RuntimeError: it failed for another process.
+          RuntimeError: the block failed in another process.
         """
         if self.size == 1:
             yield
@@ -117,14 +117,14 @@ class Team:
         if error is not None:
             raise error
         if len(failed):
-            raise RuntimeError(f"process {failed[0]} of {self.size} failed, so this one ends too; its own error says why.")
+            raise RuntimeError(f"process {failed[0]} of {self.size} failed, so this one ends as well. The error of that process says why.")
 
     @contextmanager
     def watch(self, directory: Any) -> Iterator[None]:
-        """Says what happened where the end of another process breaks off what is done inside.
+        """Raises an error that says what happened if the block fails because another process was lost.
 
         Args:
-          directory: where the run's checkpoints are, or None.
+          directory: the directory of the run, or None.
 
         Raises:
           RuntimeError: a process was lost.
@@ -137,12 +137,12 @@ class Team:
             _lost.append(str(error))
             if isinstance(error, KeyboardInterrupt) or str(error).startswith(_OWN_FAULTS):
                 raise
-            how = "There are no checkpoints to go on from: fit(run_dir=...) makes some."
+            how = "The run has no checkpoints to resume from: pass fit(run_dir=...) to save some."
             if directory is not None:
-                how = f"Start all again with the same command: it goes on from its last checkpoint in {directory}, on another"
-                how += " number of processes too, if these have the same rows in all."
+                how = f"Start all processes again with the same command, to resume from the last checkpoint in {directory}. There may be"
+                how += " another number of processes, if together they have the same examples."
             what = " ".join(str(error).split())[:200]
-            raise RuntimeError(f"another of the {self.size} processes of this run was lost ({what}). {how}") from error
+            raise RuntimeError(f"another one of the {self.size} processes of this run was lost ({what}). {how}") from error
 
 
 ALONE = Team()

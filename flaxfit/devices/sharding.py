@@ -1,4 +1,4 @@
-"""Where a run's arrays lie: on one device, or over a mesh of them, of one process or several."""
+"""The placement of the arrays of a run: on one device, or over a mesh of devices of one or several processes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ from flaxfit.devices.distributed import Team
 from flaxfit.state import paths
 
 Shard = Mapping[str, PartitionSpec] | Callable[[tuple[int, ...], Mesh], PartitionSpec]
-"""Regular expression on a parameter's path -> how it is spread over the mesh; or (shape, mesh) -> the same, such as `fsdp`."""
+"""A mapping from regular expressions on the path of a parameter to `PartitionSpec`s; or a function (shape, mesh) -> `PartitionSpec`."""
 
 
 @functools.cache
 def fsdp(min_size: int = 2**14) -> Callable[[tuple[int, ...], Mesh], PartitionSpec]:
-    """A rule for `fit(shard=...)`: large parameters are spread over the mesh's first axis, along their longest axis that divides by it.
+    """Returns a rule for `fit(shard=...)` that spreads large parameters over the devices ("fully sharded data parallel").
+
+    Each large parameter is split along its longest axis that can be divided evenly over the first axis of the mesh.
 
     Args:
-      min_size: smaller ones, by number of entries, lie whole on each device.
+      min_size: parameters with fewer entries than this are kept whole on each device.
+
+    Returns:
+      A function from (shape, mesh) to a `jax.sharding.PartitionSpec`.
 
     Example:
       >>> mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
@@ -47,11 +52,11 @@ def fsdp(min_size: int = 2**14) -> Callable[[tuple[int, ...], Mesh], PartitionSp
 
 @dataclass(frozen=True)
 class Placement:
-    """How a run lies on its devices.
+    """The placement of a run on its devices.
 
     Attributes:
-      mesh: over which each step's rows are spread, along its first axis; None: one device.
-      shard: how parameters are, and with them what the optimizer keeps of each; None: whole on each device.
+      mesh: the examples of each step are spread along the first axis of this mesh. None means one device.
+      shard: how parameters and the optimizer's state of each are spread over the mesh. None means whole on each device.
     """
 
     mesh: Mesh | None = None
@@ -59,14 +64,14 @@ class Placement:
 
     @classmethod
     def over(cls, mesh: Any, shard: Any) -> Placement:
-        """The placement of `fit(mesh=, shard=)`, checked.
+        """Checks the arguments of `fit(mesh=..., shard=...)` and returns their placement.
 
         Raises:
-          TypeError, ValueError: what cannot work.
+          TypeError, ValueError: they cannot work.
         """
         if mesh is None:
             if shard is not None:
-                raise ValueError("fit(shard=...) spreads parameters over a mesh: give mesh=jax.sharding.Mesh(jax.devices(), ('data',)).")
+                raise ValueError("fit(shard=...) spreads parameters over a mesh: pass mesh=jax.sharding.Mesh(jax.devices(), ('data',)).")
             return cls()
         if not isinstance(mesh, Mesh):
             raise TypeError(f"fit(mesh=...) must be a jax.sharding.Mesh, such as Mesh(jax.devices(), ('data',)), got {mesh!r}.")
@@ -76,27 +81,27 @@ class Placement:
             local = len(owners) // jax.process_count()
             if owners != [process for process in range(jax.process_count()) for _ in range(local)]:
                 raise ValueError(
-                    f"the mesh's devices must be those of this process, or equally many of each of the {jax.process_count()} processes, in "
-                    f"their order, as in Mesh(jax.devices(), ('data',)); they are of the processes {owners}."
+                    f"the mesh must have the devices of this process, or equally many of each of the {jax.process_count()} processes "
+                    f"in their order, as in Mesh(jax.devices(), ('data',)). Its devices belong to the processes {owners}."
                 )
         if isinstance(shard, Mapping):
             if not all(isinstance(spec, PartitionSpec) for spec in shard.values()):
-                raise TypeError(f"fit(shard=...) maps regular expressions to jax.sharding.PartitionSpec, got {dict(shard)!r}.")
+                raise TypeError(f"fit(shard=...) must map regular expressions to jax.sharding.PartitionSpec, got {dict(shard)!r}.")
             shard = tuple(shard.items())
         elif shard is not None and not callable(shard):
             raise TypeError(
-                f"fit(shard=...) must be flaxfit.devices.sharding.fsdp() or map regular expressions to PartitionSpecs, got {shard!r}."
+                f"fit(shard=...) must be flaxfit.sharding.fsdp(), or map regular expressions to jax.sharding.PartitionSpec, got {shard!r}."
             )
         rule: Any = shard
         return cls(Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names)), rule)
 
     @property
     def team(self) -> Team:
-        """The processes whose devices these are."""
+        """The processes that the devices belong to."""
         return Team(1 if self.mesh is None else len({device.process_index for device in self.mesh.devices.flat}))
 
     def everywhere(self, tree: Any) -> Any:
-        """`tree` whole on each device; all processes have the same."""
+        """Places `tree` whole on each device. All processes pass the same tree."""
         if self.mesh is None:
             return jax.device_put(tree)
         whole = self._named()
@@ -105,7 +110,7 @@ class Placement:
         return jax.tree.map(lambda leaf: place(host(leaf), jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)), tree)
 
     def rows(self, tree: Any) -> Any:
-        """Each process's rows as one array of all, in the order of the processes; on the devices of a process all of its own."""
+        """Joins the rows of all processes to one array. The devices of a process hold all rows of that process."""
         if self.mesh is None or self.team.size == 1:
             return self.everywhere(tree)
         mesh = Mesh(self.mesh.devices.reshape(self.team.size, -1), ("processes", "devices"))
@@ -113,7 +118,7 @@ class Placement:
         return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(split, np.asarray(leaf)), tree)
 
     def batch(self, tree: Any) -> Any:
-        """A step's rows, inside of a program, spread over the devices; whole on each where they do not divide."""
+        """Spreads the rows of a step over the devices, inside a program. Rows that cannot be divided evenly are whole on each device."""
         if self.mesh is None:
             return tree
         first, ways = self.mesh.axis_names[0], self.mesh.devices.shape[0]
@@ -121,7 +126,7 @@ class Placement:
         return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, whole if leaf.shape[0] % ways else split), tree)
 
     def shardings(self, tree: Any, params: Any) -> Any:
-        """The sharding of each leaf of a state: the parameters' for those of their name and shape, else whole on each device."""
+        """Returns the sharding of each leaf of a state. A leaf with the name and shape of a parameter is sharded like that parameter."""
         if self.mesh is None:
             return None
         specs = self._specs(params)
@@ -134,24 +139,24 @@ class Placement:
         return jax.tree.unflatten(jax.tree.structure(tree), shardings)
 
     def kept(self, tree: Any, params: Any) -> Any:
-        """A state, inside of a program, as `shardings` says."""
+        """Constrains a state to its `shardings`, inside a program."""
         return tree if self.mesh is None else lax.with_sharding_constraint(tree, self.shardings(tree, params))
 
     def out(self, state: Any, *others: Any) -> Any:
-        """What a program's results shall be, for `jax.jit`: a run's state, and other things whole on each device."""
+        """Returns the shardings of the results of a program, for `jax.jit`: the state of a run, and others whole on each device."""
         if self.mesh is None:
             return None
         state = self.shardings(state, state.train.params)
         return (state, *jax.tree.map(lambda _: self._named(), others)) if others else state
 
     def like(self, state: Any) -> Any:
-        """A run's state as shapes, with their shardings."""
+        """Returns the state of a run as shapes with their shardings."""
         if self.mesh is None:
             return state
         return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, self.out(state))
 
     def on_host(self, tree: Any) -> Any:
-        """Of several processes: everything in each one's memory. Of one: as it is. All call it."""
+        """Gathers everything in the memory of each process, if there are several. All of them call it."""
         return tree if self.team.size == 1 else jax.tree.map(_gathered, tree)
 
     def _named(self, *spec: Any) -> NamedSharding:
@@ -159,7 +164,7 @@ class Placement:
         return NamedSharding(self.mesh, PartitionSpec(*spec))
 
     def _specs(self, params: Any) -> dict[str, tuple[tuple[int, ...], PartitionSpec]]:
-        """Path of a parameter -> its shape and how it is spread."""
+        """Returns path of a parameter -> its shape and its partition."""
         shapes = {path: leaf.shape for path, leaf in zip(paths(params), jax.tree.leaves(params), strict=True)}
         assert self.mesh is not None
         if self.shard is None:
@@ -167,15 +172,15 @@ class Placement:
         if callable(self.shard):
             return {path: (shape, self.shard(shape, self.mesh)) for path, shape in shapes.items()}
         specs = {}
-        for pattern, spec in reversed(self.shard):  # the first that matches
+        for pattern, spec in reversed(self.shard):  # so that the first pattern that matches decides
             found = [path for path in shapes if re.search(pattern, path)]
             if not found:
-                raise ValueError(f"fit(shard=...): {pattern!r} matches no parameter. There are: {', '.join(shapes)}")
+                raise ValueError(f"fit(shard=...): {pattern!r} matches no parameter. The parameters are: {', '.join(shapes)}")
             specs |= {path: (shapes[path], spec) for path in found}
         for path, (shape, spec) in specs.items():
             try:
                 if len(spec) > len(shape):
-                    raise ValueError("it has fewer axes")
+                    raise ValueError("the parameter has fewer axes")
                 self._named(*spec).shard_shape(shape)
             except ValueError as error:
                 what = f"{path} of shape {shape} cannot be spread as {spec} over the mesh {dict(self.mesh.shape)}"
@@ -187,27 +192,27 @@ ONE_DEVICE = Placement()
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether an array's entries are JAX keys."""
+    """Whether the entries of an array are JAX keys."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def raw(leaf: Any) -> Any:
-    """The words of keys; other arrays as they are."""
+    """Returns the words of keys, and other arrays as they are."""
     return jax.random.key_data(leaf) if is_key(leaf) else leaf
 
 
 def host(leaf: Any) -> np.ndarray:
-    """An array's numbers, or keys' words, in memory."""
+    """Returns the numbers of an array, or the words of keys, in the memory of the host."""
     return np.asarray(raw(leaf))
 
 
 def arrays_of(tree: Any) -> dict[str, np.ndarray]:
-    """The numbers of a tree by path, copied to memory."""
+    """Copies the numbers of a tree to the memory of the host, by path."""
     return {jax.tree_util.keystr(path): np.array(host(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def place(array: np.ndarray, like: Any) -> Any:
-    """`array`, as `host` gave it, of the kind that `like` is and where it is."""
+    """Places `array`, as `host` returned it, with the type and the sharding of `like`."""
     if isinstance(like.sharding, NamedSharding):
         data = jax.make_array_from_callback(array.shape, like.sharding, lambda index: np.array(array[index]))
     else:

@@ -1,4 +1,4 @@
-"""Regularization: penalties, constraints, averages of weights, augmentation."""
+"""Regularization: penalties, constraints, proximal steps, masks, averages of weights, and augmentation."""
 
 import lazy_loader
 

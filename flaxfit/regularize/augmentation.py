@@ -1,7 +1,8 @@
-"""Augmentation for `Task(augment=...)`: each function here gives one `(key, x, y) -> (x, y)`. Numbers may be traced.
+"""Augmentations for `Task(augment=...)`. Each function here returns a function `(key, x, y) -> (x, y)` of one batch.
 
-Each row has its own draw, and x keeps its shape and type unless said otherwise. x comes preprocessed: the 0 that fills what is shifted
-in or cut out is black after `flaxfit.data.rescale`, but each feature's mean after `flaxfit.data.standardize`.
+Every example has its own random draw. x keeps its shape and type unless the docstring says otherwise. The numbers that the functions take
+may be traced. x has been preprocessed already: the 0 that fills the parts of an image that are shifted in or cut out is black after
+`flaxfit.data.rescale`, but after `flaxfit.data.standardize` it is the mean of the feature.
 """
 
 from __future__ import annotations
@@ -23,19 +24,22 @@ from flaxfit.rng import random_bits
 from flaxfit.shapes import Key
 
 Augment = Callable[[Key, Any, Any], tuple[Any, Any]]
-"""(key, x, y) -> (x, y)."""
+"""A function (key, x, y) -> (x, y) of one training batch."""
 
 
 def random_translation(height_factor: Any, width_factor: Any) -> Augment:
-    """Shifts images by whole pixels and fills with 0: Keras's RandomTranslation without its interpolation.
+    """Shifts each image by a random number of whole pixels and fills with 0, as Keras's `RandomTranslation` without interpolation.
 
     Args:
-      height_factor: the largest shift up or down as a share of the height, from 0 to 1, rounded to pixels; all shifts up to it are
+      height_factor: the largest shift up or down, as a fraction of the height from 0 to 1, rounded to pixels. All shifts up to it are
         equally likely.
-      width_factor: likewise left or right.
+      width_factor: the largest shift left or right, as a fraction of the width.
+
+    Returns:
+      An augmentation of images, shape (rows, height, width, channels).
 
     Raises:
-      ValueError: a factor is outside [0, 1]; when called, x is not images of shape (rows, height, width, channels).
+      ValueError: a factor is outside [0, 1]. The augmentation raises it if x does not have the shape of images.
 
     Example:
       >>> random_translation(1 / 3, 0)(jax.random.key(1), jnp.arange(1, 4).reshape(1, 3, 1, 1), None)[0].ravel()
@@ -55,41 +59,47 @@ def random_translation(height_factor: Any, width_factor: Any) -> Augment:
 
 
 def random_flip(mode: str) -> Augment:
-    """Mirrors each image with chance 1/2, Keras's RandomFlip.
+    """Flips each image with probability 1/2, as Keras's `RandomFlip`. It needs dm-pix (`pip install flaxfit[data]`).
 
     Args:
-      mode: "horizontal" swaps left and right, "vertical" top and bottom, "horizontal_and_vertical" draws for each separately.
+      mode: "horizontal" swaps left and right, "vertical" swaps top and bottom, "horizontal_and_vertical" draws each of them separately.
+
+    Returns:
+      An augmentation of images, shape (rows, height, width, channels).
 
     Raises:
-      ValueError: the mode is not known; when called, x is not images.
+      ValueError: the mode is not known. The augmentation raises it if x does not have the shape of images.
 
     Example:
       >>> random_flip("horizontal")(jax.random.key(0), jnp.array([[1, 2]] * 4).reshape(4, 1, 2, 1), None)[0][:, 0, :, 0].tolist()
       [[2, 1], [2, 1], [2, 1], [1, 2]]
     """
-    import dm_pix
-
-    across, down = dm_pix.random_flip_left_right, dm_pix.random_flip_up_down
-    modes = {"horizontal": [across], "vertical": [down], "horizontal_and_vertical": [across, down]}
+    modes = {"horizontal": [2], "vertical": [1], "horizontal_and_vertical": [2, 1]}
     if mode not in modes:
         raise ValueError(unknown("mode of flipping", str(mode), modes))
 
     def flipped(keys: Any, x: Any) -> Any:
-        for key, flip in zip(keys, modes[mode], strict=False):
-            x = jax.vmap(flip)(jax.random.split(key, len(x)), x)
+        for key, axis in zip(keys, modes[mode], strict=False):
+            flips = jax.vmap(jax.random.bernoulli)(jax.random.split(key, len(x)))
+            x = jnp.where(flips[:, None, None, None], jnp.flip(x, axis), x)
         return x
 
     return _of_images("random_flip", flipped)
 
 
 def random_rotation(factor: Any) -> Augment:
-    """Rotates images about their center, with bilinear interpolation and 0 outside: Keras's RandomRotation, `fill_mode="constant"`.
+    """Rotates each image about its center by a random angle, as Keras's `RandomRotation` with `fill_mode="constant"`.
+
+    Values between pixels are interpolated bilinearly, and 0 fills what comes from outside of the image.
 
     Args:
-      factor: the largest angle either way as a share of a full turn, from 0 to 1, such as `15 / 360`.
+      factor: the largest angle in either direction, as a fraction of a full turn from 0 to 1, such as `15 / 360`.
+
+    Returns:
+      An augmentation of images, shape (rows, height, width, channels).
 
     Raises:
-      ValueError: a factor is outside [0, 1]; when called, x is not images.
+      ValueError: the factor is outside [0, 1]. The augmentation raises it if x does not have the shape of images.
 
     Example:
       >>> random_rotation(15 / 360)(jax.random.key(0), jnp.ones((2, 28, 28, 1)), None)[0].shape
@@ -104,20 +114,25 @@ def random_rotation(factor: Any) -> Augment:
 
 
 def cutout(size: Any) -> Augment:
-    """Sets a square of each image to 0 (DeVries and Taylor 2017, "Improved regularization of convolutional neural networks with cutout").
+    """Sets a random square of each image to 0.
+
+    The source is DeVries and Taylor (2017, "Improved regularization of convolutional neural networks with cutout").
 
     Args:
-      size: pixels of a side. All pixels are equally likely to be the center, so the square may hang over the border.
+      size: the side of the square in pixels. All pixels are equally likely to be its center, so it may extend beyond the border.
+
+    Returns:
+      An augmentation of images, shape (rows, height, width, channels).
 
     Raises:
-      ValueError: the size is negative or not a whole number; when called, x is not images.
+      ValueError: the size is negative or not a whole number. The augmentation raises it if x does not have the shape of images.
 
     Example:
       >>> cutout(2)(jax.random.key(0), jnp.ones((1, 9, 9, 1)), None)[0].sum()
       Array(77., dtype=float32)
     """
     if isinstance(size, str) or (not isinstance(size, Tracer) and (size < 0 or size % 1)):
-        raise ValueError(f"cutout's size is a whole number of pixels, 0 or more, got {size!r}.")
+        raise ValueError(f"cutout(size=...) must be a whole number of pixels, 0 or more, got {size!r}.")
 
     def cut(keys: Any, x: Any) -> Any:
         away = (jnp.arange(side) - jax.random.randint(key, (len(x), 1), 0, side) for key, side in zip(keys, x.shape[1:3], strict=True))
@@ -128,18 +143,24 @@ def cutout(size: Any) -> Augment:
 
 
 def mixup(alpha: Any, classes: int | None = None) -> Augment:
-    """`share * row + (1 - share) * partner`, of x and y alike (Zhang et al. 2018, "mixup: beyond empirical risk minimization").
+    """Mixes each example with another one of its batch, x and y alike: `share * example + (1 - share) * partner`.
 
-    Each row has its own share, from Beta(alpha, alpha), where the paper's code draws one a batch; partners are the batch in random order.
-    Integers become float32; weights of rows are not mixed.
+    The source is Zhang et al. (2018, "mixup: beyond empirical risk minimization"). Every example draws its own share from
+    Beta(alpha, alpha), where the code of the paper draws one share for each batch. The partners are the examples of the batch in random
+    order. Integers become float32. Sample weights are not mixed.
 
     Args:
-      alpha: above 0. A small alpha makes shares near 0 and 1 likely; with 1, all shares are equally likely.
-      classes: how many, for class numbers y, which become probabilities of shape (rows, classes). None for binary labels, numbers and
-        probabilities, mixed as they are.
+      alpha: the parameter of the beta distribution, above 0. With a small alpha, shares near 0 and 1 are likely; with 1, all shares are
+        equally likely.
+      classes: the number of classes, if y holds class numbers. They become probabilities of shape (rows, classes). None if y holds binary
+        labels, numbers or probabilities, which are mixed as they are.
+
+    Returns:
+      An augmentation.
 
     Raises:
-      ValueError: alpha is not positive; when called, `classes` is given but y does not hold integers.
+      ValueError: `alpha` is not positive and finite, or `classes` is below 2. The augmentation raises it if `classes` is given but y does
+        not hold integers.
 
     Example:
       >>> x, y = mixup(0.2, classes=3)(jax.random.key(0), jnp.eye(3), jnp.arange(3))
@@ -147,14 +168,14 @@ def mixup(alpha: Any, classes: int | None = None) -> Augment:
       True
     """
     if not isinstance(alpha, Tracer) and not 0 < alpha < math.inf:
-        raise ValueError(f"mixup's alpha must be above 0 and finite, got {alpha!r}.")
+        raise ValueError(f"mixup(alpha=...) must be above 0 and finite, got {alpha!r}.")
     if classes is not None and classes < 2:
-        raise ValueError(f"mixup's classes are 2 or more, got {classes!r}.")
+        raise ValueError(f"mixup(classes=...) must be 2 or more, got {classes!r}.")
 
     def augment(key: Key, x: Any, y: Any) -> tuple[Any, Any]:
         if classes is not None:
             if not jnp.issubdtype(y.dtype, jnp.integer):
-                raise ValueError(f"mixup(classes={classes}) takes class numbers y, integers, got {y.dtype}.")
+                raise ValueError(f"mixup(classes={classes}) needs class numbers y, which are integers, got {y.dtype}: leave out classes.")
             y = jax.nn.one_hot(y, classes)
         keys, rows = jax.random.split(key), jax.tree.leaves(x)[0].shape[0]
         shares, partners = jax.random.beta(keys[0], alpha, alpha, (rows,)), jax.random.permutation(keys[1], rows)
@@ -170,23 +191,26 @@ def mixup(alpha: Any, classes: int | None = None) -> Augment:
 
 
 def gaussian_noise(stddev: Any) -> Augment:
-    """Adds normal noise of mean 0 to every entry, Keras's GaussianNoise.
+    """Adds normally distributed noise of mean 0 to every entry of x, as Keras's `GaussianNoise`.
 
     Args:
-      stddev: of the noise, 0 or more: a number, or one for each feature.
+      stddev: the standard deviation of the noise, 0 or more: one number, or one for each feature.
+
+    Returns:
+      An augmentation.
 
     Raises:
-      ValueError: stddev is negative; when called, x holds integers, which such noise would leave as they are.
+      ValueError: `stddev` is negative. The augmentation raises it if x holds integers, which cannot take such noise.
 
     Example:
       >>> round(float(gaussian_noise(0.1)(jax.random.key(0), jnp.zeros((1000, 6)), None)[0].std()), 2)
       0.1
     """
-    non_negative("gaussian_noise's stddev", stddev)
+    non_negative("gaussian_noise(stddev=...)", stddev)
 
     def augment(key: Key, x: Array, y: Any) -> tuple[Array, Any]:
         if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"gaussian_noise takes floating x, got {x.dtype}: scale it in Task(preprocess=...), which comes first.")
+            raise ValueError(f"gaussian_noise needs floating-point x, got {x.dtype}: scale it first, with Task(preprocess=...).")
         # Several times faster on a CPU than `jax.random.normal`. Exact in float32 and symmetric, with neither -1 nor 1:
         uniform = ((random_bits(key, x.shape) >> 9).astype(jnp.float32) + 0.5) * 2.0**-22 - 1
         return (x + stddev * math.sqrt(2) * jax.lax.erf_inv(uniform)).astype(x.dtype), y
@@ -195,10 +219,15 @@ def gaussian_noise(stddev: Any) -> Augment:
 
 
 def word_dropout(rate: Any) -> Augment:
-    """Removes present words (Iyyer et al. 2015, "Deep unordered composition rivals syntactic methods"); what stays is not rescaled.
+    """Removes random words from texts in multi-hot form. The words that stay are not rescaled.
+
+    The source is Iyyer et al. (2015, "Deep unordered composition rivals syntactic methods for text classification").
 
     Args:
-      rate: the chance of each to be removed, in [0, 1). x has a column for each word, 0 where it is absent.
+      rate: the probability of each word to be removed, in [0, 1).
+
+    Returns:
+      An augmentation of x with one column for each word, which is 0 if the word is absent.
 
     Raises:
       ValueError: the rate is outside [0, 1).
@@ -217,7 +246,16 @@ def word_dropout(rate: Any) -> Augment:
 
 
 def chain(*augmentations: Augment) -> Augment:
-    """Applies augmentations one after the other, each with its own key.
+    """Applies several augmentations one after the other, each with its own key.
+
+    Args:
+      augmentations: functions (key, x, y) -> (x, y).
+
+    Returns:
+      An augmentation.
+
+    Raises:
+      TypeError: one of them is not a function.
 
     Example:
       >>> augment = chain(random_flip("horizontal"), random_translation(0.1, 0.1))
@@ -226,7 +264,7 @@ def chain(*augmentations: Augment) -> Augment:
     """
     for augmentation in augmentations:
         if not callable(augmentation):
-            raise TypeError(f"chain takes augmentations, functions (key, x, y) -> (x, y), got {augmentation!r}.")
+            raise TypeError(f"chain takes augmentations, which are functions (key, x, y) -> (x, y), got {augmentation!r}.")
 
     def augment(key: Key, x: Any, y: Any) -> tuple[Any, Any]:
         for own, augmentation in zip(jax.random.split(key, len(augmentations)), augmentations, strict=True):
@@ -237,7 +275,10 @@ def chain(*augmentations: Augment) -> Augment:
 
 
 def _rotated(image: Array, angle: Any) -> Array:
-    """(height, width, channels), turned. `dm_pix.rotate` took 50 times as long on a CPU and blanks borders at multiples of 90 degrees."""
+    """Rotates one image, shape (height, width, channels).
+
+    `dm_pix.rotate` took 50 times as long on a CPU, and sets borders to 0 at multiples of 90 degrees.
+    """
     top, left = ((side - 1) / 2 for side in image.shape[:2])
     down, across = jnp.arange(image.shape[0])[:, None] - top, jnp.arange(image.shape[1]) - left
     sine, cosine = jnp.sin(angle), jnp.cos(angle)
@@ -246,11 +287,11 @@ def _rotated(image: Array, angle: Any) -> Array:
 
 
 def _of_images(name: str, function: Callable[[Any, Any], Any]) -> Augment:
-    """(two keys, x) -> x, as an augmentation."""
+    """Makes an augmentation of images from a function (two keys, x) -> x."""
 
     def augment(key: Key, x: Any, y: Any) -> tuple[Any, Any]:
         if x.ndim != 4:
-            raise ValueError(f"{name} takes images (rows, height, width, channels), got {x.shape}.")
+            raise ValueError(f"{name} needs images x of shape (rows, height, width, channels), got {x.shape}.")
         return function(jax.random.split(key), x), y
 
     return augment
@@ -258,5 +299,5 @@ def _of_images(name: str, function: Callable[[Any, Any], Any]) -> Augment:
 
 def _fraction(name: str, value: Any) -> Any:
     if not isinstance(value, Tracer) and not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie from 0 to 1, got {value!r}.")
+        raise ValueError(f"{name} must be from 0 to 1, got {value!r}.")
     return value

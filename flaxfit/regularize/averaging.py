@@ -1,4 +1,4 @@
-"""Averages of weights along the way: Keras's `use_ema`, as an optax transformation."""
+"""Moving averages of the weights, as Keras's `use_ema`, in the form of an optax transformation."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ from flaxfit.state import TrainState
 
 
 class WeightEmaState(NamedTuple):
-    """What `weight_ema` keeps."""
+    """The optimizer state of `weight_ema`."""
 
     weight_average: Any  # as params
     started: Array  # bool scalar: whether an update has been seen
 
 
 def weight_ema(decay: Any) -> optax.GradientTransformation:
-    """Keeps an exponential moving average of the updated weights; updates pass unchanged. **Last in a chain.**
+    """Keeps an exponential moving average of the updated weights, and leaves the updates as they are. It must be **last in a chain**.
 
-    Keras's `use_ema`: `average = decay * average + (1 - decay) * weights` after each update, and the weights themselves after the first,
-    so that the random initial ones have no part in it. A `Task.constraint` acts after it and is not seen.
+    After each update, `average = decay * average + (1 - decay) * weights`, as Keras's `use_ema` does. After the first update the average
+    is the weights themselves, so that the random initial weights have no part in it. A `Task.constraint` acts later and is not
+    included. Use `averaged` to validate and predict with the average.
 
     Args:
-      decay: Keras's `ema_momentum`, from 0 to 1, may be traced.
+      decay: the weight of the old average, from 0 to 1, which is Keras's `ema_momentum`. It may be traced.
+
+    Returns:
+      An optax transformation.
 
     Raises:
-      ValueError: a decay outside [0, 1].
+      ValueError: the decay is outside [0, 1].
 
     Example:
       >>> optimizer = optax.chain(optax.adam(1e-3), weight_ema(0.99))
@@ -38,10 +42,10 @@ def weight_ema(decay: Any) -> optax.GradientTransformation:
       1.0
     """
     if not isinstance(decay, Tracer) and not 0 <= decay <= 1:
-        raise ValueError(f"weight_ema(decay) must lie from 0 to 1, got {decay!r}.")
+        raise ValueError(f"weight_ema(decay=...) must be from 0 to 1, got {decay!r}.")
 
     def init(params: Any) -> WeightEmaState:
-        copies = jax.tree.map(jnp.array, params)  # own buffers: a state that holds one twice cannot be donated
+        copies = jax.tree.map(jnp.array, params)  # A state that held one buffer twice could not be donated.
         return WeightEmaState(copies, jnp.zeros((), bool))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, WeightEmaState]:
@@ -54,15 +58,18 @@ def weight_ema(decay: Any) -> optax.GradientTransformation:
 
 
 def averaged(state: TrainState) -> Any:
-    """The average that `weight_ema` keeps, for `Task(eval_params=averaged)`.
+    """Returns the average that `weight_ema` keeps. Pass the function itself as `Task(eval_params=averaged)`.
+
+    Args:
+      state: a state whose optimizer contains `weight_ema`.
 
     Raises:
-      ValueError: there is none in the optimizer.
+      ValueError: the optimizer does not contain `weight_ema`.
 
     Example:
-    >>> optimizer, params = weight_ema(0.99), {"kernel": jnp.ones(())}
-    >>> float(averaged(TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params)))["kernel"])
-    1.0
+      >>> optimizer, params = weight_ema(0.99), {"kernel": jnp.ones(())}
+      >>> float(averaged(TrainState(jnp.zeros((), jnp.int32), params, {}, optimizer.init(params)))["kernel"])
+      1.0
     """
     average = optax.tree.get(state.opt_state, "weight_average")
     if average is None:

@@ -1,4 +1,4 @@
-"""Constraints: params -> params, applied after each update."""
+"""Constraints on the parameters, which are applied after each update."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from flaxfit.regularize.penalties import non_negative
 
 
 def max_norm(limit: Any, mask: Mask | None = None) -> Callable[[Any], Any]:
-    """Scales each unit's incoming weights to an L2 norm of at most `limit` (Srivastava et al. 2014, "Dropout", section 5.1).
+    """Scales the incoming weights of each unit so that their L2 norm is at most `limit`.
 
-    A unit's weights are all axes but the last: Keras's MaxNorm with axis 0 for dense and [0, 1, 2] for convolutional kernels. What is
-    within the limit stays as it is, bit for bit.
+    The norm is over all axes but the last. That is Keras's `MaxNorm` with axis 0 for dense kernels and [0, 1, 2] for convolutional ones.
+    Weights within the limit are not changed. The source is Srivastava et al. (2014, "Dropout", section 5.1).
 
     Args:
-      limit: 0 or more, may be traced.
-      mask: which parameters, see `flaxfit.masks.resolve`; kernels where None.
+      limit: the largest norm, 0 or more. It may be traced.
+      mask: which parameters to constrain, see `flaxfit.masks.resolve`. None means the kernels.
 
     Returns:
-      params -> params, for `Task(constraint=...)`.
+      A function from params to params, for `Task(constraint=...)`.
 
     Raises:
-      ValueError: a negative limit.
+      ValueError: the limit is negative.
 
     Example:
       >>> max_norm(1.0)({"kernel": jnp.array([[3.0, 0.0], [4.0, 0.5]])})["kernel"].round(3)
       Array([[0.6, 0. ],
              [0.8, 0.5]], dtype=float32)
     """
-    non_negative("max_norm's limit", limit)
+    non_negative("max_norm(limit=...)", limit)
 
     def scaled(w: Array) -> Array:
         norm = jnp.sqrt(jnp.square(w).sum(tuple(range(w.ndim - 1)), keepdims=True))

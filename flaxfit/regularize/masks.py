@@ -1,4 +1,4 @@
-"""Which parameters a penalty, a constraint or a weight decay is about, as trees of booleans."""
+"""Masks: trees of booleans that say which parameters a penalty, a constraint or a weight decay applies to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ Mask = str | Sequence[str] | Callable[[Any], Any]
 
 
 def kernels(params: Any) -> Any:
-    """True for the leaves called `kernel`: the weights of Linen's dense and convolutional layers, not biases and scales.
+    """Returns a mask of the parameters called `kernel`: the weights of Linen's dense and convolutional layers, not biases and scales.
+
+    Args:
+      params: the parameters.
+
+    Returns:
+      A tree of booleans with the structure of `params`.
 
     Example:
       >>> kernels({"Dense_0": {"bias": 0.0, "kernel": 0.0}})
@@ -28,13 +34,13 @@ def kernels(params: Any) -> Any:
 
 
 def matching(*patterns: str) -> Callable[[Any], Any]:
-    """A mask for optax: true where one of the regular expressions is found in the path.
+    """Returns a mask for optax of the parameters whose path matches one of the regular expressions.
 
     Args:
-      patterns: for `re.search`; each must match something.
+      patterns: regular expressions that are searched for in paths such as `Dense_0/kernel`. Each must match a parameter.
 
     Returns:
-      params -> tree of booleans.
+      A function from params to a tree of booleans.
 
     Example:
       >>> matching("Dense_0/.*")({"Dense_0": {"bias": 0.0, "kernel": 0.0}, "Dense_1": {"kernel": 0.0}})
@@ -44,16 +50,20 @@ def matching(*patterns: str) -> Callable[[Any], Any]:
 
 
 def resolve(mask: Mask | None, params: Any) -> Any:
-    """The mask as a tree of booleans with the structure of `params`.
+    """Returns a mask, in any of the forms that penalties and constraints take, as a tree of booleans.
 
     Args:
-      mask: a regular expression that is searched in the path, such as `"Dense_0/kernel"`; several, of which each must match something;
-        params -> tree of booleans, or of prefixes; or None: the leaves called `kernel`.
+      mask: one of these: a regular expression that is searched for in the path of a parameter, such as `"Dense_0/kernel"`; a sequence of
+        regular expressions, each of which must match a parameter; a function from params to a tree of booleans, or to a prefix of such a
+        tree; None for the parameters called `kernel`.
       params: the parameters.
 
+    Returns:
+      A tree of booleans with the structure of `params`.
+
     Raises:
-      ValueError: a pattern that matches nothing, or no kernels for None.
-      TypeError: a mask of another kind.
+      ValueError: a regular expression matches no parameter, or the mask is None and there is no kernel.
+      TypeError: the mask is of another kind.
 
     Example:
       >>> resolve(["Dense_0", "bias"], {"Dense_0": {"kernel": 0.0}, "Dense_1": {"bias": 0.0, "kernel": 0.0}})
@@ -64,15 +74,15 @@ def resolve(mask: Mask | None, params: Any) -> Any:
     if mask is None:
         flags = kernels(params)
         if not any(jax.tree.leaves(flags)):
-            raise ValueError(f'no parameter is called kernel: give mask="a regular expression" on the path. There are: {_listed(params)}')
+            raise ValueError(f'no parameter is called kernel: pass mask="a regular expression". The parameters are: {_listed(params)}')
         return flags
     if not isinstance(mask, Sequence) or not mask:
-        raise TypeError(f"a mask is a regular expression, a sequence of them, or params -> tree of booleans; got {mask!r}.")
+        raise TypeError(f"a mask must be a regular expression, a list of them, or a function params -> tree of booleans, got {mask!r}.")
     patterns = [mask] if isinstance(mask, str) else mask
     found = [[re.search(pattern, path) is not None for path in paths(params)] for pattern in patterns]
     for pattern, flags in zip(patterns, found, strict=True):
         if not any(flags):
-            raise ValueError(f"the mask {pattern!r} matches no parameter. There are: {_listed(params)}")
+            raise ValueError(f"the mask {pattern!r} matches no parameter. The parameters are: {_listed(params)}")
     return jax.tree.unflatten(jax.tree.structure(params), [any(flags) for flags in zip(*found, strict=True)])
 
 

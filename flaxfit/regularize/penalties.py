@@ -1,4 +1,4 @@
-"""Penalties: params -> a number that is added to the data loss. Each takes kernels, or what its mask picks; weights may be traced."""
+"""Penalties: functions from the parameters to a number that is added to the data loss."""
 
 from __future__ import annotations
 
@@ -15,18 +15,23 @@ from flaxfit.regularize.masks import Mask, resolve
 from flaxfit.shapes import Scalar
 
 Penalty = Callable[[Any], Scalar]
-"""params -> scalar."""
+"""A function from params to a scalar."""
 
 
 def l1(weight: Any, mask: Mask | None = None) -> Penalty:
-    """`weight * sum |w|`, Keras's L1. It makes weights small, not exactly zero: for that see `flaxfit.proximal.l1`.
+    """Returns the penalty `weight * sum |w|`, which is Keras's `L1`.
+
+    It makes weights small, but not exactly zero. For that, see `flaxfit.proximal.l1`.
 
     Args:
-      weight: 0 or more.
-      mask: which parameters, see `flaxfit.masks.resolve`; kernels where None.
+      weight: the strength of the penalty, 0 or more. It may be traced.
+      mask: which parameters to penalize, see `flaxfit.masks.resolve`. None means the kernels.
+
+    Returns:
+      A function from params to a scalar, for `Task(penalty=...)`.
 
     Raises:
-      ValueError: a negative weight.
+      ValueError: the weight is negative.
 
     Example:
       >>> float(l1(0.5)({"kernel": jnp.array([3.0, -1.0]), "bias": jnp.ones(2)}))
@@ -36,7 +41,17 @@ def l1(weight: Any, mask: Mask | None = None) -> Penalty:
 
 
 def l2(weight: Any, mask: Mask | None = None) -> Penalty:
-    """`weight * sum w^2`, Keras's L2: without the factor 1/2 that "weight decay" often has. Arguments as `l1`.
+    """Returns the penalty `weight * sum w^2`, which is Keras's `L2`: there is no factor 1/2, as weight decay often has.
+
+    Args:
+      weight: the strength of the penalty, 0 or more. It may be traced.
+      mask: which parameters to penalize, see `flaxfit.masks.resolve`. None means the kernels.
+
+    Returns:
+      A function from params to a scalar, for `Task(penalty=...)`.
+
+    Raises:
+      ValueError: the weight is negative.
 
     Example:
       >>> float(l2(0.5)({"kernel": jnp.array([3.0, -1.0]), "bias": jnp.ones(2)}))
@@ -46,7 +61,20 @@ def l2(weight: Any, mask: Mask | None = None) -> Penalty:
 
 
 def elastic_net(l1: Any, l2: Any, mask: Mask | None = None) -> Penalty:
-    """`l1 * sum |w| + l2 * sum w^2`, Keras's L1L2 (Zou and Hastie 2005, "Regularization and variable selection via the elastic net").
+    """Returns the penalty `l1 * sum |w| + l2 * sum w^2`, which is Keras's `L1L2`.
+
+    The source is Zou and Hastie (2005, "Regularization and variable selection via the elastic net").
+
+    Args:
+      l1: the strength of the L1 part, 0 or more. It may be traced.
+      l2: the strength of the L2 part, 0 or more. It may be traced.
+      mask: which parameters to penalize, see `flaxfit.masks.resolve`. None means the kernels.
+
+    Returns:
+      A function from params to a scalar, for `Task(penalty=...)`.
+
+    Raises:
+      ValueError: a strength is negative.
 
     Example:
       >>> float(elastic_net(1.0, 0.5)({"kernel": jnp.array([3.0, -1.0])}))
@@ -57,7 +85,17 @@ def elastic_net(l1: Any, l2: Any, mask: Mask | None = None) -> Penalty:
 
 
 def linf(weight: Any, mask: Mask | None = None) -> Penalty:
-    """`weight * sum over kernels of max |w|`: each kernel pays for its largest weight alone. Arguments as `l1`.
+    """Returns the penalty `weight * sum over kernels of max |w|`: only the largest weight of each kernel is penalized.
+
+    Args:
+      weight: the strength of the penalty, 0 or more. It may be traced.
+      mask: which parameters to penalize, see `flaxfit.masks.resolve`. None means the kernels.
+
+    Returns:
+      A function from params to a scalar, for `Task(penalty=...)`.
+
+    Raises:
+      ValueError: the weight is negative.
 
     Example:
       >>> float(linf(0.5)({"a": {"kernel": jnp.array([3.0, -1.0])}, "b": {"kernel": jnp.array([1.0])}}))
@@ -67,7 +105,7 @@ def linf(weight: Any, mask: Mask | None = None) -> Penalty:
 
 
 def non_negative(name: str, value: Any) -> None:
-    """Checks a hyper-parameter; a traced one has no value to check.
+    """Checks that a hyperparameter is not negative. A traced one has no value that could be checked.
 
     Raises:
       ValueError: it is negative or NaN.
@@ -77,12 +115,12 @@ def non_negative(name: str, value: Any) -> None:
 
 
 def _abs(w: Array) -> Array:
-    """|w| with the gradient 0 at 0, where that of `jnp.abs` is 1 and would drive a weight away from zero."""
+    """Returns |w| with gradient 0 at 0. The gradient of `jnp.abs` is 1 there, and would drive a weight away from zero."""
     return w * jnp.sign(w)
 
 
 def _sum(name: str, weight: Any, mask: Mask | None, norm: Callable[[Array], Array]) -> Penalty:
-    non_negative(f"the {name} penalty's weight", weight)
+    non_negative(f"the weight of the {name} penalty", weight)
 
     def penalty(params: Any) -> Scalar:
         flags = jax.tree.leaves(resolve(mask, params))

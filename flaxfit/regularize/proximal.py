@@ -1,4 +1,4 @@
-"""Proximal steps: optax transformations that do to the updated weights what a gradient cannot."""
+"""Proximal steps, as optax transformations that make weights exactly zero."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ from flaxfit.regularize.penalties import non_negative
 
 
 class ProximalState(NamedTuple):
-    """The updates so far, for the schedule."""
+    """The number of updates so far, for the schedule."""
 
     count: Any  # int32 scalar
 
 
 def l1(weight: Any, learning_rate: Any, mask: Mask | None = None) -> optax.GradientTransformation:
-    """Soft-thresholds the updated weights by `learning_rate * weight`, so that they become exactly zero. **Last in a chain.**
+    """Moves the updated weights toward zero by `learning_rate * weight`, so that small ones become exactly zero.
 
-    With plain gradient descent it is ISTA (Beck and Teboulle 2009, "A fast iterative shrinkage-thresholding algorithm") and minimizes
-    data loss + `weight * sum |w|`. With `optax.sgd`'s momentum m the minimum is where it comes to rest if it gets
-    `learning_rate / (1 - m)`. With an adaptive optimizer the threshold is not scaled by the gradients' size, as AdamW's weight decay is
-    not. The history's `loss` knows nothing of it.
+    It must be **last in a chain**. With plain gradient descent this is ISTA (Beck and Teboulle 2009, "A fast iterative
+    shrinkage-thresholding algorithm"), which minimizes the data loss + `weight * sum |w|`. With momentum m in `optax.sgd`, pass
+    `learning_rate / (1 - m)` to converge to the same minimum. With an adaptive optimizer, the threshold is not scaled by the size of the
+    gradients, as the weight decay of AdamW is not. The logged `loss` does not include the L1 term.
 
     Args:
-      weight: 0 or more, may be traced.
-      learning_rate: the optimizer's: a number, perhaps traced, or a schedule.
-      mask: which parameters, see `flaxfit.masks.resolve`; kernels where None.
+      weight: the strength, 0 or more. It may be traced.
+      learning_rate: the learning rate of the optimizer: a number, which may be traced, or a schedule.
+      mask: which parameters, see `flaxfit.masks.resolve`. None means the kernels.
+
+    Returns:
+      An optax transformation.
 
     Raises:
-      ValueError: a negative weight.
+      ValueError: the weight is negative.
 
     Example:
       >>> optimizer = optax.chain(optax.sgd(0.1), l1(1.0, 0.1))
@@ -43,11 +46,11 @@ def l1(weight: Any, learning_rate: Any, mask: Mask | None = None) -> optax.Gradi
       >>> optax.apply_updates(params, updates)["kernel"]
       Array([0. , 0.4], dtype=float32)
     """
-    non_negative("the proximal l1 weight", weight)
+    non_negative("proximal.l1(weight=...)", weight)
     rate: Callable[[Array], Any] = learning_rate if callable(learning_rate) else lambda _: learning_rate
 
     def init(params: Any) -> ProximalState:
-        resolve(mask, params)  # a mask that matches nothing is an error now, not at the first step
+        resolve(mask, params)  # Raises for a mask that matches nothing, now and not at the first step.
         return ProximalState(jnp.zeros((), jnp.int32))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, ProximalState]:

@@ -1,1 +1,1 @@
-"""Runs and models on disk."""
+"""Runs and models on disk: run directories, checkpoints, populations and exported models."""

@@ -1,7 +1,8 @@
-"""Checkpoints of a run. Orbax writes them in the background and deletes old ones; a checksum of our own finds flipped bits.
+"""Checkpoints of a run, which Orbax writes in the background. Checksums find bits that have changed on the disk.
 
-A checkpoint is a directory named after its position. It holds the arrays of the state by path, so that no class of flaxfit or optax is
-part of the format, and a description in JSON: shapes, history, the monitored value, notes, and checksums, the last of them of itself.
+A checkpoint is a directory whose name is its position in steps. It holds the arrays of the state by path, so that no class of flaxfit or
+optax is part of the format, and a description in JSON: shapes, the history, the monitored value, notes, and checksums, one of which is of
+the description itself.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import math
 import shutil
 import sys
+import tempfile
 import threading
 import warnings
 import zlib
@@ -31,24 +33,24 @@ from flaxfit.devices.sharding import host, place, raw
 from flaxfit.state import RunState
 
 FORMATS = (1, 2, 3)
-"""Formats that can be read; the last is written. In format 2, "same" in the description names arrays that are stored under another name."""
+"""Formats that can be read. The last one is written. In format 2, "same" in the description names arrays that are stored elsewhere."""
 Notes = Mapping[str, Any] | None
-_one_at_a_time = threading.Lock()  # Orbax mixes up what several threads save
+_one_at_a_time = threading.Lock()  # Orbax mixes up what several threads save at the same time.
 
 
 class Checkpoints:
-    """The checkpoints of one run in a directory; a context manager, which waits for saves under way at its end.
+    """The checkpoints of one run in a directory. It is a context manager that waits at its end until everything is saved.
 
-    Only one process at a time may use the directory: see `RunDirectory.lock`.
+    Only one process at a time may use the directory, see `RunDirectory.lock`.
 
     Args:
-      directory: made by the first save.
-      keep: how many of the newest checkpoints to keep, 1 or more; None keeps all. The best one is kept besides, and never fewer than two
-        of the newest, so that there is always one to fall back to.
-      mode: whether the monitored value is best when small or large.
+      directory: the directory. The first save creates it.
+      keep: how many of the newest checkpoints to keep, 1 or more, or None for all. The best one is kept as well, and always two of the
+        newest, so that there is an older one if the newest is damaged.
+      mode: "min" or "max", whether the monitored value is best when small or large.
 
     Raises:
-      ValueError: `keep` is below 1; or the path holds one of `[*?\\`, with which Orbax loses the arrays and does not tell.
+      ValueError: `keep` is below 1.
 
     Example:
       >>> import tempfile
@@ -62,10 +64,9 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path, *, keep: int | None = 1, mode: Literal["min", "max"] = "min"):
         if keep is not None and keep < 1:
-            raise ValueError(f"Checkpoints(keep=...) must be at least 1, or None for all, got {keep}.")
+            raise ValueError(f"keep must be at least 1, or None to keep all checkpoints, got {keep}.")
         self.directory, self._keep, self._sign = Path(directory).resolve(), keep, 1 if mode == "min" else -1
-        if set("[*?\\") & set(self.directory.as_posix()):
-            raise ValueError(f"checkpoints cannot be saved in {self.directory}: use a path without any of the characters [ * ? \\.")
+        self._link: tempfile.TemporaryDirectory[str] | None = None
         self._saving: int | None = None
         self._importer: ThreadPoolExecutor | None = None
 
@@ -76,25 +77,25 @@ class Checkpoints:
         self.close()
 
     def prepare(self) -> None:
-        """Begins to import Orbax, which takes a second, on a thread that `close` waits for."""
+        """Starts to import Orbax on a thread, because that takes a second."""
         self._importer = ThreadPoolExecutor(1)
-        self._importer.submit(_orbax)  # a failure shows at the first save
+        self._importer.submit(_orbax)  # If this fails, the first save fails, too.
 
     def save(self, position: int, state: RunState, history: np.ndarray, value: float, notes: Notes = None, *, wait: bool = False) -> bool:
-        """Begins to save. What is on the device has been copied when this returns, so that its memory may be donated.
+        """Starts to save a checkpoint. The state has been copied when this returns, so its memory on the device may be donated.
 
-        A save that fails costs a RuntimeWarning, at this call, the next one, or `close`, and nothing else: older checkpoints stay.
+        A save that fails causes a RuntimeWarning at this call, the next one, or `close`. The older checkpoints remain.
 
         Args:
-          position: steps done in the whole run: the checkpoint's name.
-          state: where the run stands.
+          position: the number of steps since the start of the run, which names the checkpoint.
+          state: the state of the run.
           history: the metrics so far, float64, shape (epochs, columns).
-          value: the monitored metric. A value that is not finite is never best.
-          notes: more to keep, as plain values for JSON.
-          wait: return when the checkpoint is on disk. Any thread but the main one always waits.
+          value: the value of the monitored metric. A value that is not finite is never best.
+          notes: what else to keep, as plain values for JSON.
+          wait: whether to return only when the checkpoint is on disk. All threads but the main one always wait.
 
         Returns:
-          Whether a save began, or with `wait` was done. False also where this position is saved already.
+          Whether a save was started, or with `wait`, whether it succeeded. False also if this position is saved already.
 
         Raises:
           TypeError: JSON cannot hold the notes.
@@ -111,7 +112,7 @@ class Checkpoints:
                 "value": float(value) if math.isfinite(value) else None,
                 "leaves": {name: _described(leaf) for name, leaf in _named(state).items()},
                 "crc32": _checksum(arrays),
-                "notes": json.loads(json.dumps(notes or {})),  # as they will be read
+                "notes": json.loads(json.dumps(notes or {})),  # as they will be when they are read
             }
             try:
                 args = _orbax().args
@@ -119,7 +120,7 @@ class Checkpoints:
                 self._sweep()
                 size, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self.directory).free
                 if free < size:
-                    raise OSError(f"No space left on the disk: it needs up to {size:,} bytes, {free:,} are free")
+                    raise OSError(f"No space left on the disk: it needs up to {size:,} bytes, but {free:,} are free")
                 run = args.StandardSave({name: array for name, array in arrays.items() if array.size})  # Orbax takes no empty ones
                 saved = args.Composite(run=run, about=args.JsonSave(about | {"seal": _seal(about)}))
                 # Without `force`, Orbax skips positions before the newest. It keeps the metrics in memory, for `_is_best`.
@@ -130,22 +131,22 @@ class Checkpoints:
             return self._settle() if wait or threading.current_thread() is not threading.main_thread() else True
 
     def restore(self, like: RunState) -> tuple[RunState, np.ndarray, int, dict[str, Any]] | None:
-        """Restores the newest whole checkpoint. Damaged newer ones are moved to a directory beside this one, with a RuntimeWarning.
+        """Restores the newest checkpoint that is not damaged. Damaged ones are moved to another directory, with a RuntimeWarning.
 
         Args:
-          like: the state's structure, with `jax.ShapeDtypeStruct` or arrays as leaves; leaves are placed as theirs are.
+          like: the structure of the state, with `jax.ShapeDtypeStruct` or arrays as leaves. The restored leaves have their placement.
 
         Returns:
-          State, history, position and notes; None where there is no checkpoint.
+          The state, the history, the position and the notes, or None if there is no checkpoint.
 
         Raises:
-          ValueError: all are damaged; or one is of another format, or holds a state of other shapes. Nothing is moved then.
+          ValueError: all checkpoints are damaged, or the newest one has another format or a state of other shapes. Nothing is moved then.
         """
         found = self.read(like)
         return found and (placed(found[0], like), *found[1:])
 
     def read(self, like: RunState) -> tuple[dict[str, np.ndarray], np.ndarray, int, dict[str, Any]] | None:
-        """Does as `restore`, with the state as `placed` takes it: arrays in memory by path."""
+        """Does what `restore` does, but returns the state as arrays in the memory of the host, by path."""
         self._settle()
         damaged: dict[int, str] = {}
         for position in reversed(self._positions()):
@@ -158,23 +159,26 @@ class Checkpoints:
                 damaged[position] = _in_short(error)
                 continue
             if unlike:
-                raise ValueError(f"the checkpoint {path} is not of this run's state: {unlike}. Use the code and settings that saved it.")
+                raise ValueError(f"the checkpoint {path} does not fit this run: {unlike}. Use the code and the arguments that saved it.")
             if damaged:
                 moved = ", ".join(f"{self._path(bad)} ({why}; {self._moved_aside(bad)})" for bad, why in damaged.items())
-                warnings.warn(f"damaged: {moved}. The run goes on from the older {path}.", RuntimeWarning, stacklevel=3)
+                warnings.warn(f"damaged checkpoints: {moved}. The run is resumed from the older {path}.", RuntimeWarning, stacklevel=3)
                 self._forget()
             return arrays, arrays.pop("history"), position, about.get("notes", {})
         if damaged:
             reasons = "".join(f"\n  {position}: {why}" for position, why in damaged.items())
-            raise ValueError(f"every checkpoint in {self.directory} is damaged; to start anew, move that directory away.{reasons}")
+            raise ValueError(f"every checkpoint in {self.directory} is damaged: move that directory away to start anew.{reasons}")
         return None
 
     def close(self) -> None:
-        """Waits for saves under way."""
+        """Waits until everything is saved."""
         self._settle()
         self._forget()
         if self._importer is not None:
             self._importer.shutdown()
+        if self._link is not None:
+            self._link.cleanup()
+            self._link = None
 
     @functools.cached_property
     def _manager(self) -> Any:
@@ -184,35 +188,44 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             create=False,
             preservation_policy=several or policies.LatestN(),  # all
-            lightweight_initialize=True,  # reads no files: one may be damaged
-            # Otherwise threads wait many minutes for a directory that cannot be made.
+            lightweight_initialize=True,  # does not read files, one of which may be damaged
+            # Otherwise threads wait for many minutes if a directory cannot be created.
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
-            # Where there are several processes, this one saves and reads by itself.
+            # If there are several processes, this one saves and reads alone.
             multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this}),
         )
-        return ocp.CheckpointManager(self.directory, options=options)
+        return ocp.CheckpointManager(self._plain_path(), options=options)
+
+    def _plain_path(self) -> Path:
+        """The directory by a path that Orbax can take: it globs in `[*?`, and TensorStore reads a backslash as a slash."""
+        if not set("[*?\\") & set(str(self.directory)):
+            return self.directory
+        if self._link is None:
+            self._link = tempfile.TemporaryDirectory(prefix="flaxfit-")
+            (Path(self._link.name) / "checkpoints").symlink_to(self.directory, target_is_directory=True)
+        return Path(self._link.name) / "checkpoints"
 
     def _is_best(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Whether to keep each checkpoint. Orbax's `BestN` reads values from a file that no checksum protects and that old formats lack."""
+        """Whether each checkpoint is the best. Orbax's `BestN` would read the values from a file that has no checksum."""
         values = [self._value(checkpoint) for checkpoint in checkpoints]
         best = values.index(min(values))
         return [index == best and value < math.inf for index, value in enumerate(values)]
 
     def _value(self, checkpoint: Any) -> float:
-        """The monitored value, smaller is better."""
+        """Returns the monitored value, signed so that smaller is better."""
         try:
             return self._sign * (checkpoint.metrics or self._about(checkpoint.step))["value"]
         except Exception:  # None, or a damaged description
             return math.inf
 
     def _forget(self) -> None:
-        """Closes Orbax's manager, whose list of what is on disk is wrong after a failure. The next one looks anew."""
+        """Closes the manager of Orbax, whose list of checkpoints is wrong after a failure. The next one reads the directory again."""
         if manager := vars(self).pop("_manager", None):
-            with suppress(Exception):  # of the failed save, again
+            with suppress(Exception):  # It raises the error of the failed save again.
                 manager.close()
 
     def _settle(self) -> bool:
-        """Waits for the save under way; returns whether it was done."""
+        """Waits for the current save, and returns whether it succeeded."""
         position, self._saving = self._saving, None
         if position is not None:
             try:
@@ -224,15 +237,15 @@ class Checkpoints:
     def _failed(self, position: int, error: Exception) -> bool:
         self._forget()
         self._sweep()
-        if self._path(position).exists():  # only the deletion of older ones failed
+        if self._path(position).exists():  # Only the deletion of older ones has failed.
             return True
-        newest = f"the newest is {self._path(self._positions()[-1])}" if self._positions() else "there is none yet"
-        message = f"checkpoint {self._path(position)} was not saved ({_in_short(error)}); {newest}. Training goes on."
+        newest = f"the newest one is {self._path(self._positions()[-1])}" if self._positions() else "there is none yet"
+        message = f"checkpoint {self._path(position)} was not saved ({_in_short(error)}); {newest}. Training continues."
         warnings.warn(message, RuntimeWarning, stacklevel=4)
         return False
 
     def _sweep(self) -> None:
-        """Deletes what failed and killed saves left. Orbax would when it makes a manager, and then some time later, on a thread."""
+        """Deletes the remains of saves that failed or were killed. Orbax would do that later, on a thread."""
         for left in self.directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -245,7 +258,7 @@ class Checkpoints:
     def _about(self, position: int) -> dict[str, Any]:
         about = json.loads((self._path(position) / "about" / "metadata").read_bytes())
         if about.pop("seal") != _seal(about):
-            raise ValueError("the checksum of its description differs")
+            raise ValueError("the checksum of its description is wrong")
         return about
 
     def _arrays(self, position: int, about: Mapping[str, Any], like: RunState) -> dict[str, np.ndarray]:
@@ -260,8 +273,8 @@ class Checkpoints:
         run = args.StandardRestore({name: array for name, array in arrays.items() if array.size})
         arrays |= self._manager.restore(position, args=args.Composite(run=run))["run"]
         if _checksum(arrays) != about["crc32"]:
-            raise ValueError("the checksum of its arrays differs")
-        arrays |= {name: arrays[other].copy() for name, other in same.items()}  # the device may keep an array's memory
+            raise ValueError("the checksum of its arrays is wrong")
+        arrays |= {name: arrays[other].copy() for name, other in same.items()}  # copies, because the device may use an array's memory
         return {name: arrays[name] for name in (*wanted, "history")}
 
     def _moved_aside(self, position: int) -> str:
@@ -277,12 +290,12 @@ class Checkpoints:
 
 @functools.cache
 def _orbax() -> Any:
-    """Orbax's module, which takes a second to import, without the tracebacks it prints of failures that we warn of."""
+    """Imports Orbax, which takes a second, and silences the tracebacks that it prints for failures which are reported as warnings."""
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
     show = sys.unraisablehook
-    # Where one array cannot be written or read, the others find Orbax's event loop closed.
+    # If one array cannot be written or read, the others find Orbax's event loop closed.
     sys.unraisablehook = lambda it: None if it.object is None and str(it.exc_value) == "Event loop is closed" else show(it)
     return ocp
 
@@ -292,7 +305,7 @@ def _named(tree: Any) -> dict[str, Any]:
 
 
 def unfilled(like: RunState) -> dict[str, np.ndarray]:
-    """Returns arrays in memory for those of a state, by path."""
+    """Allocates arrays in the memory of the host for those of a state, by path."""
     shapes = {name: jax.eval_shape(raw, leaf) for name, leaf in _named(like).items()}
     return {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
 
@@ -307,20 +320,20 @@ def _described(leaf: Any) -> str:
 
 
 def _empty(described: str) -> np.ndarray:
-    """An array in memory of a shape as `_described` writes it."""
+    """Allocates an array of a type and a shape that `_described` returned."""
     dtype, _, shape = described.partition("[")
     return np.empty(json.loads(f"[{shape}"), jnp.dtype(dtype))
 
 
 def _unlike(about: Mapping[str, Any], like: RunState) -> str:
-    """How a checkpoint differs from what is asked for; empty where it does not."""
+    """Returns how a checkpoint differs from the state that is asked for, or "" if it does not."""
     if about["format"] not in FORMATS:
-        return f"format {about['format']}, and this flaxfit reads formats {' and '.join(map(str, FORMATS))}"
+        return f"its format is {about['format']}, and this version of flaxfit reads the formats {', '.join(map(str, FORMATS))}"
     saved, asked = about["leaves"], {name: _described(leaf) for name, leaf in _named(like).items()}
-    # States of formats 1 and 2 held the last weights that were finite.
+    # States of formats 1 and 2 also held the last finite weights.
     dropped = {name for name in saved if about["format"] < 3 and name.startswith(".finite") and name not in asked}
     names = [name for name in saved | asked if saved.get(name) != asked.get(name) and name not in dropped]
-    lines = [f"{name} is {saved.get(name, 'missing')} there and {asked.get(name, 'missing')} here" for name in names[:3]]
+    lines = [f"{name} is {saved.get(name, 'missing')} in the checkpoint and {asked.get(name, 'missing')} here" for name in names[:3]]
     return "; ".join([*lines, f"and {len(names) - 3} more"] if len(names) > 3 else lines)
 
 
@@ -329,7 +342,7 @@ def _seal(about: Mapping[str, Any]) -> int:
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
-    """The checksum of all bytes, in the order of the names. Names, types, and shapes are in the description, which has its own."""
+    """Returns the checksum of all bytes, in the order of the names. The names, types and shapes are in the description."""
     crc = 0
     for name in sorted(arrays):
         crc = zlib.crc32(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data, crc)

@@ -1,9 +1,10 @@
-"""The run directory: what lies where, and who may write there."""
+"""The directory of a run: where its files are, and which process may write them."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import importlib.metadata
 import json
 import os
@@ -11,6 +12,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,22 +21,27 @@ from typing import Any
 from flaxfit.history import History
 
 FORMAT = 1
+_NAME_BYTES = 200  # of a member's directory; tools that put something before or after a file's name need some room
 _PACKAGES = ("flaxfit", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 
 
 class RunDirectory:
-    """The files of one run. Nothing is made before it is written.
+    """The files of one run, or of a population. No file or directory is created before it is needed.
 
     Args:
       path: the directory.
 
     Attributes:
-      path: the directory, absolute.
-      config_path: `config.json`: what was run, as plain values.
-      metrics_path: `metrics.jsonl`: one line an epoch.
-      checkpoints, export, plots, tensorboard, weights: directories in it.
-      store: of a population: the file that has its members.
-      members: of a population: directories of members that callbacks or exports write for.
+      path: the absolute path of the directory.
+      config_path: `config.json`, which describes the run as plain values.
+      metrics_path: `metrics.jsonl`, with one line for each epoch.
+      checkpoints: the directory of checkpoints.
+      export: the directory of the exported model.
+      plots: the directory of figures.
+      tensorboard: the directory of the callback `TensorBoard`.
+      weights: the directory of the callback `SaveWeights`.
+      store: the file with the members of a population.
+      members: the directory of what callbacks and exports write for members of a population.
 
     Example:
       >>> with tempfile.TemporaryDirectory() as home:
@@ -53,13 +60,20 @@ class RunDirectory:
         self.plots, self.tensorboard, self.weights = self.path / "plots", self.path / "tensorboard", self.path / "weights"
         self.store, self.members = self.path / "members.sqlite", self.path / "members"
 
+    def member(self, name: str) -> RunDirectory:
+        """The directory of a population's member. File systems take names of 255 bytes, so a longer one ends in a checksum instead."""
+        content = name.encode()
+        if len(content) > _NAME_BYTES:
+            name = f"{content[: _NAME_BYTES - 9].decode(errors='ignore')}-{zlib.crc32(content):08x}"
+        return RunDirectory(self.members / name)
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Makes the directory and keeps other processes from running in it. The lock of a process that died does not hold.
+        """Creates the directory and keeps other processes from running in it. The lock of a process that has died is void.
 
         Raises:
-          RuntimeError: another run holds it.
-          OSError: the directory cannot be made or written.
+          RuntimeError: another process holds the lock.
+          OSError: the directory cannot be created or written.
         """
         from filelock import FileLock, Timeout
 
@@ -70,7 +84,7 @@ class RunDirectory:
             owner.write_text(str(os.getpid()))
         except Timeout:
             process = f"process {owner.read_text()}" if owner.exists() else "another process"
-            raise RuntimeError(f"{process} is running in {self.path}: wait for its end, or give this run another directory.") from None
+            raise RuntimeError(f"{process} is running in {self.path}: wait until it ends, or use another directory.") from None
         except OSError as error:
             held.release()
             raise OSError(error.errno, f"the run directory cannot be written ({error.strerror})", str(self.path)) from error
@@ -80,10 +94,10 @@ class RunDirectory:
             held.release()
 
     def read_config(self) -> dict[str, Any] | None:
-        """What `write_config` wrote; None where there is nothing.
+        """Returns what `write_config` wrote, or None if there is no configuration.
 
         Raises:
-          ValueError: not JSON, or of another format.
+          ValueError: the file is not the configuration of a run, or has another format.
         """
         try:
             config = json.loads(self.config_path.read_text(encoding="utf-8"))
@@ -94,20 +108,20 @@ class RunDirectory:
             raise ValueError(f"{self.config_path} is not the configuration of a run ({error!r}): use another directory.") from error
         if found != FORMAT:
             raise ValueError(
-                f"{self.path} is a run directory of format {found}, and this flaxfit reads format {FORMAT}: "
-                "use the version of flaxfit that wrote it, or another directory."
+                f"{self.path} is a run directory of format {found}, but this version of flaxfit reads format {FORMAT}: "
+                "use the version that wrote it, or another directory."
             )
         return config
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Writes plain values, all or nothing."""
+        """Writes the configuration, as plain values for JSON. The file is replaced as a whole."""
         self._replace(self.config_path, json.dumps({"format": FORMAT, **config}, indent=1) + "\n")
 
     def read_metrics(self) -> History | None:
-        """The epochs logged; None where there is no file. A last line that a power loss tore is left out.
+        """Returns the logged epochs, or None if there is no file. A last line that is incomplete after a power loss is left out.
 
         Raises:
-          ValueError: another line that is none, with its number.
+          ValueError: another line is damaged. The message gives its number.
         """
         if not self.metrics_path.exists():
             return None
@@ -120,11 +134,11 @@ class RunDirectory:
             return History.from_jsonl(whole.name)
 
     def write_metrics(self, history: History) -> None:
-        """Writes all epochs anew, all or nothing: a run that goes on from a checkpoint logs no epoch twice."""
+        """Replaces all logged epochs, so that a run which is resumed from a checkpoint logs no epoch twice."""
         self._replace(self.metrics_path, "".join(line + "\n" for line in history.lines()))
 
     def append_metrics(self, history: History) -> None:
-        """Adds epochs; on a full disk none of them.
+        """Appends epochs. If the disk is full, none of them is written.
 
         Raises:
           OSError: they cannot be written.
@@ -153,12 +167,12 @@ class RunDirectory:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Collection[str] = ()) -> list[str]:
-    """What differs between two configurations, a line a value.
+    """Lists the differences between two configurations, one line for each value.
 
     Args:
-      old: as read from a file.
-      new: plain values; a tuple is equal to the list that JSON makes of it.
-      ignore: names that may differ, such as `epochs` or `data.train`, with all that is below them.
+      old: the configuration from a file.
+      new: the new configuration, as plain values. A tuple equals the list that JSON makes of it.
+      ignore: names of values that may differ, such as `epochs` or `data.train`, including everything below them.
 
     Example:
       >>> differences({"batch_size": 32, "data": {"rows": "0:100"}}, {"batch_size": 64, "data": {"rows": "0:90"}, "seed": 0})
@@ -177,7 +191,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Collecti
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted name -> JSON of the value."""
+    """Returns dotted name -> JSON of the value."""
     flat: dict[str, str] = {}
     for name, value in config.items():
         inner = isinstance(value, Mapping) and value
@@ -186,12 +200,12 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def environment() -> dict[str, Any]:
-    """Where and by what a run was made: versions, device, git commit, command, directory, start."""
+    """Describes how and where this process runs: versions, device, git commit, command, directory, and the time."""
     import jax
 
     devices = jax.devices()
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "versions": versions(),
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "commit": _commit(),
         "command": sys.orig_argv,
@@ -200,15 +214,20 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+@functools.cache
+def versions() -> dict[str, str | None]:
+    """The version of Python and of each package that a run depends on; None where a package is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def _commit() -> str | None:
-    """The current directory's commit, with `-dirty` where files under version control were changed; None outside of git."""
+    """Returns the git commit of the current directory, with `-dirty` if tracked files have changed, or None outside of git."""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

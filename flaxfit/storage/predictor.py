@@ -1,4 +1,4 @@
-"""An exported model, read and used without the code that made it. Nothing in a file is unpickled, imported or unpacked to disk."""
+"""Exported models, which are used without the code that made them. Nothing in a file is unpickled, imported or unpacked to disk."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ import numpy as np
 
 from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset, arrays
+from flaxfit.data.encoding import Encoding
+from flaxfit.data.frames import native
 from flaxfit.data.scaling import Scaling
 from flaxfit.data.stream import Stream
 from flaxfit.storage.weights import by_path, unpack_arrays
 
 FORMAT = 1
 PARTS = ("model.json", "weights.safetensors", "predict.stablehlo", "score.stablehlo")
+SOWN = "sown_losses"  # of each row, among the metrics of a model that sows losses
 SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 
-# Numerical kernels and notes for the compiler. Any other call from a program may be one into Python.
+# Numerical kernels and annotations for the compiler. Any other custom call could run Python code.
 _CALLS = re.compile(
     r"Sharding|shape_assertion|(cu|hip)_threefry2x32_ffi|ApproxTopK|stablehlo\.dynamic_\w+|lapack_\w+|(cu|hip)(solver|blas)_\w+|Eigh|Qr"
     r"|ProductOfElementaryHouseholderReflectors|LuDecomposition"
@@ -37,16 +40,20 @@ _CALLS = re.compile(
 
 
 def load(path: str | Path, member: str | None = None) -> Predictor:
-    """Loads a model from what `flaxfit.train.export` wrote.
+    """Loads an exported model, which needs none of the code that made it.
 
     Args:
-      path: a run's directory (its `export/`, the best epoch's weights), an export's own, or a `.flaxfit` file.
-      member: of a population's directory, the name of the member to load, which `Study.export` has written.
+      path: the directory of a run, whose `export/` has the weights of the best epoch; a directory that `flaxfit.export` wrote; or a
+        `.flaxfit` file that `flaxfit.pack` wrote.
+      member: the name of a member, if `path` is the directory of a population. `Study.export` must have exported it.
+
+    Returns:
+      A `Predictor`.
 
     Raises:
       FileNotFoundError: there is no model.
-      ValueError: a file is damaged, not what it says it is, or of a newer format. Checked are the SHA-256 of every file, the names, kinds
-        and sizes in a zip before anything is read from it, and that the programs call nothing outside themselves.
+      ValueError: a file is damaged, is not such a file, or has another format. The SHA-256 checksum of every file is verified, so are the
+        names, kinds and sizes in a zip before anything is read from it, and that the programs only compute.
 
     Example:
       >>> load("runs/absent")
@@ -57,23 +64,24 @@ def load(path: str | Path, member: str | None = None) -> Predictor:
     if member is not None:
         path = path / "members" / member
         if not path.is_dir():
-            raise FileNotFoundError(f"there is no exported model in {path}: study.export({member!r}, data) writes it.")
+            raise FileNotFoundError(f"there is no exported model in {path}: write it with study.export({member!r}, data).")
     record, files = read(path)
     with _named(path):
         return Predictor(path.name, record, unpack_arrays(files[PARTS[1]]), *(_program(files[name]) for name in PARTS[2:]))
 
 
 class Predictor:
-    """A trained model that needs none of the code that made it; `load` returns it.
+    """A trained model that needs none of the code that made it. `load` returns it.
 
     Attributes:
-      about: what the exporter said about the model.
-      metadata: all of `model.json`: versions, shapes, names, where the training rows are from.
-      features: names of x's columns, or None.
-      classes: names of the classes, or None.
-      scaling: the fitted normalization, a `flaxfit.data.Scaling`, where the model has one. It is applied already: give raw rows.
-      params: the weights, nested dicts of NumPy arrays.
-      collections: likewise every other Linen collection, by name.
+      about: what `flaxfit.export(about=...)` has recorded about the model.
+      metadata: the content of `model.json`: versions, shapes, names, and where the training examples come from.
+      features: the names of the columns of x, or None.
+      classes: the names of the classes, or None.
+      encoding: the `flaxfit.data.Encoding` that makes x from the raw rows of a table, if the model was trained on one, else None.
+      scaling: the `flaxfit.data.Scaling` of the inputs, or None. The model applies it itself, so pass inputs that are not scaled.
+      params: the weights, as nested dicts of NumPy arrays.
+      collections: the other Linen collections by name, as nested dicts of NumPy arrays.
     """
 
     def __init__(
@@ -85,7 +93,8 @@ class Predictor:
         self._hold(tensors)
         scaling = (metadata["preprocess"] or {}).get("scaling")
         self.scaling = Scaling(**{name: _filled(tree, tensors) for name, tree in scaling.items()}) if scaling else None
-        # That the parts belong together shows when the programs are traced for what model.json says of the rows.
+        self.encoding = Encoding.from_record(encoding) if (encoding := metadata.get("encoding")) else None
+        # Tracing the programs for the shapes in model.json shows whether the parts belong together.
         rows = metadata["rows"] or 1
         x, y = ({path: jax.ShapeDtypeStruct((rows, *row["shape"]), row["dtype"]) for path, row in metadata[name].items()} for name in "xy")
         jax.eval_shape(predict, self._weights, x)
@@ -105,58 +114,59 @@ class Predictor:
         """Returns the same model with other weights.
 
         Args:
-          file: safetensors that `flaxfit.callbacks.Checkpoint(weights=...)` wrote, or an export's `weights.safetensors`.
+          file: a file that `flaxfit.callbacks.SaveWeights` wrote, or `weights.safetensors` of another export.
 
         Raises:
-          OSError: it cannot be read.
-          ValueError: it is not sound, or holds other weights than the model has.
+          OSError: the file cannot be read.
+          ValueError: the file is damaged, or its weights have other names or shapes.
         """
         with _named(Path(file)):
             tensors = _without_scaling(unpack_arrays(Path(file).read_bytes()))
             given, own = ({name: f"{a.dtype} {a.shape}" for name, a in arrays.items()} for arrays in (tensors, self._weights))
             if other := sorted(name for name in given | own if given.get(name) != own.get(name)):
                 name = other[0]
-                raise ValueError(f"{name} is {given.get(name, 'not there')}, in the model {own.get(name, 'not there')}")
+                raise ValueError(f"{name} is {given.get(name, 'missing')} in the file, and {own.get(name, 'missing')} in the model")
         model = copy.copy(self)
         model._hold(tensors)
         return model
 
     def predict(self, x: Any, *, batch_size: int = 1024) -> Any:
-        """Computes the model's outputs (logits) for rows, as `flaxfit.predict` does.
+        """Computes the outputs (logits) of the model, as `flaxfit.predict` does.
 
         Args:
-          x: raw rows as in training, before normalization: arrays with leading axis (rows,).
-          batch_size: rows a step, for memory.
+          x: the inputs, in the form that they had in training before any scaling: arrays with one row for each example; or, if the model
+            was trained on a table, a data frame of raw rows with its columns in any order.
+          batch_size: how many examples to compute at once, which limits the memory.
 
         Returns:
-          NumPy arrays with leading axis (rows,).
+          NumPy arrays with one row for each example.
 
         Raises:
-          ValueError, TypeError: rows unlike those of training, or not finite.
+          ValueError, TypeError: the inputs are not like those in training, or are not finite; a frame lacks a column, which is named.
         """
-        x = arrays(x, "x")
+        x = arrays(x if self.encoding is None or native(x) is None else self.encoding(x), "x")
         return self._rowwise(self._predict, batch_size, Dataset(x, np.zeros(len((*jax.tree.leaves(x), ())[0]))), "x")
 
     def evaluate(
         self, data: Dataset | Stream, *, batch_size: int = 1024, metrics: Mapping[str, Callable[..., Any]] | None = None
     ) -> dict[str, Any]:
-        """Scores the model, exactly over all rows: what `flaxfit.evaluate` gives, to float32's rounding.
+        """Computes the loss and the metrics of the model over all examples, as `flaxfit.evaluate` does, up to rounding in float32.
 
         Args:
-          data: the rows to score; those of a stream a step at a time.
-          batch_size: rows a step, for memory.
-          metrics: more metrics, of the whole set at once: name -> (logits, y) -> number or array. Logits and targets are in memory for
-            them, of a stream too.
+          data: the examples. A stream is read piece by piece.
+          batch_size: how many examples to compute at once, which limits the memory.
+          metrics: further metrics of the whole data set at once: name -> function (logits, y) -> number or array. All logits and targets
+            are kept in memory for them, even of a stream.
 
         Returns:
-          `loss` (the objective), the data loss under its name, `penalty` where there is one, the task's metrics, and `metrics`.
+          `loss` (the objective), the data loss under its name, `penalty` if there is one, the metrics of the task, and `metrics`.
 
         Raises:
-          ValueError, TypeError: rows unlike those of training, or not finite; a metric under a name that is scored already.
+          ValueError, TypeError: the examples are not like those in training, or are not finite; a metric has a name that is in use.
         """
         if not isinstance(data, Dataset | Stream):
             raise TypeError(f"data must be a flaxfit.Dataset, got {type(data).__name__}: wrap the arrays as ff.Dataset(x, y).")
-        size = check_count("batch_size", batch_size, 1, "rows a step")
+        size = check_count("batch_size", batch_size, 1, "examples")
         starts = range(0, len(data), size) if isinstance(data, Stream) else [0]
         parts, penalty = [], 0.0
         for first in starts:
@@ -165,61 +175,60 @@ class Predictor:
                 losses, own, penalty = self._rowwise(self._score, size, piece, "x", "y")
             except ValueError as error:
                 if first:
-                    error.add_note(f"rows are counted from the stream's row {first}")
+                    error.add_note(f"Rows are counted from row {first} of the stream.")
                 raise
             outputs = (self.predict(piece.x, batch_size=size), jax.tree.map(np.asarray, piece.y)) if metrics else ()
             parts.append((losses if piece.sample_weight is None else losses * piece.sample_weight, own, outputs))
         losses, own, outputs = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
         loss = float(np.mean(losses, dtype=float))
-        scores = {"loss": loss + float(penalty), self.metadata["loss"]: loss}
+        sown = float(np.mean(own[SOWN], dtype=float)) if SOWN in own else 0.0
+        scores = {"loss": loss + float(penalty) + sown, self.metadata["loss"]: loss}
         scores |= {"penalty": float(penalty)} if self.metadata["penalty"] else {}
         scores |= {name: float(np.mean(own[name], dtype=float)) for name in self.metadata["metrics"]}
         taken = scores.keys() & (metrics or {}).keys()
         if taken:
-            raise ValueError(
-                f"evaluate(metrics=...) may not hold {min(taken)!r}: that name is scored already; call the metric something else."
-            )
+            raise ValueError(f"evaluate(metrics=...) must not have the name {min(taken)!r}, which is in use: give the metric another name.")
         return scores | {name: metric(*outputs) for name, metric in (metrics or {}).items()}
 
     def _rowwise(self, program: Callable[..., Any], batch_size: int, data: Dataset, *names: str) -> Any:
-        """What a program gives for all rows, batch by batch."""
-        batch_size = check_count("batch_size", batch_size, 1, "rows a step")
+        """Computes a program for all rows, batch by batch."""
+        batch_size = check_count("batch_size", batch_size, 1, "examples")
         if not len(data):
-            raise ValueError("there are no rows.")
+            raise ValueError("the data set has no examples: pass one or more.")
         parts, rows = [self._checked(name, getattr(data, name)) for name in names], len(data)
-        size = self.metadata["rows"] or min(batch_size, 1 << (rows - 1).bit_length())  # few sizes, few programs
+        size = self.metadata["rows"] or min(batch_size, 1 << (rows - 1).bit_length())  # a power of two, so that few sizes are compiled
         outputs = []
         for first in range(0, rows, size):
-            index = np.minimum(np.arange(first, first + size), rows - 1)  # the last row again, where there are too few
+            index = np.minimum(np.arange(first, first + size), rows - 1)  # repeats the last row if there are too few
             outputs.append(jax.device_get(program(self._weights, *({path: a[index] for path, a in part.items()} for part in parts))))
         return jax.tree.map(lambda *o: np.concatenate(o)[:rows] if o[0].ndim else o[0], *outputs)
 
     def _checked(self, name: str, tree: Any) -> dict[str, np.ndarray]:
-        """The arrays of x or y by path, as the programs take them."""
+        """Returns the arrays of x or y by path, as the programs take them."""
         parts, expected = by_path(tree), self.metadata[name]
         if parts.keys() != expected.keys():
             given, taken = (", ".join(_called(name, path) for path in part) for part in (parts, expected))
-            raise ValueError(f"the arrays are {given}; the model takes {taken}.")
+            raise ValueError(f"the model takes the arrays {taken}, got {given}.")
         checked = {path: _fitting(_called(name, path), np.asarray(array), **expected[path]) for path, array in parts.items()}
         if name == "y" and self.classes and jnp.issubdtype(checked.get("", np.zeros(1)).dtype, np.integer):
             least, most = checked[""].min(), checked[""].max()
             if least < 0 or most >= len(self.classes):
-                raise ValueError(f"y has labels from {least} to {most}; the model knows the classes 0 to {len(self.classes) - 1}.")
+                raise ValueError(f"y must hold classes from 0 to {len(self.classes) - 1}, got labels from {least} to {most}.")
         return checked
 
 
 def transfer(source: Predictor | str | Path | Mapping[str, Any], params: Any) -> tuple[Any, dict[str, str]]:
-    """Takes the weights of one model for another where path and shape agree. A changed head keeps its fresh weights.
+    """Copies the weights of one model to another, wherever their path and shape agree. A head of another shape keeps its fresh weights.
 
     Args:
-      source: a Predictor, the path of one, or nested dicts of arrays; of `Predictor.collections`, to take those.
-      params: fresh weights, nested dicts; or collections.
+      source: a `Predictor`, the path of a model for `load`, or nested dicts of arrays, such as `Predictor.collections`.
+      params: the fresh weights of the other model, or its collections, as nested dicts.
 
     Returns:
-      `params` with what was taken, and why the others were not, by path.
+      `params` with the copied weights, and path -> the reason for each weight that was not copied.
 
     Raises:
-      ValueError: nothing fits.
+      ValueError: no weight fits.
 
     Example:
       >>> fresh = {"body": {"kernel": jnp.zeros((4, 8))}, "head": {"kernel": jnp.zeros((8, 3))}}
@@ -227,11 +236,11 @@ def transfer(source: Predictor | str | Path | Mapping[str, Any], params: Any) ->
       >>> left
       {'head/kernel': '(8, 1) in the source, (8, 3) here'}
 
-      To train on from there, with a new optimizer state and step 0 (nothing is frozen; `optax.masked` does that):
+      This trains the other model from there, with a new optimizer state. No weight is frozen; use `optax.masked` for that::
 
-      state = task.init(jax.random.key(0), train.x[:1])
-      params, left = transfer("runs/large", state.params)
-      ff.fit(task, train, initial=replace(state, params=params, opt_state=None))
+        state = task.init(jax.random.key(0), train.x[:1])
+        params, left = transfer("runs/large", state.params)
+        ff.fit(task, train, initial=dataclasses.replace(state, params=params, opt_state=None))
     """
     model = load(source) if isinstance(source, str | Path) else source
     given, left = by_path(model.params if isinstance(model, Predictor) else model), {}
@@ -245,12 +254,12 @@ def transfer(source: Predictor | str | Path | Mapping[str, Any], params: Any) ->
 
     new = jax.tree_util.tree_map_with_path(taken, params)
     if len(left) == len(jax.tree.leaves(params)):
-        raise ValueError(f"no weight of the source fits: it has {', '.join(given)}; here are {', '.join(left)}.")
+        raise ValueError(f"no weight of the source fits: it has {', '.join(given)}, and the model has {', '.join(left)}.")
     return new, left
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The parsed `model.json` of an export, and all its files, checked against their sums. Raises what `load` does."""
+    """Reads `model.json` and all files of an export, and verifies their checksums. It raises what `load` raises."""
     if (path / "export" / PARTS[0]).is_file():
         path /= "export"
     if not path.is_file() and not (path / PARTS[0]).exists():
@@ -259,39 +268,39 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         files = _unzipped(path) if path.is_file() else {name: (path / name).read_bytes() for name in (*PARTS, SUMS)}
         record = json.loads(files[PARTS[0]])
         if record["format"] != FORMAT:
-            raise ValueError(f"its format is {record['format']!r}, and this version of flaxfit reads {FORMAT}: use the one that wrote it")
+            raise ValueError(f"its format is {record['format']!r}, but this version of flaxfit reads {FORMAT}: use the one that wrote it")
         sums = dict(line.split("  ")[::-1] for line in files[SUMS].decode().splitlines())
         for name in PARTS:
             if hashlib.sha256(files[name]).hexdigest() != sums[name]:
-                raise ValueError(f"{name} is not as it was written: its SHA-256 differs")
+                raise ValueError(f"{name} has changed since it was written: its SHA-256 checksum is wrong")
     return record, files
 
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Whatever the parsers raise on content that they did not expect, as one kind of error that names the file."""
+    """Turns the errors of the parsers into one kind of error, which names the file."""
     try:
         yield
     except Exception as error:
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        raise ValueError(f"{path} is not a sound model: {kind}{error}.") from error
+        raise ValueError(f"{path} is damaged or not a model: {kind}{error}.") from error
 
 
 def _unzipped(path: Path) -> dict[str, bytes]:
-    """The members of a zip that can be nothing else than a model's: plain files of known names, as large as they say."""
+    """Reads the files of a zip after checking that they can only be those of a model: plain files with known names and true sizes."""
     with zipfile.ZipFile(path) as archive:
         members = {member.filename: member for member in archive.infolist()}
         for name, member in members.items():
             if name not in (*PARTS, SUMS):
-                raise ValueError(f"it holds {name!r}, which is no part of a model")
+                raise ValueError(f"it holds {name!r}, which is not part of a model")
             if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
                 raise ValueError(f"{name} is a link, not a file")
             if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-                raise ValueError(f"{name} is compressed, which `pack` does not, so that sizes can be trusted")
+                raise ValueError(f"{name} is compressed, but flaxfit.pack does not compress, so that sizes can be trusted")
         if len(members) < len(archive.infolist()):
             raise ValueError("it holds a file twice")
         if sum(member.file_size for member in members.values()) > path.stat().st_size:
-            raise ValueError("its members are said to be larger than the file is")
+            raise ValueError("its files claim to be larger than the zip is")
         return {name: archive.read(member) for name, member in members.items()}
 
 
@@ -302,10 +311,10 @@ def _program(content: bytes) -> Callable[..., Any]:
 
 
 def check_calls(program: jax.export.Exported) -> None:
-    """That a program only computes: a custom call can reach whatever is registered in the process, Python functions too."""
+    """Checks that a program only computes. A custom call could reach anything registered in the process, even Python functions."""
     for call in re.finditer(r"custom_call\b(?: @([\w.]+))?", program.mlir_module()):
         if not _CALLS.fullmatch(call[1] or ""):
-            raise ValueError(f"the program calls {call[1]!r}, which is not known to be a computation")
+            raise ValueError(f"the program calls {call[1]!r}, which is not known to be only a computation")
 
 
 def _without_scaling(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -313,7 +322,7 @@ def _without_scaling(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 
 
 def _nested(tensors: Mapping[str, np.ndarray], root: str) -> dict[str, Any]:
-    """The arrays whose paths start with `root`, as nested dicts."""
+    """Returns the arrays whose paths start with `root`, as nested dicts."""
     tree: dict[str, Any] = {}
     for *path, last, array in ((*name.split("/"), array) for name, array in tensors.items()):
         if path[0] == root:
@@ -322,22 +331,22 @@ def _nested(tensors: Mapping[str, np.ndarray], root: str) -> dict[str, Any]:
 
 
 def _filled(tree: Any, tensors: Mapping[str, np.ndarray]) -> Any:
-    """The arrays that a tree of JSON names, in dicts and tuples."""
+    """Returns the arrays that a tree of JSON names, in dicts and tuples."""
     if isinstance(tree, dict):
         return {key: _filled(value, tensors) for key, value in tree.items()}
     return tensors[tree] if isinstance(tree, str) else tuple(_filled(value, tensors) for value in tree)
 
 
 def _fitting(name: str, array: np.ndarray, shape: list[int], dtype: str) -> np.ndarray:
-    """An array of rows in the type that the programs take."""
+    """Converts an array to the type that the programs take."""
     if list(array.shape[1:]) != shape:
-        single = f"; a single row is {name}[None]" if list(array.shape) == shape else ""
+        single = f": for a single example, pass {name}[None]" if list(array.shape) == shape else ""
         raise ValueError(f"{name} of shape {array.shape} does not fit the model, which takes {_rows(shape, dtype)}{single}.")
     if jnp.issubdtype(array.dtype, jnp.inexact) and not np.isfinite(array).all():
         row = np.argwhere(~np.isfinite(array))[0][0]
         raise ValueError(f"{name} has NaN or infinity, first in row {row}: remove these rows or fill the values.")
     if name[0] == "x" and _kind(array.dtype) != _kind(dtype):
-        raise TypeError(f"{name} is {array.dtype}, the model takes {_rows(shape, dtype)}: give rows as they were in training.")
+        raise TypeError(f"{name} is {array.dtype}, but the model takes {_rows(shape, dtype)}: pass the inputs as they were in training.")
     if array.dtype == dtype:
         return array
     with np.errstate(invalid="ignore", over="ignore"):
@@ -345,7 +354,7 @@ def _fitting(name: str, array: np.ndarray, shape: list[int], dtype: str) -> np.n
     changed = ~np.isfinite(cast) if jnp.issubdtype(cast.dtype, jnp.inexact) else cast != array
     if np.any(changed):
         row = np.argwhere(changed)[0][0]
-        raise ValueError(f"{name} has values that {dtype} cannot hold, first in row {row}; the model takes {_rows(shape, dtype)}.")
+        raise ValueError(f"{name} has values that {dtype} cannot hold, first in row {row}. The model takes {_rows(shape, dtype)}.")
     return cast
 
 

@@ -1,4 +1,4 @@
-"""The members of a population on disk: one SQLite file, whatever their number."""
+"""The members of a population on disk, in one SQLite file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from flaxfit.storage.weights import pack_arrays, unpack_arrays
 
 FORMAT = 1
 PART_BYTES = 2**28
-"""SQLite holds no value above a gigabyte, so states are stored in parts."""
+"""The size of the parts in which states are stored, because SQLite takes no value above a gigabyte."""
 COMMIT_SECONDS = 1.0
-"""Members that end within so short a time are written to disk together."""
+"""Members that end within this time are written to disk together."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS members (name TEXT PRIMARY KEY, record TEXT, about TEXT, history BLOB, crc INTEGER);
 CREATE TABLE IF NOT EXISTS states (name TEXT, part INTEGER, content BLOB, PRIMARY KEY (name, part));
@@ -35,11 +35,11 @@ class Saved:
     """A member as it was last saved.
 
     Attributes:
-      record: what it is, as plain values.
-      position: steps done.
+      record: the description of the member, as plain values.
+      position: the number of steps it has trained.
       finished: whether it has ended.
-      history: its epochs.
-      notes: what its callbacks keep.
+      history: its logged epochs.
+      notes: the states of its callbacks.
     """
 
     record: Mapping[str, Any]
@@ -50,16 +50,16 @@ class Saved:
 
 
 class Store:
-    """Members by name, finished ones and where the others were last saved; a context manager. From any thread, one process at a time.
+    """The saved members of a population by name, finished or not. It is a context manager for any thread of one process at a time.
 
-    A save is there as a whole or not at all, whatever ends the process. Checksums find flipped bits.
+    A member is saved as a whole or not at all, even if the process is killed. Checksums find bits that have changed on the disk.
 
     Args:
-      path: the file, made when the store is entered.
-      write: False only reads, also while another process writes.
+      path: the file. It is created when the context is entered.
+      write: whether to write. Without, the file can be read while another process writes it.
 
     Raises:
-      ValueError: the file is no such store, or is damaged.
+      ValueError: the file is damaged, or is not such a file.
 
     Example:
       >>> import tempfile
@@ -93,7 +93,7 @@ class Store:
         return name in self.names
 
     def __getitem__(self, name: str) -> Saved:
-        """A member, without its state.
+        """Returns a member, without its state.
 
         Raises:
           ValueError: it is damaged.
@@ -103,16 +103,16 @@ class Store:
                 "SELECT record, about, history, crc FROM members WHERE name = ?", (name,)
             ).fetchone()
             if crc != _crc(record, text, history):
-                raise ValueError(f"the checksum of {name} differs")
+                raise ValueError(f"the checksum of {name} is wrong")
             about = json.loads(text)
             if about["format"] != FORMAT:
-                raise ValueError(f"{name} is of format {about['format']}, and this flaxfit reads format {FORMAT}")
+                raise ValueError(f"{name} has format {about['format']}, but this version of flaxfit reads format {FORMAT}")
         rows = np.frombuffer(history).reshape(-1, len(about["columns"]))
         columns = History({column: rows[:, index] for index, column in enumerate(about["columns"])})
         return Saved(json.loads(record), about["position"], about["finished"], columns, about["notes"])
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """A member's state, by path.
+        """Returns the state of a member as arrays by path.
 
         Raises:
           ValueError: it is damaged.
@@ -122,7 +122,7 @@ class Store:
             parts = self._database.execute("SELECT content FROM states WHERE name = ? ORDER BY part", (name,)).fetchall()
             content = b"".join(part for (part,) in parts)
             if zlib.crc32(content) != json.loads(text)["state"]:
-                raise ValueError(f"the checksum of the state of {name} differs")
+                raise ValueError(f"the checksum of the state of {name} is wrong")
             return unpack_arrays(content)
 
     def put(
@@ -135,14 +135,19 @@ class Store:
         history: History,
         notes: Mapping[str, Any],
     ) -> None:
-        """Saves a member in place of what was saved of it before.
+        """Saves a member, in place of what was saved of it before.
 
         Args:
-          name, record, position, finished, history, notes: as in `Saved`.
-          arrays: its state, by path.
+          name: its name.
+          record: its description, as in `Saved`.
+          position: the number of steps it has trained.
+          finished: whether it has ended.
+          arrays: its state by path.
+          history: its logged epochs.
+          notes: the states of its callbacks.
 
         Warns:
-          RuntimeWarning: it could not be written; what was saved before is still there.
+          RuntimeWarning: it could not be written. What was saved before is still there.
         """
         content, columns = pack_arrays(arrays), list(history)
         about = {"format": FORMAT, "position": position, "finished": finished, "columns": columns, "notes": dict(notes)}
@@ -185,11 +190,11 @@ class Store:
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """Errors of the file's content as one kind that names the file and the cure."""
+        """Turns the errors of a damaged file into one kind, which names the file and says what to do."""
         try:
             yield
         except (sqlite3.DatabaseError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} is damaged or no store of members ({error}): move it away to train anew.") from error
+            raise ValueError(f"{self.path} is damaged or does not hold a population ({error}): move it away to train anew.") from error
 
 
 def _crc(record: str, about: str, history: bytes) -> int:

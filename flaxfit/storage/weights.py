@@ -1,4 +1,4 @@
-"""Arrays by name as safetensors, and the files of weights made of them."""
+"""Arrays by name in the format safetensors, and files of weights."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TYPES = {"BOOL": "bool", "BF16": "bfloat16", "C64": "complex64", "F8_E4M3": "fl
     for kind, sizes in {"float": (16, 32, 64), "int": (8, 16, 32, 64), "uint": (8, 16, 32, 64)}.items()
     for bits in sizes
 }
-"""The names of types in safetensors -> NumPy's."""
+"""Name of a type in safetensors -> its name in NumPy."""
 
 
 def by_path(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of a tree by path, such as `Dense_0/kernel`; the path of a single array is empty."""
+    """Returns the leaves of a tree by path, such as `Dense_0/kernel`. The path of a single array is empty."""
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
@@ -30,11 +30,11 @@ def pack_arrays(arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = 
     """Returns the content of a safetensors file.
 
     Args:
-      arrays: arrays of any shape by name; JAX's are copied from the device.
-      metadata: texts for the file's header. Several come in any order, so that the bytes may differ.
+      arrays: arrays of any shape by name. Arrays of JAX are copied from the device.
+      metadata: texts for the header of the file. The order of several texts is not fixed, so the bytes may differ from call to call.
 
     Raises:
-      ValueError: an array is of a type that safetensors cannot hold.
+      ValueError: an array has a type that safetensors cannot hold.
 
     Example:
       >>> arrays = unpack_arrays(pack_arrays({"a": np.ones(2), "b/c": np.int32(3)}))
@@ -43,22 +43,25 @@ def pack_arrays(arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = 
     """
     for name, array in arrays.items():
         if str(array.dtype) not in _TYPES.values():
-            raise ValueError(f"the array {name} is {array.dtype}, which a safetensors file cannot hold.")
+            raise ValueError(f"the array {name} is {array.dtype}, which a safetensors file cannot hold: convert it to another type.")
     return save({name: np.asarray(array, order="C") for name, array in arrays.items()}, dict(metadata) if metadata else None)
 
 
 def unpack_arrays(content: bytes) -> dict[str, np.ndarray]:
-    """Returns the arrays that `pack_arrays` or any writer of safetensors put into `content`, by name.
+    """Returns the arrays of a safetensors file by name.
+
+    Args:
+      content: the content of the file.
 
     Raises:
-      safetensors.SafetensorError, KeyError, ValueError: the content is no safetensors file, or has a type that NumPy does not know.
+      safetensors.SafetensorError, KeyError, ValueError: it is not a safetensors file, or has a type that NumPy does not have.
     """
     entries = safetensors.deserialize(content)  # safetensors.numpy.load does not know bfloat16
     return {name: np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"]) for name, entry in entries}
 
 
 def save_weights(path: Path, state: TrainState) -> None:
-    """Writes params and collections under their paths, such as `params/Dense_0/kernel`. The file is written as a whole or not at all."""
+    """Writes params and collections by path, such as `params/Dense_0/kernel`. The file is written as a whole or not at all."""
     content = pack_arrays(by_path({"params": state.params, "collections": state.collections}), {"step": str(int(state.step))})
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.tmp")

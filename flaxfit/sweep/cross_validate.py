@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Unpack
 
 import jax
 import numpy as np
 
-from flaxfit.arguments import Mode, check_count, unknown
+from flaxfit.arguments import Mode, check_count, mode_of, unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import folds as rows_of_folds
 from flaxfit.data.splits import hold_outs, split
-from flaxfit.report.statistics import interval
-from flaxfit.sweep.fit_many import Strategy, Trial, check_seeds, train_all
+from flaxfit.data.table import Table as Rows
+from flaxfit.data.table import encoded
+from flaxfit.report.statistics import Comparison
+from flaxfit.sweep.collapsed import by_history
+from flaxfit.sweep.fit_many import Strategy, Trial, check_seeds, member_of, train_all
 from flaxfit.sweep.grid import Grid, expand
-from flaxfit.sweep.study import Row, Study, Table
+from flaxfit.sweep.scored import Scored, check_comparable, check_objective, looks
+from flaxfit.sweep.study import Study
+from flaxfit.sweep.tables import Comparisons, Table
 from flaxfit.train.checks import check_data
 from flaxfit.train.compiled import MakeTask
 from flaxfit.train.config import TrainConfig, TrainOptions
 from flaxfit.train.evaluate import predict_member
+from flaxfit.train.job import Split
+from flaxfit.train.program import logged
 from flaxfit.train.record import Resume
 
 
@@ -35,13 +42,15 @@ class CrossValidation:
       folds: rows to train on and rows held out, of each fold.
       chosen: of a nested one, the setting that each fold's inner folds chose; else None.
       at: where in a run its weights were taken: "last", or with early stopping "best".
+      held_out: the rows that each fold held out; of a table, encoded by what the fold learned.
     """
 
     study: Study
     scores: Mapping[str, np.ndarray]
     folds: Sequence[tuple[np.ndarray, np.ndarray]]
     at: Literal["best", "last"]
-    data: Dataset
+    data: Dataset | Rows
+    held_out: Sequence[Dataset]
     chosen: Sequence[Mapping[str, Any]] | None = None
 
     def per_fold(self, metric: str) -> np.ndarray:
@@ -49,15 +58,68 @@ class CrossValidation:
         settings = 1 if self.chosen else len(self.study.settings)
         return self.scores[metric].reshape(settings, len(self.folds), -1).mean(2)
 
-    def table(self, metric: str, *, level: float = 0.95) -> Table:
-        """Mean, standard deviation and interval of each setting over folds, corrected for what the folds' training rows share."""
-        train, test = self.folds[0]
-        settings = [{"nested": "chosen by inner folds"}] if self.chosen else self.study.settings
-        rows = [
-            Row(setting, scores, interval(scores, level, "corrected", test_ratio=len(test) / len(train)))
-            for setting, scores in zip(settings, self.per_fold(metric), strict=True)
-        ]
-        return Table(f"{metric}, held out", rows)
+    def table(self, metric: str | None = None, *, level: float = 0.95) -> Table:
+        """Mean, interval and standard deviation of each setting over folds, corrected for what the folds' training rows share.
+
+        Args:
+          metric: one of `scores`; by default the data loss.
+          level: of the intervals.
+
+        Raises:
+          ValueError: an unknown metric; the objective, where settings differ and have penalties.
+        """
+        return self._scored(metric).table(level)
+
+    def compare(
+        self,
+        a: Mapping[str, Any],
+        b: Mapping[str, Any],
+        metric: str | None = None,
+        *,
+        level: float = 0.95,
+        mode: Mode | None = None,
+        margin: float | None = None,
+    ) -> Comparison:
+        """Whether setting `b` is better than `a` on the rows held out, fold by fold, corrected for what the folds' training rows share.
+
+        Args:
+          a: hyperparameters that pick one setting.
+          b: likewise.
+          metric: one of `scores`; by default the data loss.
+          level, mode, margin: as for `Study.compare`.
+
+        Raises:
+          ValueError: as `table` and `Study.compare`; a nested cross-validation, which has one setting a fold.
+        """
+        return self._scored(metric).compare(a, b, level, mode, margin)
+
+    def compare_all(
+        self,
+        baseline: Mapping[str, Any],
+        metric: str | None = None,
+        *,
+        level: float = 0.95,
+        mode: Mode | None = None,
+        margin: float | None = None,
+    ) -> Comparisons:
+        """All other settings against a baseline, corrected for their number; arguments as for `compare`."""
+        return self._scored(metric).compare_all(baseline, level, mode, margin)
+
+    def _scored(self, metric: str | None) -> Scored:
+        members = self.study.members
+        if self.chosen:  # each fold has a setting of its own
+            members = [replace(member, setting={"nested": "chosen by inner folds"}) for member in members]
+        if metric is None:
+            check_comparable(members)
+        name = metric or members[0].task.loss_name
+        if name not in self.scores:
+            raise ValueError(unknown("metric", name, self.scores, "among the scores"))
+        check_objective(members, name)
+        sizes = [member.split and member.split[:2] for member in members]
+        results, notes = self.study.results, looks(members, self.study.directory)
+        collapsed = np.array([by_history(m.task, r.history, m.targets) for m, r in zip(members, results, strict=True)])
+        title = f"{name}, held out, {self.at} epoch"
+        return Scored(members, results[0].history, title, name, self.scores[name], sizes, collapsed, notes)
 
     def out_of_fold(self, *, batch_size: int = 1024) -> Any:
         """Each row's outputs by the members that have not seen it, averaged over seeds: shape (settings, repeats, rows, outputs).
@@ -72,7 +134,7 @@ class CrossValidation:
         outputs = None
         for index, (m, r) in enumerate(zip(self.study.members, self.study.results, strict=True)):
             rows = self.folds[m.fold or 0][1]
-            part = predict_member(m.programs, m.task, m.numbers, getattr(r, self.at), self.data[rows].x, batch_size)
+            part = predict_member(m.programs, m.task, m.numbers, getattr(r, self.at), self.held_out[m.fold or 0].x, batch_size)
             if outputs is None:
                 outputs = jax.tree.map(lambda a: np.zeros((groups, repeats, len(self.data), *a.shape[1:]), np.float64), part)
             each, seeds = len(self.study) // groups, len(self.study) // groups // len(self.folds)
@@ -81,12 +143,12 @@ class CrossValidation:
         return outputs
 
     def __str__(self) -> str:
-        return "\n".join(str(self.table(metric)) for metric in self.scores)
+        return "\n".join(str(self.table(metric)) for metric in self.scores if metric not in ("loss", "penalty"))
 
 
 def cross_validate(
     make_task: MakeTask,
-    data: Dataset,
+    data: Dataset | Rows,
     grid: Grid | None = None,
     *,
     folds: int | None = None,
@@ -114,7 +176,7 @@ def cross_validate(
 
     Args:
       make_task: a mapping of hyperparameters -> Task; or a Task.
-      data: all rows.
+      data: all rows. What a table needs to be encoded is learned in each fold from its training rows alone.
       grid: as for `flaxfit.fit_many`.
       folds: how many; by default 5.
       test: instead of folds, hold-out: so many rows, or this share of them, are drawn to be held out, `repeats` times
@@ -136,7 +198,7 @@ def cross_validate(
 
     Raises:
       ValueError, TypeError: as `fit_many`, `flaxfit.data.folds` and `hold_outs`; both `folds` and `test`, or `test` without a seed; early
-        stopping without `stopping_rows`, `inner` without a grid.
+        stopping without `stopping_rows`, `inner` without a grid; a `select` that is not scored, before anything trains.
 
     Example:
       >>> import flaxfit as ff, optax
@@ -155,7 +217,8 @@ def cross_validate(
       >>> scores.per_fold("accuracy").shape, bool(scores.scores["accuracy"].mean() > 0.8)
       ((1, 5), True)
     """
-    check_data("data", data)
+    if not isinstance(data, Rows):
+        check_data("data", data)
     settings, traced = expand(grid)
     if wrong := options.keys() - TrainOptions.__annotations__.keys():
         raise TypeError(unknown("argument", min(wrong), TrainOptions.__annotations__, "of cross_validate or TrainConfig"))
@@ -182,7 +245,10 @@ def cross_validate(
                 seed = 0 if shuffle_seed is None else shuffle_seed
                 kept = split(rows, validation=float(stopping_rows), stratified=stratified, seed=seed, one_row=1.0)
                 rows, validation = kept.train, kept.validation
-            parts.append({"train": rows, "validation": validation, "fitted": None if fitted is None else fitted(rows)})
+            rows, validation = encoded(rows, validation)
+            prepared = None if fitted is None else fitted(rows)
+            sizes = Split(len(train), len(test), stopping_rows is None)
+            parts.append({"train": rows, "validation": validation, "fitted": prepared, "split": sizes})
         return parts
 
     def trained(trials: Sequence[Trial], name: str) -> Study:
@@ -190,16 +256,17 @@ def cross_validate(
         title = None if progress is None else f"{progress}, {name}"
         return train_all(make_task, trials, traced, config, None, title, place, resume, strategy, workers)
 
-    def scored(study: Study, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-        return study.evaluate([data[test] for _, test in pairs], at)
+    def held_out(parts: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Dataset]:
+        return [encoded(part["train"], data[test])[1] for part, (_, test) in zip(parts, pairs, strict=True)]
 
-    def every(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Trial]:
-        parts = prepared(pairs)
+    def every(parts: Sequence[dict[str, Any]]) -> list[Trial]:
         return [Trial(s, seed, fold=i, **part) for s in settings for i, part in enumerate(parts) for seed in listed]
 
+    parts = prepared(outer)
+    tests = held_out(parts, outer)
     if inner is None:
-        study = trained(every(outer), "folds")
-        return CrossValidation(study, scored(study, outer), outer, at, data)
+        study = trained(every(parts), "folds")
+        return CrossValidation(study, study.evaluate(tests, at), outer, at, data, tests)
 
     if len(settings) < 2:
         raise ValueError("cross_validate(inner=...) chooses among the settings of a grid: give one of two settings or more.")
@@ -209,14 +276,23 @@ def cross_validate(
         rows = data[train]
         within = rows_of_folds(rows, inner, stratified=stratified, seed=shuffle_seed)
         pairs += [(train[a], train[b]) for a, b in within]
-    search = trained(every(pairs), "inner")
-    metric = select or search.members[0].task.loss_name
-    scores = scored(search, pairs)
-    if metric not in scores:
-        raise ValueError(f"cross_validate(select={metric!r}): scored are {', '.join(scores)}.")
-    means = scores[metric].reshape(len(settings), len(outer), -1).mean(2)
-    sign = 1 if search.mode(metric, mode) == "min" else -1
-    chosen = [settings[index] for index in np.argmin(sign * means, axis=0)]
-    trials = [Trial(chosen[i], seed, fold=i, **part) for i, part in enumerate(prepared(outer)) for seed in listed]
+    inner_parts = prepared(pairs)
+    trials = every(inner_parts)
+    members = [member_of(make_task, trial, traced, config) for trial in trials[:: len(pairs) * len(listed)]]
+    task = members[0].task
+    if select is None:
+        check_comparable(members)
+    elif select not in logged(task):
+        raise ValueError(f"cross_validate(select={select!r}): scored are {', '.join(logged(task))}.")
+    metric = select or task.loss_name
+    check_objective(members, metric)
+    sign = 1 if mode_of(metric, task.modes, mode) == "min" else -1
+    search = trained(trials, "inner")
+    means = sign * search.evaluate(held_out(inner_parts, pairs), at)[metric].reshape(len(settings), len(outer), -1).mean(2)
+    means[~np.isfinite(means)] = np.inf  # a setting whose score is no number never wins
+    if np.isinf(means.min(0)).any():
+        raise ValueError(f"in fold {int(np.isinf(means.min(0)).argmax())} no setting has a finite {metric}, so that none can be chosen.")
+    chosen = [settings[index] for index in np.argmin(means, axis=0)]
+    trials = [Trial(chosen[i], seed, fold=i, **part) for i, part in enumerate(parts) for seed in listed]
     study = trained(trials, "outer")
-    return CrossValidation(study, scored(study, outer), outer, at, data, chosen)
+    return CrossValidation(study, study.evaluate(tests, at), outer, at, data, tests, chosen)

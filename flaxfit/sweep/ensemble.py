@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -104,7 +105,7 @@ def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
       An Ensemble.
 
     Raises:
-      TypeError: members that are not pairs of Task and TrainState.
+      TypeError: members that are not pairs of Task and TrainState, or whose model is not a Linen module with an argument `train`.
       ValueError: no members, members of other losses or metrics, an average that cannot be. Outputs of unequal shapes are found when rows
         are seen, by `flaxfit.evaluate`, `predict` and `export`.
 
@@ -205,6 +206,9 @@ def _member(index: int, member: Any) -> tuple[Task, TrainState]:
         raise TypeError(f"members must be pairs (task, state), such as [(task, result.best)]; member {index} is {kinds}.")
     task, state = member
     check_task(task)
+    accepted = inspect.signature(type(task.model).__call__).parameters.values()
+    if not isinstance(task.model, nn.Module) or not any(p.name == "train" or p.kind is p.VAR_KEYWORD for p in accepted):
+        raise TypeError(f"an ensemble needs Linen modules whose __call__ takes `train`; member {index} has {task.network.name}.")
     return task, task.evaluated(state)
 
 

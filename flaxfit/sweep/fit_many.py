@@ -27,7 +27,7 @@ from flaxfit.devices.sharding import arrays_of
 from flaxfit.history import History
 from flaxfit.state import RunState
 from flaxfit.storage.checkpoints import placed
-from flaxfit.storage.directory import RunDirectory, environment
+from flaxfit.storage.directory import RunDirectory, environment, versions
 from flaxfit.storage.store import Saved, Store
 from flaxfit.sweep.grid import Grid, expand, name_of
 from flaxfit.sweep.mapped import Group, Mapped
@@ -35,7 +35,7 @@ from flaxfit.sweep.study import Study
 from flaxfit.train.checks import check_task
 from flaxfit.train.compiled import MakeTask, programs_of
 from flaxfit.train.config import TrainConfig, check_seed
-from flaxfit.train.job import Job, Member, Single, validate
+from flaxfit.train.job import Job, Member, Single, Split, validate
 from flaxfit.train.loop import Trainee, train, why_ended
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.record import Resume, check_same_run, described, plain
@@ -60,6 +60,7 @@ class Trial:
       validation: its validation rows, or None.
       fold: its fold, or None.
       fitted: what was fitted to its training rows, by name: trees of arrays that `make_task` gets besides the setting.
+      split: how many rows its fold has, or None.
     """
 
     setting: Mapping[str, Any]
@@ -68,6 +69,7 @@ class Trial:
     validation: Dataset | None
     fold: int | None = None
     fitted: Mapping[str, Any] | None = None
+    split: Split | None = None
 
 
 def fit_many(
@@ -136,7 +138,7 @@ def fit_many(
       >>> study = ff.fit_many(make_task, {"rate": [1e-2], "l2": [0.0, 1e-3]}, ff.Dataset(x, x[:, 0] ** 2), seeds=2, epochs=3)
       >>> [member.name for member in study.members]
       ['rate=0.01,l2=0.0,seed=0', 'rate=0.01,l2=0.0,seed=1', 'rate=0.01,l2=0.001,seed=0', 'rate=0.01,l2=0.001,seed=1']
-      >>> study.table("loss", "last").rows[0].interval.count
+      >>> study.table(at="last").rows[0].interval.count
       2
     """
     if (train is None) == (splits is None) or (splits is not None and validation is not None):
@@ -146,10 +148,16 @@ def fit_many(
     settings, traced = expand(grid)
     rows: list[Any] = [(train, validation, None)]
     if splits is not None:
-        rows = [(part.train, part.validation, fold) for fold, part in enumerate(splits)]
+        rows = [(part.train, part.validation, fold, None, _split(part)) for fold, part in enumerate(splits)]
     trials = [Trial(setting, seed, *part) for setting in settings for part in rows for seed in check_seeds(seeds)]
     config = TrainConfig(epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan)
     return train_all(make_task, trials, traced, config, callbacks, progress, run_dir, resume, strategy, workers)
+
+
+def _split(part: Splits) -> Split | None:
+    if part.test is not None:
+        return Split(len(part.train) + (0 if part.validation is None else len(part.validation)), len(part.test), False)
+    return None if part.validation is None else Split(len(part.train), len(part.validation), True)
 
 
 def check_seeds(seeds: Any) -> list[int]:
@@ -180,7 +188,7 @@ def train_all(
         raise ValueError(unknown("strategy", str(strategy), ("auto", "threads", "vmap")))
     if strategy == "auto":
         strategy = "threads" if jax.default_backend() == "cpu" else "vmap"
-    members = [_member(make_task, trial, traced) for trial in trials]
+    members = [member_of(make_task, trial, traced, config) for trial in trials]
     jobs: dict[Any, Job] = {}
     entries = []
     with ExitStack() as stack:
@@ -232,7 +240,7 @@ class _Entry:
         member, job = self.member, self.job
         schedule = [callback for callback in self.callbacks if isinstance(callback, Checkpoint)]
         self.callbacks = [callback for callback in self.callbacks if callback not in schedule]
-        self._place = None if directory is None else RunDirectory(directory.members / member.name)
+        self._place = None if directory is None else directory.member(member.name)
         self.callbacks.append(_Ends(tally))
         if store is None:
             return
@@ -241,7 +249,7 @@ class _Entry:
             name: value if isinstance(value, bool | int | float | str) else plain(str(value)) for name, value in member.setting.items()
         }
         record["arguments"] |= {"setting": setting, "fold": member.fold}
-        self.record = record | {"program": job.recorded_program, "environment": {"versions": environment()["versions"]}}
+        self.record = record | {"program": job.recorded_program, "environment": {"versions": versions()}}
         self.callbacks.append(_Saver(store, member.name, self.record, schedule))
         if member.name not in store:
             return
@@ -277,7 +285,12 @@ class _Entry:
             self.result = result_of(task, trainee.state, trainee.history, trainee.stop_reason, trainee.timing, data)
 
 
-def _member(make_task: MakeTask, trial: Trial, traced: set[str]) -> Member:
+def member_of(make_task: MakeTask, trial: Trial, traced: set[str], config: TrainConfig) -> Member:
+    """The member that a trial makes.
+
+    Raises:
+      TypeError: hyperparameters that are not hashable; a grid with a Task.
+    """
     fixed = tuple((name, value) for name, value in trial.setting.items() if name not in traced)
     try:
         hash(fixed)
@@ -291,7 +304,12 @@ def _member(make_task: MakeTask, trial: Trial, traced: set[str]) -> Member:
     check_task(task)
     fold = {} if trial.fold is None else {"fold": trial.fold}
     name = name_of({**trial.setting, **fold, "seed": trial.seed})
-    return Member(trial.setting, trial.seed, task, trial.fold, name, programs=programs, numbers=numbers)
+    facts: dict[str, Any] = {
+        "split": trial.split,
+        "class_weight": config.class_weight,
+        "targets": None if trial.validation is None else trial.validation.y,
+    }
+    return Member(trial.setting, trial.seed, task, trial.fold, name, programs=programs, numbers=numbers, **facts)
 
 
 @contextmanager

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import numbers
+import types
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from flaxfit.train.record import plain
 
 Grid = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
 """Name -> values, of which all combinations are meant; or the settings themselves."""
@@ -63,18 +68,36 @@ def expand(grid: Grid | None) -> tuple[list[dict[str, Any]], set[str]]:
 
 
 def name_of(setting: Mapping[str, Any]) -> str:
-    """A short name of a setting, which may be a file's.
+    """A short name of a setting, without any character that file systems refuse, and the same in every process.
+
+    A function or class has its own name, and one that is defined inside a function, such as a lambda, a checksum of its code besides.
 
     Example:
-      >>> name_of({"l2": 0.001, "hidden": (64, 64), "norm": False})
-      'l2=0.001,hidden=64-64,norm=False'
+      >>> name_of({"l2": 0.001, "hidden": (64, 64), "norm": False, "kind": dict})
+      'l2=0.001,hidden=64-64,norm=False,kind=dict'
     """
+    return ",".join(f"{name}={''.join(c if c.isalnum() or c in '-+._' else '_' for c in _text(value))}" for name, value in setting.items())
 
-    def short(value: Any) -> str:
-        text = "-".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-        return "".join(c if c.isalnum() or c in "-+._" else "_" for c in text)
 
-    return ",".join(f"{name}={short(value)}" for name, value in setting.items())
+def _text(value: Any) -> str:
+    """A value as text without memory addresses."""
+    if isinstance(value, tuple | list):
+        return "-".join(map(_text, value))
+    if isinstance(value, functools.partial):
+        return "-".join([_text(value.func), *map(_text, value.args), *(f"{name}={_text(v)}" for name, v in value.keywords.items())])
+    if not callable(value) or not hasattr(value, "__qualname__"):
+        return plain(str(value))
+    name, code = value.__qualname__.rpartition("<locals>.")[2], getattr(value, "__code__", None)
+    return name if "<" not in value.__qualname__ or code is None else f"{name.strip('<>')}-{zlib.crc32(_content(value, code)):08x}"
+
+
+def _content(function: Any, code: types.CodeType) -> bytes:
+    """What a function does, as bytes: its code, without line numbers, and the values that it holds."""
+    inner = [_content(None, constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    plain_constants = [constant for constant in code.co_consts if not isinstance(constant, types.CodeType)]
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    held = [getattr(function, "__defaults__", None), getattr(function, "__kwdefaults__", None), *cells]
+    return b"|".join([code.co_code, plain(repr((code.co_names, code.co_varnames, plain_constants, held))).encode(), *inner])
 
 
 def _values(name: str, given: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -76,6 +77,16 @@ class Group:
         what = ("advance", self.plan, self.split, self.shared)
         return self.job.programs.jit(what, advance, donate_argnums=1, out_shardings=self.split)
 
+    def validated(self) -> Any:
+        """The compiled validation of members side by side, where the host computes metrics of it."""
+        validated = jax.vmap(self.job.validated(self.plan), in_axes=(0, 0, None if self.shared else 0))
+        return self.job.programs.jit(("validated", self.plan, self.split, self.shared), validated, out_shardings=self.split)
+
+    def end(self) -> Any:
+        """The compiled end of an epoch of members side by side, where the host has computed metrics."""
+        end = jax.vmap(self.job.end(self.plan), axis_name=_AXIS)
+        return self.job.programs.jit(("end", self.plan, self.split, self.job.rows), end, donate_argnums=1, out_shardings=self.split)
+
 
 class Mapped:
     """A batch of members of a group, for the loop.
@@ -124,8 +135,16 @@ class Mapped:
 
     def advance(self, position: int, until: int) -> Any:
         """Trains from step `position` to `until`: what the epochs logged, shape (members, capacity, columns)."""
-        until_ = jax.device_put(np.int32(until), self.group.whole)
-        self.state, table = self.group.advance()(self._numbers, self.state, *self._rows, until_)
+        group, length = self.group, self.group.job.steps
+        if group.plan.on_host:
+            until = min(until, (position // length + 1) * length)
+        until_ = jax.device_put(np.int32(until), group.whole)
+        self.state, table = group.advance()(self._numbers, self.state, *self._rows, until_)
+        if group.plan.on_host and until % length == 0:
+            scores, outputs = group.validated()(self._numbers, self.state.train, self._rows[1])
+            each = [jax.tree.map(operator.itemgetter(index), jax.device_get(outputs)) for index in range(len(self._slots))]
+            told = [group.jobs[slot].told(group.members[slot].task, own) for slot, own in zip(self._slots, each, strict=True)]
+            self.state, table = group.end()(self._numbers, self.state, scores, jax.device_put(np.stack(told), group.split))
         return table[: self._count]
 
     def status(self) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxfit.arguments import Mode, check_count
+from flaxfit.arguments import Mode, check_count, needed
 from flaxfit.data.dataset import Dataset
 from flaxfit.sweep.fit_many import fit_many
 from flaxfit.sweep.grid import Grid, name_of
@@ -35,7 +35,7 @@ class Narrowing:
     interval: tuple[float, float]
     best: float
 
-    def scores(self, metric: str | None = None, at: At = "best") -> list[tuple[int, float, np.ndarray]]:
+    def scores(self, metric: str | None = None, at: At | None = None) -> list[tuple[int, float, np.ndarray]]:
         """Round (from 1), value and its seeds' scores, for each value that was tried."""
         return [
             (number, row.setting[self.name], row.scores)
@@ -53,7 +53,7 @@ def narrow(
     rounds: int = 3,
     points: int = 5,
     metric: str | None = None,
-    at: At = "best",
+    at: At | None = None,
     mode: Mode | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     progress: str | None = None,
@@ -71,7 +71,7 @@ def narrow(
       train: the training rows.
       rounds: how often.
       points: values a round, 3 or more.
-      metric: what is best, by mean over seeds; by default what is monitored.
+      metric: what is best, by mean over seeds; by default, as for `Study`, what is monitored or the data loss in place of the objective.
       at: where in a run.
       mode: "min" or "max", for a metric that does not say it itself.
       run_dir: a directory for the rounds; the same call goes on where it stopped.
@@ -104,6 +104,8 @@ def narrow(
         study = fit_many(make_task, grid, train, run_dir=place, progress=title, **options)
         studies.append(study)
         best = study.rank(metric, at, mode=mode)[0][name]
+        if not np.isfinite(study.select(**{name: best}).scores(metric, at)).all():
+            raise ValueError(f"narrow: in round {number} each value of {name} has a run whose score is not finite.")
         index = values.index(best)
         low, high = values[max(0, index - 1)], values[min(points - 1, index + 1)]
     return Narrowing(name, studies, (low, high), best)
@@ -138,7 +140,8 @@ def optimize(
       trials: how many the study shall hold at the end, pruned ones too.
       batch: trials a population.
       epochs: how many; or several numbers, rising: after each but the last the pruner decides who goes on, from the weights it had.
-      metric: what is told, by mean over seeds, at the best epoch so far; by default what is monitored.
+      metric: what is told, by mean over seeds, at the best epoch so far; by default as for `Study`. A trial with a score that is not
+        finite has failed.
       mode: "min" or "max", for a metric that does not say it itself.
       run_dir: a directory for the runs.
       progress: as for `fit_many`.
@@ -147,8 +150,8 @@ def optimize(
     Raises:
       ValueError, TypeError: epochs that do not rise; a direction against the metric's; and what `fit_many` raises.
     """
-    from optuna.trial import Trial, TrialState
-
+    module = needed("optuna.trial", "optimize", "optuna")
+    states = module.TrialState
     check_count("trials", trials, 1, "trials of the study")
     check_count("batch", batch, 1, "trials a population")
     rungs = [check_count("epochs", rung, 1, "epochs") for rung in (epochs if isinstance(epochs, Sequence) else [epochs])]
@@ -157,8 +160,8 @@ def optimize(
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch if run_dir is None else run_dir)
         # Left by a process that was killed; public, but for the trial's number in the storage.
-        asked = [Trial(study, trial._trial_id) for trial in study.get_trials(states=[TrialState.RUNNING])]
-        over = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+        asked = [module.Trial(study, trial._trial_id) for trial in study.get_trials(states=[states.RUNNING])]
+        over = [states.COMPLETE, states.PRUNED, states.FAIL]
         while asked or len(study.get_trials(states=over)) < trials:
             ended = len(study.get_trials(states=over))
             asked += [study.ask() for _ in range(min(batch - len(asked), trials - ended - len(asked)))]
@@ -170,14 +173,19 @@ def optimize(
                 smaller = population.mode(metric, mode) == "min"
                 if (study.direction.name == "MINIMIZE") != smaller:
                     raise ValueError(f"the Optuna study would {study.direction.name.lower()} {metric or population.monitor}.")
-                means = {name_of(row.setting): float(row.scores.mean()) for row in population.table(metric).rows}
+                table = population.table(metric)
+                means = {name_of(row.setting): np.nan if row.broken else row.interval.mean for row in table.rows}
                 for number, (trial, setting) in list(going.items()):
                     score = means[name_of(setting)]
+                    if not np.isfinite(score):
+                        study.tell(trial, state=states.FAIL)
+                        del going[number]
+                        continue
                     trial.report(score, rung)
                     if rung == rungs[-1]:
                         study.tell(trial, score)
                     elif trial.should_prune():
-                        study.tell(trial, state=TrialState.PRUNED)
+                        study.tell(trial, state=states.PRUNED)
                         del going[number]
                 if not going:
                     break

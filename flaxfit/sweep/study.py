@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +13,13 @@ import numpy as np
 
 from flaxfit.arguments import Mode, unknown
 from flaxfit.data.dataset import Dataset
-from flaxfit.report.statistics import Comparison, Interval, compare, interval
+from flaxfit.report.statistics import Comparison
 from flaxfit.storage.directory import RunDirectory
+from flaxfit.sweep.collapsed import by_history, by_rows
 from flaxfit.sweep.grid import name_of
-from flaxfit.train.evaluate import evaluate_member, predict_member
+from flaxfit.sweep.scored import Scored, check_comparable, check_objective, chosen, looks
+from flaxfit.sweep.tables import Comparisons, Table
+from flaxfit.train.evaluate import evaluate_member, predict_member, score_rows
 from flaxfit.train.export import export
 from flaxfit.train.job import Member
 from flaxfit.train.result import Result
@@ -23,49 +27,21 @@ from flaxfit.train.result import Result
 At = Literal["best", "last"]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One setting in a `Table`: its scores, and the interval of those that are finite."""
-
-    setting: Mapping[str, Any]
-    scores: np.ndarray
-    interval: Interval
-
-
-@dataclass(frozen=True)
-class Table:
-    """Scores by setting; its text is a table of mean, standard deviation and interval."""
-
-    metric: str
-    rows: Sequence[Row]
-
-    def __str__(self) -> str:
-        from rich.console import Console
-        from rich.table import Table as RichTable
-
-        level = f"{self.rows[0].interval.level:.0%} interval"
-        table = RichTable(title=self.metric)
-        for column in (*(self.rows[0].setting or {"": ""}), "runs", "mean", "standard deviation", level):
-            table.add_column(column)
-        for row in self.rows:
-            i = row.interval
-            bounds = "-" if i.count < 2 else f"{i.low:.4f} to {i.high:.4f}"
-            sd = "-" if i.count < 2 else f"{i.sd:.4f}"
-            broken = len(row.scores) - i.count
-            runs = f"{i.count}, {broken} not finite" if broken else str(i.count)
-            table.add_row(*(str(value) for value in (row.setting or {"": ""}).values()), runs, f"{i.mean:.4f}", sd, bounds)
-        console = Console(width=140, no_color=True, force_terminal=False)
-        with console.capture() as text:
-            console.print(table)
-        return text.get().rstrip()
-
-
 @dataclass(frozen=True, eq=False)
 class Study:
     """A population that has been trained. Members are in the order of the grid, then of folds, then of seeds.
 
-    Wherever a metric is asked for, it is a column of the histories, such as `val_accuracy` (None: what was monitored), read `at` the
-    epoch that is best by the monitor, or the last; or an array of scores, one a member, such as `evaluate(test)["accuracy"]`.
+    Wherever a metric is asked for, it is a column of the histories, such as `val_accuracy`, or an array of scores, one a member, such as
+    `evaluate(test)["accuracy"]`; with `data=` it is the name of the data loss or of a metric of the task, and the members are scored
+    on these rows. By default it is what was monitored, and never the objective: where that was monitored, the data loss.
+
+    A column is read `at` the "best" epoch or the "last". The best epoch is the one at which the column itself is best, for validation
+    columns, and the best by the monitor for the others; weights, for `data=`, `evaluate` and `predict`, are those of the monitor's best
+    epoch. By default it is the best one, or in a cross-validation, whose held-out rows must not choose, the last.
+
+    Intervals and comparisons follow from how the members were made. Seeds on one data set are independent runs; scores on splits that
+    share rows are averaged over seeds and corrected (Nadeau and Bengio 2003); with `data=` the variance is that of seeds and of rows
+    (see `flaxfit.statistics.interval`). Tables say what their intervals cover.
 
     Attributes:
       members: who they were.
@@ -96,7 +72,7 @@ class Study:
         names = {member.name for member in self.members} & {member.name for member in other.members}
         kinds = [sorted({name for member in study.members for name in member.setting}) for study in (self, other)]
         facts = {
-            f"they monitor {self.monitor} and {other.monitor}": self.monitor != other.monitor,
+            f"they monitor {self.monitor} and {other.monitor}": self._objective() != other._objective(),
             f"both have {min(names, default='')}": bool(names),
             f"their hyperparameters are {kinds[0]} and {kinds[1]}": kinds[0] != kinds[1],
         }
@@ -109,15 +85,15 @@ class Study:
         """The different settings, in order."""
         return list({name_of(member.setting): member.setting for member in self.members}.values())
 
-    def scores(self, metric: str | np.ndarray | None = None, at: At = "best") -> np.ndarray:
+    def scores(self, metric: str | np.ndarray | None = None, at: At | None = None) -> np.ndarray:
         """One score a member, shape (members,).
 
         Raises:
           KeyError, ValueError: an unknown column or place, an array of another length.
         """
         if metric is None or isinstance(metric, str):
-            name = metric or self.monitor
-            return np.array([float(result.history[name][_index(result, at)]) for result in self.results])
+            name, at = metric or self._default(), self._at(at)
+            return np.array([float(result.history[name][_index(result, name, at)]) for result in self.results])
         scores = np.asarray(metric, float)
         if scores.shape != (len(self),):
             raise ValueError(f"scores must be one number a member, shape ({len(self)},), got {scores.shape}.")
@@ -132,79 +108,110 @@ class Study:
         for name in setting:
             if name not in self.members[0].setting:
                 raise ValueError(unknown("hyperparameter", name, self.members[0].setting, "in the grid"))
-        chosen = self._chosen(setting)
-        if not len(chosen):
+        places = chosen(self.members, setting)
+        if not len(places):
             values = [dict(s) for s in self.settings]
             raise ValueError(f"no member has {name_of(setting)}: the settings are {values}.")
-        return Study([self.members[i] for i in chosen], [self.results[i] for i in chosen], self.monitor, self.seconds, self.directory)
+        return self._part(places)
 
     def table(
         self,
         metric: str | np.ndarray | None = None,
-        at: At = "best",
+        at: At | None = None,
         *,
+        data: Dataset | Sequence[Dataset] | None = None,
         level: float = 0.95,
-        method: Literal["t", "bootstrap"] = "t",
     ) -> Table:
-        """Mean, standard deviation and interval of each setting, over its seeds (and folds) whose score is finite."""
-        scores = self.scores(metric, at)
+        """Mean, interval and standard deviation of each setting, over its seeds or splits whose score is finite.
 
-        def row(setting: Mapping[str, Any]) -> Row:
-            group = scores[self._chosen(setting)]
-            finite = group[np.isfinite(group)]
-            none = Interval(np.nan, np.nan, np.nan, np.nan, 0, level, method)
-            return Row(setting, group, interval(finite, level, method) if len(finite) else none)
+        Runs that are no better than a constant prediction (the class shares, or the mean) beyond the noise of the held-out rows are named,
+        with their share and the mean without them, since a mean over them hides that they exist.
 
-        rows = [row(setting) for setting in self.settings]
-        return Table(f"{metric or self.monitor} at the {at} epoch" if metric is None or isinstance(metric, str) else "scores", rows)
+        Args:
+          metric: what to show.
+          at: where.
+          data: rows to score the members on, so that intervals cover seeds and rows; or a list of them, one for each fold.
+          level: of the intervals.
+
+        Raises:
+          KeyError, ValueError: an unknown column; the objective, where settings differ and have penalties; by default, settings of
+            different losses or class weights.
+        """
+        return self._scored(metric, at, data).table(level)
 
     def compare(
         self,
         a: Mapping[str, Any],
         b: Mapping[str, Any],
         metric: str | np.ndarray | None = None,
-        at: At = "best",
+        at: At | None = None,
         *,
+        data: Dataset | Sequence[Dataset] | None = None,
         level: float = 0.95,
         mode: Mode | None = None,
+        margin: float | None = None,
     ) -> Comparison:
         """Whether setting `b` is better than `a`: differences over common seeds (and folds), of which chance is shared.
+
+        Settings without a common seed are compared by Welch's test.
 
         Args:
           a: hyperparameters that pick one setting.
           b: likewise.
           metric: what to compare.
           at: where.
+          data: as for `table`.
           level: of the interval.
           mode: "min" or "max", for an array of scores and for a metric that does not say it itself.
+          margin: the smallest difference that matters, stated beforehand: with it, settings may be found equivalent.
 
         Raises:
-          ValueError: a setting that is not there, no common seeds, or a metric that does not say its mode.
+          ValueError: a setting that is not there, no common split, a score that is not finite, a metric that does not say its mode; and
+            what `table` raises.
         """
-        scores = self.scores(metric, at)
-        larger_is_better = self.mode(metric, mode) == "max"
-        sides = []
         for setting in (a, b):
             self.select(**setting)
-            sides.append({(self.members[i].seed, self.members[i].fold): scores[i] for i in self._chosen(setting)})
-            if len(sides[-1]) < len(self._chosen(setting)):
-                raise ValueError(f"{name_of(setting)} picks more than one setting: name all hyperparameters that differ.")
-        common = [key for key in sides[0] if key in sides[1]]
-        if not common:
-            raise ValueError("the two settings have no common seed.")
-        x, y = (np.array([side[key] for key in common]) for side in sides)
-        return compare(x, y, level=level, larger_is_better=larger_is_better, names=(name_of(a), name_of(b)))
+        pair = np.unique([i for setting in (a, b) for i in chosen(self.members, setting)])
+        values = metric if metric is None or isinstance(metric, str) else self.scores(metric)[pair]
+        return self._part(pair)._scored(values, at, data).compare(a, b, level, mode, margin)
 
-    def rank(self, metric: str | np.ndarray | None = None, at: At = "best", *, mode: Mode | None = None) -> list[Mapping[str, Any]]:
-        """The settings, best mean first; one with a score that is not finite last. `mode` as in `compare`."""
-        sign, rows = 1 if self.mode(metric, mode) == "min" else -1, self.scores(metric, at)
-        means = {index: sign * rows[self._chosen(setting)].mean() for index, setting in enumerate(self.settings)}
-        return [self.settings[index] for index in sorted(means, key=lambda i: means[i] if np.isfinite(means[i]) else np.inf)]
+    def compare_all(
+        self,
+        baseline: Mapping[str, Any],
+        metric: str | np.ndarray | None = None,
+        at: At | None = None,
+        *,
+        data: Dataset | Sequence[Dataset] | None = None,
+        level: float = 0.95,
+        mode: Mode | None = None,
+        margin: float | None = None,
+    ) -> Comparisons:
+        """All other settings against a baseline, corrected for their number: see `flaxfit.statistics.family`.
+
+        Args:
+          baseline: hyperparameters that pick one setting.
+          metric, at, data, level, mode, margin: as for `compare`.
+
+        Raises:
+          ValueError: as `compare`; a baseline with a score that is not finite, or without another setting.
+        """
+        return self._scored(metric, at, data).compare_all(baseline, level, mode, margin)
+
+    def rank(
+        self,
+        metric: str | np.ndarray | None = None,
+        at: At | None = None,
+        *,
+        data: Dataset | Sequence[Dataset] | None = None,
+        mode: Mode | None = None,
+    ) -> list[Mapping[str, Any]]:
+        """The settings, best mean first; those with a score that is not finite last. Arguments as for `compare`."""
+        return self._scored(metric, at, data).rank(mode)
 
     def evaluate(
         self,
         data: Dataset | Sequence[Dataset],
-        at: At = "best",
+        at: At | None = None,
         *,
         batch_size: int = 1024,
         metrics: Mapping[str, Callable[..., Any]] | None = None,
@@ -219,13 +226,9 @@ class Study:
         Raises:
           ValueError: a list that is not as long as there are folds; and what `evaluate` raises.
         """
-        if isinstance(data, Sequence) and {m.fold for m in self.members} != {*range(len(data))}:
-            folds = sorted({str(m.fold) for m in self.members})
-            raise ValueError(f"evaluate takes one Dataset, or one for each fold: got {len(data)} for the folds {', '.join(folds)}.")
-        own = [data[m.fold or 0] if isinstance(data, Sequence) else data for m in self.members]
         scores = [
-            evaluate_member(m.programs, m.task, m.numbers, getattr(r, at), rows, batch_size, metrics)
-            for m, r, rows in zip(self.members, self.results, own, strict=True)
+            evaluate_member(m.programs, m.task, m.numbers, getattr(r, self._at(at)), rows, batch_size, metrics)
+            for m, r, rows in zip(self.members, self.results, self._rows_of(data), strict=True)
         ]
         common = [name for name in scores[0] if all(name in score for score in scores)]  # a setting may be another loss
         return {name: np.array([score[name] for score in scores]) for name in common}
@@ -250,14 +253,14 @@ class Study:
         if directory is None:
             if self.directory is None:
                 raise ValueError("this population has no directory: give export(member, data, directory).")
-            directory = RunDirectory(self.directory.members / member).export
+            directory = self.directory.member(member).export
         m, result = self.members[names.index(member)], self.results[names.index(member)]
         about = {"best_epoch": result.best_epoch, "epochs": len(result.history.epochs), "stop_reason": result.stop_reason}
         return export(Path(directory), m.task, result.best, data[:1], about={**about, "member": member})
 
-    def predict(self, x: Any, at: At = "best", *, batch_size: int = 1024) -> list[Any]:
+    def predict(self, x: Any, at: At | None = None, *, batch_size: int = 1024) -> list[Any]:
         """`flaxfit.predict` for each member."""
-        pairs = zip(self.members, self.results, strict=True)
+        pairs, at = zip(self.members, self.results, strict=True), self._at(at)
         return [predict_member(m.programs, m.task, m.numbers, getattr(r, at), x, batch_size) for m, r in pairs]
 
     def mode(self, metric: str | np.ndarray | None = None, given: Mode | None = None) -> Mode:
@@ -270,15 +273,83 @@ class Study:
         Raises:
           ValueError: the metric does not say, or `given` is neither "min" nor "max".
         """
-        if given is None and not (metric is None or isinstance(metric, str)):
-            raise ValueError('an array of scores does not say whether larger is better: give mode="min" or mode="max".')
-        return self.results[0].history.mode(metric if isinstance(metric, str) else self.monitor, given)
+        return self.results[0].history.mode(metric if isinstance(metric, str) else self._default(), given)
 
-    def _chosen(self, setting: Mapping[str, Any]) -> np.ndarray:
-        return np.array([i for i, m in enumerate(self.members) if all(m.setting[name] == value for name, value in setting.items())], int)
+    def _default(self) -> str:
+        """What was monitored, or the data loss in place of the objective."""
+        loss = self.results[0].history.data_loss
+        if self.monitor.removeprefix("val_") not in ("loss", loss):
+            return self.monitor
+        check_comparable(self.members)
+        return ("val_" if self.monitor.startswith("val_") else "") + loss
+
+    def _objective(self) -> str:
+        """What was monitored, by the same name for the data losses of all tasks."""
+        of_loss = self.results and self.monitor.removeprefix("val_") == self.results[0].history.data_loss
+        return self.monitor.removesuffix(self.results[0].history.data_loss) + "loss" if of_loss else self.monitor
+
+    def _part(self, places: Iterable[int]) -> Study:
+        """Some of the members."""
+        places = list(places)
+        return replace(self, members=[self.members[i] for i in places], results=[self.results[i] for i in places])
+
+    def _at(self, at: At | None) -> At:
+        if at not in (None, "best", "last"):
+            raise ValueError(unknown("place in a run", str(at), ("best", "last")))
+        held_out_validates = any(m.split is not None and m.split.validates for m in self.members)
+        return at or ("last" if held_out_validates else "best")
+
+    def _rows_of(self, data: Dataset | Sequence[Dataset]) -> list[Dataset]:
+        """The rows for each member."""
+        if isinstance(data, Sequence) and {m.fold for m in self.members} != {*range(len(data))}:
+            folds = sorted({str(m.fold) for m in self.members})
+            raise ValueError(f"evaluate takes one Dataset, or one for each fold: got {len(data)} for the folds {', '.join(folds)}.")
+        return [data[m.fold or 0] if isinstance(data, Sequence) else data for m in self.members]
+
+    def _scored(self, metric: str | np.ndarray | None, at: At | None, data: Dataset | Sequence[Dataset] | None) -> Scored:
+        """The scores that are asked for, and the design that they come from."""
+        name = self._default() if metric is None else metric if isinstance(metric, str) else ""
+        if data is not None:
+            if not name:
+                raise ValueError('data=... is scored by the name of a metric, such as "accuracy", not by an array of scores.')
+            name = name.removeprefix("val_")
+        check_objective(self.members, name)
+        at, notes = self._at(at), looks(self.members, self.directory)
+        title, collapsed = f"{name}, {at} epoch" if name else "scores", np.zeros(len(self), bool)
+        sizes: list[Any] = [m.split and m.split[:2] for m in self.members]
+        if data is not None:
+            title = f"{name} of the rows given, {at} epoch"
+            values, collapsed = self._on_rows(name, at, data)
+        else:
+            values = self.scores(name or metric, at)
+        if data is None and name.startswith("val_"):
+            collapsed = np.array([by_history(m.task, r.history, m.targets) for m, r in zip(self.members, self.results, strict=True)])
+            sizes = [(r.history.rows, r.history.validation_rows) for r in self.results]
+            if at == "best":
+                notes = ("The best epoch of each run was chosen on the rows that it is scored on.", *notes)
+        return Scored(self.members, self.results[0].history, title, name, values, sizes, collapsed, notes)
+
+    def _on_rows(self, name: str, at: At, data: Dataset | Sequence[Dataset]) -> tuple[np.ndarray, np.ndarray]:
+        """Scores on rows, shape (members, rows), or (members,) where folds have their own; and which runs collapsed."""
+        rows = self._rows_of(data)
+        scores = [
+            score_rows(m.programs, m.task, m.numbers, getattr(r, at), own)
+            for m, r, own in zip(self.members, self.results, rows, strict=True)
+        ]
+        for each in scores:
+            if name not in each:
+                raise ValueError(unknown("metric", name, each, "that gives a number for each row"))
+        collapsed = np.array([by_rows(m.task, each, own.y) for m, each, own in zip(self.members, scores, rows, strict=True)])
+        values = [each[name] for each in scores]
+        if any(m.fold is not None for m in self.members):
+            return np.array([each.mean() for each in values]), collapsed
+        return np.stack(values), collapsed
 
 
-def _index(result: Result, at: At) -> int:
-    if at not in ("best", "last"):
-        raise ValueError(unknown("place in a run", str(at), ("best", "last")))
+def _index(result: Result, name: str, at: At) -> int:
+    """The epoch's place in the history."""
+    history = result.history
+    if at == "best" and name.startswith("val_") and np.isfinite(history[name]).any():
+        with contextlib.suppress(ValueError):  # a metric that does not say whether larger is better
+            return int(np.nanargmin(history[name]) if history.mode(name) == "min" else np.nanargmax(history[name]))
     return -1 if at == "last" or result.best_epoch is None else result.best_epoch - 1

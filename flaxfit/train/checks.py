@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -15,20 +13,22 @@ import optax
 from flax import errors as flax_errors
 
 from flaxfit import losses
-from flaxfit.arguments import unknown
+from flaxfit.arguments import unknown, unwrapped
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
+from flaxfit.data.table import Table
+from flaxfit.metrics import declared_of_batch
 from flaxfit.state import TrainState
 from flaxfit.train.compiled import Programs
 from flaxfit.train.program import measures
-from flaxfit.train.step import eval_step, train_step
+from flaxfit.train.step import train_step
 from flaxfit.train.task import Task
 
 _BINARY = (losses.binary_crossentropy, optax.sigmoid_binary_cross_entropy)
 _CLASSES = (losses.categorical_crossentropy, optax.softmax_cross_entropy_with_integer_labels, optax.softmax_cross_entropy)
 _TRACER_ERRORS = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError)
+_LAST = " in the last batch, of {rows} rows (a batch size that divides the rows leaves none)"
 _NUMPY_ERRORS = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
-_ROWS = 1009  # traced, never computed: as many rows as no other axis has, so that a mean over the wrong axis shows
 
 
 def check_data(name: str, data: Any) -> None:
@@ -37,6 +37,8 @@ def check_data(name: str, data: Any) -> None:
         raise TypeError(f"{name} must be in memory, got a Stream: take a Dataset from it, stream[:10_000].")
     if not isinstance(data, Dataset):
         how = f"give one of them, {name}=splits.train" if hasattr(data, "train") else "wrap the arrays as ff.Dataset(x, y)"
+        if isinstance(data, Table):
+            how = "encode it as the training rows were, table.dataset(train.encoding)"
         raise TypeError(f"{name} must be a flaxfit.Dataset, got {type(data).__name__}: {how}.")
     if len(data) == 0:
         raise ValueError(f"{name} has no rows: its arrays are {', '.join(f'{path} {leaf.shape}' for path, leaf in data.leaves())}.")
@@ -69,19 +71,14 @@ def check_alike(data: Dataset, validation: Dataset) -> None:
 
 
 def check_task(task: Any) -> None:
-    """That `task` is a Task whose model can be told whether it trains."""
+    """That `task` is a Task."""
     if not isinstance(task, Task):
         raise TypeError(f"task must be a flaxfit.Task, got {type(task).__name__}.")
-    accepted = inspect.signature(type(task.model).__call__).parameters.values()
-    if not any(p.name == "train" or p.kind is p.VAR_KEYWORD for p in accepted):
-        raise TypeError(
-            f"{type(task.model).__name__}.__call__ must take a keyword argument `train`, as in `def __call__(self, x, *, train)`: "
-            "dropout and batch norm need to know."
-        )
 
 
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((_ROWS, *a.shape[1:]), a.dtype), tree)
+def _abstract(tree: Any, rows: int) -> Any:
+    """Shapes of so many rows like those of `tree`."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), tree)
 
 
 def _shapes(tree: Any) -> str:
@@ -96,48 +93,55 @@ def _traced(blame: str, function: Callable[..., Any], *args: Any) -> Any:
         why = "draws from a random stream that it is not given; Task(rngs=...) names those of training"
         raise ValueError(f"the model {why}: {error}") from error
     except Exception as error:
-        hint = " (NumPy functions of a whole set go into evaluate(metrics=...))" if isinstance(error, _NUMPY_ERRORS) else ""
-        raise ValueError(f"{blame}: {type(error).__name__}: {error}".replace(str(_ROWS), "rows") + hint) from error
+        hint = " (a NumPy function of a whole set goes into Task(set_metrics=...))" if isinstance(error, _NUMPY_ERRORS) else ""
+        raise ValueError(f"{blame}: {type(error).__name__}: {error}{hint}") from error
 
 
-def check_model(task: Task, x: Any) -> TrainState:
-    """Shapes of the fresh state, found by tracing.
+def check_model(task: Task, x: Any, rows: int) -> TrainState:
+    """Shapes of the fresh state, found by tracing a batch of so many rows.
 
     Raises:
       ValueError: preprocessing, the model or the optimizer refuses what it is given; there is nothing to train.
     """
-    x, key, model = _abstract(x), jax.eval_shape(lambda: jax.random.key(0)), type(task.model).__name__
+    x, key, model = _abstract(x, rows), jax.eval_shape(lambda: jax.random.key(0)), task.network.name
     prepared = _traced(f"Task(preprocess=...) refuses x of shape {_shapes(x)}", task.prepared, x)
-    bare = Task(task.model, task.loss, optax.identity(), preprocess=task.preprocess, rngs=task.rngs)
-    state = _traced(f"{model} refuses x of shape {_shapes(prepared)}", bare.init, key, x)
-    if not jax.tree.leaves(state.params):
+    params, collections = _traced(f"{model} refuses x of shape {_shapes(prepared)}", task.variables, key, x)
+    if not jax.tree.leaves(params):
         raise ValueError(f"{model} has no parameters to train.")
-    opt_state = _traced("the optimizer refuses the parameters", task.optimizer.init, state.params)
-    return TrainState(state.step, state.params, state.collections, opt_state)
+    trained = _traced("Task(trainable=...) does not fit the parameters", task.trained, params)
+    if not jax.tree.leaves(trained):
+        raise ValueError("Task(trainable=...) leaves no parameter to train.")
+    opt_state = _traced("the optimizer refuses the parameters", task.optimizer.init, trained)
+    return TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, collections, opt_state)  # pyright: ignore[reportArgumentType]
 
 
-def check_program(programs: Programs, task: Task, numbers: Mapping[str, Any], data: Dataset) -> tuple[TrainState, Any, tuple[str, ...]]:
-    """Traces one step of training and one of evaluation without compiling them; JAX keeps the traces for the next call.
+def check_program(
+    programs: Programs, task: Task, numbers: Mapping[str, Any], data: Dataset, training: Sequence[int], evaluation: Sequence[int]
+) -> tuple[TrainState, Any, tuple[str, ...]]:
+    """Traces steps of training and of evaluation without compiling them, of the batch sizes that will occur and no others.
 
     Args:
-      programs: of the task.
+      programs: of the task, which keep what was found.
       task: the task for these numbers.
       numbers: its traced hyperparameters.
-      data: the training rows.
+      data: rows, of which one suffices.
+      training: the batch sizes of training, the usual one first.
+      evaluation: those of evaluation; at least one of either.
 
     Returns:
-      Shapes of the fresh state and of the logits, and the names of `program.measures`.
+      Shapes of the fresh state and of the logits in evaluation, and the names of `program.measures`.
 
     Raises:
       ValueError, TypeError: something refuses the rows; the loss or a metric is not one number a row; the penalty is no scalar; a
         collection changes its shape from step to step; the task needs the value of a traced number.
     """
+    sizes = tuple(training), tuple(evaluation) or tuple(training[:1])
     try:
-        return programs.found("program", lambda numbers, rows: _check_program(programs.task(numbers), rows), numbers, data[:1])
+        return programs.found(("program", sizes), lambda n, rows: _check_program(programs.task(n), rows, *sizes), numbers, data[:1])
     except Exception as error:
         if not numbers:
             raise
-        _check_program(task, data[:1])  # raises where the numbers are not to blame
+        _check_program(task, data[:1], *sizes)  # raises where the numbers are not to blame
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, _TRACER_ERRORS):
             cause = cause.__cause__
@@ -150,39 +154,77 @@ def check_program(programs: Programs, task: Task, numbers: Mapping[str, Any], da
         ) from error
 
 
-def _check_program(task: Task, data: Dataset) -> tuple[TrainState, Any, tuple[str, ...]]:
-    state, model = check_model(task, data.x), type(task.model).__name__
-    x, y, weight = _abstract((data.x, data.y, data.sample_weight))
-    key, rows, refused = jax.eval_shape(lambda: jax.random.key(0)), _ROWS, f"{model} refuses x of shape {_shapes(x)}"
-    if task.augment is not None:
-        prepared = jax.eval_shape(task.prepared, x)
-        augmented = _traced("Task(augment=...) must be (key, x, y) -> (x, y)", task.augment, key, prepared, y)
-        if any(leaf.shape[:1] != (rows,) for leaf in jax.tree.leaves(augmented)):
-            raise ValueError(f"Task(augment=...) must keep the number of rows, got {_shapes((prepared, y))} -> {augmented}.")
+def _check_program(
+    task: Task, data: Dataset, training: tuple[int, ...], evaluation: tuple[int, ...]
+) -> tuple[TrainState, Any, tuple[str, ...]]:
+    state, key = check_model(task, data.x, (training or evaluation)[0]), jax.eval_shape(lambda: jax.random.key(0))
+    if data.sample_weight is not None and declared_of_batch(task.loss) is not None:
+        raise ValueError(f"the loss {task.loss_name} is of a whole batch, so that rows cannot have weights: leave them out.")
     logits: Any = None
-    for rngs in (dict.fromkeys(task.rngs, key), None):
-        logits, _ = _traced(refused, lambda s, x, r: task.apply(s.params, s.collections, task.prepared(x), r), state, x, rngs)
-        for what, function in ((f"the loss {task.loss_name}", task.loss), *((f"the metric {n!r}", m) for n, m in task.metrics.items())):
-            _check_rows(what, _traced(f"{what} fails on (logits {_shapes(logits)}, y {_shapes(y)})", function, logits, y))
+    for rows in training:
+        _check_batch(task, state, _abstract(data, rows), dict.fromkeys(task.rngs, key), "" if rows == training[0] else _LAST)
+    for rows in evaluation:
+        batch = _abstract(data, rows)
+        logits = _check_batch(task, state, batch, None, "" if rows == evaluation[0] else _LAST)
     penalty = _traced("the penalty refuses the parameters", task.penalized, state.params)
     if getattr(penalty, "shape", None) != ():
         raise ValueError(f"the penalty must be one number for all parameters, got {penalty}.")
-    after, _ = _traced("a training step fails", lambda s, k, x, y, w: train_step(task, s, k, x, y, w), state, key, x, y, weight)
-    check_same("a training step", after, "the fresh state", state)
-    evaluated = _traced("Task(eval_params=...) fails", task.evaluated, state)
-    _traced("an evaluation step fails", lambda s, x, y: eval_step(task, s, x, y), evaluated, x, y)
+    if training:
+        batch = _abstract(data, training[0])
+        step = (state, key, batch.x, batch.y, batch.sample_weight)
+        after, _ = _traced("a training step fails", lambda *step: train_step(task, *step), *step)
+        check_same("a training step", after, "the fresh state", state)
+    _traced("Task(eval_params=...) fails", task.evaluated, state)
     return state, logits, tuple(jax.eval_shape(lambda state: measures(task, state), state))
 
 
-def _check_rows(what: str, result: Any) -> None:
+def _check_batch(task: Task, state: TrainState, batch: Dataset, rngs: Any, where: str) -> Any:
+    """The shapes of the logits of a batch, in training where there are `rngs`; raises what is wrong with what the task makes of it."""
+    x, y, rows = batch.x, batch.y, len(batch)
+    where = where.format(rows=rows)
+    if task.augment is not None and rngs is not None:
+        key, prepared = jax.eval_shape(lambda: jax.random.key(0)), jax.eval_shape(task.prepared, x)
+        augmented = _traced(f"Task(augment=...) must be (key, x, y) -> (x, y){where}", task.augment, key, prepared, y)
+        if any(leaf.shape[:1] != (rows,) for leaf in jax.tree.leaves(augmented)):
+            raise ValueError(f"Task(augment=...) must keep the number of rows, got {_shapes((prepared, y))} -> {augmented}.")
+    refused = f"{task.network.name} refuses x of shape {_shapes(x)}{where}"
+    logits, _ = _traced(refused, lambda s, x, r: task.apply(s.params, s.collections, task.prepared(x), r), state, x, rngs)
+    for what, function in named_functions(task).items():
+        failed = f"{what} fails on (logits {_shapes(logits)}, y {_shapes(y)}){where}"
+        _check_rows(what, _traced(failed, function, logits, y), rows, logits, y)
+    return logits
+
+
+def named_functions(task: Task) -> dict[str, Callable[[Any, Any], Any]]:
+    """The loss and the metrics of a task, by what messages call them."""
+    return {f"the loss {task.loss_name}": task.loss, **{f"the metric {name!r}": metric for name, metric in task.metrics.items()}}
+
+
+def _check_rows(what: str, result: Any, rows: int, logits: Any, y: Any) -> None:
     shape = getattr(result, "shape", None)
     if shape == ():
+        whole = "; a metric of the whole set goes into Task(set_metrics=...)" if what.startswith("the metric") else ""
         raise ValueError(
-            f"{what} returns one number for the whole batch; it must return one number a row, shape (rows,): leave out the mean."
+            f"{what} returns one number for the whole batch; it must return one number a row, shape (rows,): leave out the mean "
+            "(in Keras, reduction=None). "
+            f"A function in which rows meet, as in a contrastive loss, is declared by ff.losses.of_batch(...){whole}."
         )
-    if shape != (_ROWS,):
-        got = f"shape {shape}".replace(str(_ROWS), "rows") if shape is not None else type(result).__name__
-        raise ValueError(f"{what} must return one number a row, shape (rows,), got {got}.")
+    if shape != (rows,):
+        got = (
+            type(result).__name__
+            if shape is None
+            else f"shape {tuple('rows' if size == rows else size for size in shape)}".replace("'", "")
+        )
+        raise ValueError(f"{what} must return one number a row, shape (rows,), got {got}.{broadcast_hint(logits, y)}")
+
+
+def broadcast_hint(logits: Any, y: Any) -> str:
+    """How to make logits and targets of one shape, where one of them is (rows, 1) and the other (rows,)."""
+    shapes = [getattr(tree, "shape", ())[1:] for tree in (logits, y)]
+    for name, own, other in (("logits", *shapes), ("y", *reversed(shapes))):
+        if own == (*other, 1):
+            return f" Where logits {_shapes(logits)} and y {_shapes(y)} broadcast, every row against every other, take {name}[..., 0]."
+    return ""
 
 
 def check_same(what: str, new: Any, than: str, old: Any) -> None:
@@ -221,9 +263,7 @@ def check_state(name: str, state: Any, shapes: TrainState, model: str = "the mod
 
 def kind_of_loss(task: Task) -> Literal["binary", "classes"] | None:
     """What the logits of a loss mean, where it is one that is known: log-odds of label 1, or log-probabilities of classes."""
-    function = task.loss
-    while isinstance(function, functools.partial):
-        function = function.func
+    function = unwrapped(task.loss)
     if any(function is known for known in _BINARY):
         return "binary"
     return "classes" if any(function is known for known in _CLASSES) else None

@@ -36,6 +36,7 @@ class Programs:
     def __init__(self, make: MakeTask, static: tuple[tuple[str, Hashable], ...] = ()):
         self.make, self.static = make, static
         self._functions: dict[Hashable, Any] = {}
+        self._kept: dict[Hashable, Any] = {}
         self._lock = threading.RLock()  # threads of a population ask for the same program at the same time
 
     def task(self, numbers: Mapping[str, Any]) -> Task:
@@ -64,6 +65,13 @@ class Programs:
         """What `function` returns when it is traced for arguments of these shapes; JAX keeps it. It may be any value."""
         with self._lock:
             return self.jit(what, lambda *traced: _Found(function(*traced))).eval_shape(*args).value
+
+    def kept(self, what: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` returned at the first call with this `what` that did not raise."""
+        with self._lock:
+            if what not in self._kept:
+                self._kept[what] = make()
+            return self._kept[what]
 
 
 def programs_of(make: MakeTask, static: tuple[tuple[str, Hashable], ...] = ()) -> Programs:

@@ -8,15 +8,20 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset, arrays
 from flaxfit.data.stream import Feed, Stream
+from flaxfit.metrics import auc, of_whole_set
+from flaxfit.report import statistics
 from flaxfit.state import TrainState
 from flaxfit.train import program
 from flaxfit.train.checks import check_data, check_labels, check_model, check_program, check_state, check_task
 from flaxfit.train.compiled import Programs, programs_of
+from flaxfit.train.rows import check_rows_apart
+from flaxfit.train.set_metrics import compiled, on_host
 from flaxfit.train.task import Task
 
 
@@ -27,6 +32,7 @@ def evaluate(
     *,
     batch_size: int = 1024,
     metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], Any]] | None = None,
+    interval: bool = False,
 ) -> dict[str, Any]:
     """Scores a state, exactly over all rows.
 
@@ -34,18 +40,70 @@ def evaluate(
       task: what was trained.
       state: `result.best`, `result.last`, or any state of this task.
       data: the rows to score; those of a stream piece by piece.
-      batch_size: rows a step, for memory; the result does not depend on it.
-      metrics: more metrics, of the whole set at once: name -> (logits, y) -> number or array, such as `flaxfit.metrics.auc`. Logits and
-        targets are in memory for them, of a stream too.
+      batch_size: rows a step, for memory; the result does not depend on it. A task with a `flaxfit.losses.of_batch` has its own.
+      metrics: more metrics, of the whole set at once: name -> (logits, y) -> number or array, such as `flaxfit.metrics.auc` or a function
+        of `sklearn.metrics`. Logits and targets are in memory for them, of a stream too.
+      interval: whether scores are 95% intervals (`flaxfit.statistics.Interval`), which cover which rows were scored, but neither seeds
+        nor which rows were trained on: Student's over rows, Wilson's for shares such as accuracies, DeLong's for `flaxfit.metrics.auc`.
+        Other `metrics` and the penalty stay numbers. Needs a Dataset.
 
     Returns:
-      `loss` (the objective), the data loss under its name, `penalty` where there is one, the task's metrics, and `metrics`.
+      `loss` (the objective), the data loss under its name, `penalty` where there is one, the task's metrics and set metrics, and `metrics`.
 
     Raises:
-      ValueError, TypeError: as `fit`, or a state of another model.
+      ValueError, TypeError: as `fit`, or a state of another model; `interval` with a stream.
+
+    Example:
+      >>> import flaxfit as ff, optax
+      >>> data = ff.Dataset(np.linspace(-1, 1, 64)[:, None], np.arange(64) // 32)
+      >>> metrics = {"accuracy": ff.metrics.binary_accuracy}
+      >>> task = ff.Task(ff.nn.MLP((8,), 1), ff.losses.binary_crossentropy, optax.adam(1e-2), metrics=metrics)
+      >>> scores = ff.evaluate(task, ff.fit(task, data, epochs=200).best, data, interval=True)
+      >>> print(scores["accuracy"])
+      1.000 [0.943, 1.000] (64)
     """
     check_task(task)
-    return evaluate_member(programs_of(task), task, {}, state, data, batch_size, metrics)
+    programs = programs_of(task)
+    scores = evaluate_member(programs, task, {}, state, data, batch_size, metrics)
+    if not interval:
+        return scores
+    if not isinstance(data, Dataset):
+        raise TypeError(f"evaluate(interval=True) needs a Dataset, got {type(data).__name__}.")
+    rows = score_rows(programs, task, {}, state, data, batch_size)
+    for name, values in rows.items():
+        whole = values.sum()
+        scores[name] = statistics.share(int(whole), len(values)) if np.isin(values, (0, 1)).all() else statistics.interval(values)
+    for name, metric in (metrics or {}).items():
+        if metric is auc and np.isfinite(scores[name]):
+            scores[name] = statistics.auc_interval(data.y, predict_member(programs, task, {}, state, data.x, batch_size))
+    return scores
+
+
+def score_rows(
+    programs: Programs, task: Task, numbers: Mapping[str, Any], state: TrainState, data: Dataset, batch_size: int = 1024
+) -> dict[str, np.ndarray]:
+    """The scores of each row, whose means `evaluate_member` gives: name -> shape (rows,); a row's weight is a factor on its loss.
+
+    Raises:
+      ValueError: a loss or metric that gives other than one number a row.
+    """
+    if task.eval_batch_size is not None:
+        raise ValueError("a loss or metric of the task is computed from whole batches, so that nothing is known of the rows' noise.")
+    logits = predict_member(programs, task, numbers, state, data.x, batch_size)
+    functions = {task.loss_name: task.loss, **task.metrics}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in functions}
+    for first in range(0, len(data), batch_size):
+        place = slice(first, first + batch_size)
+        some, y = jax.tree.map(lambda a, place=place: jnp.asarray(a[place]), (logits, data.y))
+        for name, function in functions.items():
+            parts[name].append(np.asarray(function(some, y), np.float64))
+    rows = {name: np.concatenate(values) if values[0].ndim else np.zeros(0) for name, values in parts.items()}
+    for name, values in rows.items():
+        if values.shape != (len(data),):
+            raise ValueError(f"{name} gives no number for each row, so that nothing is known of the rows' noise.")
+    if data.sample_weight is not None:
+        rows[task.loss_name] *= np.asarray(data.sample_weight)
+    return {"loss": rows[task.loss_name] + float(task.penalized(task.evaluated(state).params)), **rows}
 
 
 def evaluate_member(
@@ -64,9 +122,12 @@ def evaluate_member(
     if not isinstance(metrics or {}, Mapping):
         raise TypeError('evaluate(metrics=...) maps names to functions of the whole set, as in {"auc": ff.metrics.auc}.')
     for name in metrics or ():
-        if name in program.logged(task):
+        if name in (*program.logged(task), *task.set_metrics):
             raise ValueError(f"evaluate(metrics=...) may not hold {name!r}: that name is scored already; call the metric something else.")
-    shapes, logits, _ = check_program(programs, task, numbers, first)
+    batch_size = task.eval_batch_size or batch_size
+    sizes = program.batch_sizes(len(data), batch_size)
+    shapes, logits, _ = check_program(programs, task, numbers, first, (), sizes)
+    check_rows_apart(programs, task, numbers, data, logits, sizes[-1], sizes)
 
     def checked(rows: Dataset) -> Dataset:
         check_labels(task, "data", rows, logits)
@@ -77,8 +138,12 @@ def evaluate_member(
     def scores_of(numbers: Mapping[str, Any], state: TrainState, rows: Dataset) -> dict[str, Any]:
         return program.evaluate(task_of(numbers), state, rows, batch_size)
 
+    whole_set = {**task.set_metrics}
+    for name, metric in (metrics or {}).items():
+        whole_set[name] = of_whole_set(metric, f"evaluate(metrics=...), {name!r},")
     numbers, state = jax.device_put((numbers, _evaluated(task, state, shapes, checked(first).x)))
-    scores, outputs = dict.fromkeys(program.logged(task), 0.0), []
+    scores: dict[str, Any] = dict.fromkeys(program.logged(task), 0.0)
+    outputs = []
     with ExitStack() as stack:
         streamed = isinstance(data, Stream)
         pieces = stack.enter_context(Feed(data, min(batch_size, len(data)), 1, checked, "data")).pieces() if streamed else [data]
@@ -86,16 +151,21 @@ def evaluate_member(
             rows = jax.device_put(piece)
             values = jax.device_get(programs.jit(("evaluate", batch_size), scores_of)(numbers, state, rows))
             scores = {name: total + float(values[name]) * len(piece) / len(data) for name, total in scores.items()}
-            if metrics:
+            if whole_set:
                 outputs.append((predict_member(programs, task, numbers, state, piece.x, batch_size), jax.tree.map(np.asarray, piece.y)))
-    if metrics:
+    if whole_set:
         logits, y = jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
-        for name, metric in metrics.items():
+        host = on_host(programs, task, numbers, logits, y, len(data))
+        for name, metric in whole_set.items():
             try:
-                scores[name] = metric(logits, y)
+                if name in task.set_metrics and name not in host:
+                    scores[name] = float(compiled(programs, name)(*jax.device_put((numbers, logits, y))))
+                    continue
+                value = metric(logits, y)
             except Exception as error:
                 error.add_note(f"in evaluate(metrics=...), the metric {name!r}")
                 raise
+            scores[name] = (np.asarray(value) if value.ndim else value.item()) if isinstance(value, jax.Array) else value
     return scores
 
 
@@ -125,7 +195,8 @@ def predict_member(programs: Programs, task: Task, numbers: Mapping[str, Any], s
     check_data("predict", rows)
     batch_size = check_count("batch_size", batch_size, 1, "rows a step")
     task_of = programs.task
-    shapes = programs.found("model", lambda numbers, x: check_model(task_of(numbers), x), numbers, rows[:1].x)
+    size = min(batch_size, 1 << (len(rows) - 1).bit_length())  # few sizes, few programs
+    shapes = programs.found(("model", size), lambda numbers, x: check_model(task_of(numbers), x, size), numbers, rows[:1].x)
     numbers, state = jax.device_put((numbers, _evaluated(task, state, shapes, x)))
 
     def outputs(numbers: Mapping[str, Any], state: TrainState, x: Any) -> Any:
@@ -133,7 +204,6 @@ def predict_member(programs: Programs, task: Task, numbers: Mapping[str, Any], s
         return task.apply(state.params, state.collections, task.prepared(x))[0]
 
     parts = []
-    size = min(batch_size, 1 << (len(rows) - 1).bit_length())  # few sizes, few programs
     for first in range(0, len(rows), size):
         index = np.minimum(np.arange(first, first + size), len(rows) - 1)  # the last row again, where there are too few
         part = jax.device_put(rows[index].x)
@@ -156,12 +226,12 @@ def summary(task: Task, x: Any) -> str:
     """
     rngs = {name: jax.random.key(0) for name in ("params", *task.rngs)}
     console = {"force_terminal": False, "no_color": True, "width": 140}
-    return task.model.tabulate(rngs, task.prepared(arrays(x, "x")), train=False, compute_flops=True, console_kwargs=console)
+    return task.network.tabulate(rngs, task.prepared(arrays(x, "x")), compute_flops=True, console_kwargs=console)
 
 
 def _evaluated(task: Task, state: Any, shapes: TrainState, x: Any) -> TrainState:
     """The checked state as evaluation sees it; an optimizer state matters only where averaged weights are in it."""
-    if isinstance(state, TrainState) and task.eval_params is None:
+    if isinstance(state, TrainState) and not task.averages(shapes):
         state = replace(state, opt_state=None)
     rows = str(jax.tree.map(lambda a: ("rows", *a.shape[1:]), x)).replace("'", "")
     return task.evaluated(check_state("state", state, shapes, f"the model on x of shape {rows}"))

@@ -21,7 +21,7 @@ import flaxfit
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.scaling import Scaling
 from flaxfit.state import TrainState
-from flaxfit.storage.predictor import FORMAT, PARTS, SUMS, check_calls, read
+from flaxfit.storage.predictor import FORMAT, PARTS, SOWN, SUMS, check_calls, read
 from flaxfit.storage.weights import by_path, pack_arrays
 from flaxfit.train.checks import check_program, check_state, check_task
 from flaxfit.train.compiled import programs_of
@@ -42,7 +42,7 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
       directory: made; an export that is there already is replaced as a whole.
       task: what was trained; its `preprocess` becomes part of the programs.
       state: `result.best`, or any state of this task.
-      data: rows as in training: their shapes, types, names and provenance are kept, not their numbers.
+      data: rows as in training: their shapes, types, names, provenance and encoding are kept, not their numbers.
       about: what else a reader should know, as plain values: epoch, monitor, run configuration.
 
     Returns:
@@ -66,8 +66,8 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
     check_task(task)
     if not isinstance(data, Dataset):
         raise TypeError(f"data must be a flaxfit.Dataset, got {type(data).__name__}.")
-    shapes, _, _ = check_program(programs_of(task), task, {}, data)
-    if isinstance(state, TrainState) and task.eval_params is None:
+    shapes, _, _ = check_program(programs_of(task), task, {}, data, (), (FIXED_ROWS,))
+    if isinstance(state, TrainState) and not task.averages(shapes):
         state = replace(state, opt_state=None)  # it may be another optimizer's
     state = task.evaluated(check_state("state", state, shapes))
     variables = {"params": state.params, "collections": state.collections}
@@ -90,6 +90,7 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
         "features": data.features,
         "classes": data.classes,
         "data": data.record(),
+        "encoding": None if data.encoding is None else data.encoding.record(),
         "preprocess": _described(task.preprocess, tensors),
         "about": dict(about or {}),
     }
@@ -135,9 +136,11 @@ def _programs(task: Task, variables: Any, data: Dataset) -> tuple[int | None, li
         return task.apply(model["params"], model["collections"], task.prepared(_like(data.x, x)))[0]
 
     def score(weights: Any, x: Any, y: Any) -> Any:
-        logits, y = predict(weights, x), _like(data.y, y)
+        model, x, y = _like(variables, weights), task.prepared(_like(data.x, x)), _like(data.y, y)
+        logits, _, sown = task.forward(model["params"], model["collections"], x)
         metrics = {name: metric(logits, y).astype(jnp.float32) for name, metric in task.metrics.items()}
-        return task.loss(logits, y), metrics, task.penalized(_like(variables, weights)["params"])
+        metrics |= {} if sown is None else {SOWN: sown}
+        return task.loss(logits, y), metrics, task.penalized(model["params"])
 
     def serialized(function: Callable[..., Any], rows: Any, *names: str) -> bytes:
         def abstract(array: Any) -> jax.ShapeDtypeStruct:
@@ -161,8 +164,7 @@ def _programs(task: Task, variables: Any, data: Dataset) -> tuple[int | None, li
             return rows, [serialized(predict, size, "x"), serialized(score, size, "x", "y")]
         except Exception as error:
             failure = error
-    model = type(task.model).__name__
-    raise ValueError(f"{model} cannot be exported to {', '.join(PLATFORMS)}: {type(failure).__name__}: {failure}") from failure
+    raise ValueError(f"{task.network.name} cannot be exported to {', '.join(PLATFORMS)}: {type(failure).__name__}: {failure}") from failure
 
 
 def _like(tree: Any, named: Mapping[str, Any]) -> Any:

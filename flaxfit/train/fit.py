@@ -16,6 +16,7 @@ from flaxfit.callbacks.base import check_callbacks
 from flaxfit.callbacks.loggers import MetricsFile
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
+from flaxfit.data.table import Table, encoded
 from flaxfit.devices.sharding import Placement, Shard
 from flaxfit.state import TrainState
 from flaxfit.storage.directory import RunDirectory
@@ -35,9 +36,9 @@ from flaxfit.train.task import Task
 
 def fit(
     task: Task,
-    train: Dataset | Stream,
+    train: Dataset | Stream | Table,
     *,
-    validation: Dataset | None = None,
+    validation: Dataset | Table | None = None,
     epochs: int = 1,
     batch_size: int = 32,
     seed: int = 0,
@@ -58,6 +59,7 @@ def fit(
     Args:
       task: what to train. It holds its compiled programs: fit the same object again and nothing compiles.
       train: the training rows, which are moved to the device once; or a `flaxfit.data.Stream` of more than fit there.
+        What a table needs to be encoded is learned from its rows.
       validation: rows that each epoch is validated on, or None.
       epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan: how to train, as `flaxfit.TrainConfig` says.
       seed: decides the initial weights, the order of rows and all other randomness; below 2**32.
@@ -97,6 +99,7 @@ def fit(
     """
     began = time.perf_counter()
     check_task(task)
+    train, validation = encoded(train, validation)
     config = TrainConfig(epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan)
     member = Member({}, check_seed(seed), task, programs=programs_of(task))
     placement = Placement.over(mesh, shard)
@@ -147,9 +150,9 @@ def run_callbacks(callbacks: Any, run: Run, durable: bool) -> list[Callback]:
 def resume(
     run_dir: str | os.PathLike[str],
     task: Task,
-    train: Dataset | Stream,
+    train: Dataset | Stream | Table,
     *,
-    validation: Dataset | None = None,
+    validation: Dataset | Table | None = None,
     callbacks: Sequence[Callback] = (),
     initial: TrainState | None = None,
     epochs: int | None = None,

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +34,24 @@ from flaxfit.train.checks import (
 from flaxfit.train.compiled import Programs
 from flaxfit.train.config import TrainConfig
 from flaxfit.train.record import checksum, program_record
+from flaxfit.train.rows import check_rows_apart
+from flaxfit.train.set_metrics import computed, on_host
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
+
+
+class Split(NamedTuple):
+    """How many rows a member of a cross-validation learns from, and how many are held out.
+
+    Attributes:
+      learned: rows to train on, and those on which it chooses its epoch, if these are others than the rows held out.
+      held_out: rows held out.
+      validates: whether the rows held out are its validation rows, which then must not choose its epoch.
+    """
+
+    learned: int
+    held_out: int
+    validates: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +64,9 @@ class Member:
       task: what is trained: what `make_task` gives for the setting.
       fold: which fold of a cross-validation it is, counted over repeats, or which of `fit_many`'s splits; or None.
       name: such as `l2=0.001,seed=3`.
+      split: how many rows its fold has, or None where it has none, or none are held out.
+      class_weight: that of its training loss, or None.
+      targets: of its validation rows, or None.
     """
 
     setting: Mapping[str, Any]
@@ -57,6 +76,9 @@ class Member:
     name: str = ""
     programs: Programs = field(repr=False, kw_only=True)
     numbers: Mapping[str, Any] = field(repr=False, kw_only=True, default_factory=dict)
+    split: Split | None = field(kw_only=True, default=None)
+    class_weight: Mapping[int, float] | None = field(kw_only=True, default=None)
+    targets: Any = field(repr=False, kw_only=True, default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +167,19 @@ class Job:
         """(numbers, state, rows, validation, until) -> the run after its next steps, and what it logged."""
         return functools.partial(_advance, self.programs.task, plan)
 
+    def validated(self, plan: program.Plan) -> Callable[..., tuple[Any, Any]]:
+        """(numbers, weights, validation rows) -> `program.validated`."""
+        return functools.partial(_validated, self.programs.task, plan)
+
+    def end(self, plan: program.Plan) -> Callable[..., tuple[RunState, Any]]:
+        """(numbers, state, scores, told) -> `program.end`."""
+        return functools.partial(_end, self.programs.task, plan, self.rows)
+
+    def told(self, task: Task, logits: Any) -> np.ndarray:
+        """The set metrics of a task that the host computes, of the outputs for the validation rows: shape (metrics,)."""
+        assert self.validation is not None
+        return computed({name: task.set_metrics[name] for name in self.plan.on_host}, logits, self.validation.y)
+
     @functools.cached_property
     def shapes(self) -> RunState:
         """The shapes of the run's state."""
@@ -162,7 +197,7 @@ class Job:
         args = (self.numbers, self.shapes, self.data if rows is None else rows, self.validation, np.int32(0))
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=getattr(a, "weak_type", False)), args)
         text = self.programs.jit(("advance", plan), self.advance(plan), donate_argnums=1).lower(*shapes).as_text()
-        return program_record(self.programs, self.numbers, self.shapes.train, self.data[:1], text)
+        return program_record(self.programs, self.numbers, self.shapes.train, self.data[:1], plan.batch_size, text)
 
     @functools.cached_property
     def recorded_program(self) -> dict[str, str]:
@@ -200,6 +235,14 @@ def _advance(task_of: Any, plan: program.Plan, numbers: Any, state: RunState, *r
     return program.advance(task_of(numbers), plan, state, *rows_until)
 
 
+def _validated(task_of: Any, plan: program.Plan, numbers: Any, train: TrainState, validation: Dataset) -> tuple[Any, Any]:
+    return program.validated(task_of(numbers), plan, train, validation)
+
+
+def _end(task_of: Any, plan: program.Plan, rows: int, numbers: Any, state: RunState, scores: Any, told: Any) -> tuple[RunState, Any]:
+    return program.end(task_of(numbers), plan, rows, state, scores, told)
+
+
 def validate(
     member: Member,
     train: Any,
@@ -229,30 +272,42 @@ def validate(
     if validation is not None:
         check_data("validation", validation)
         check_alike(data, validation)
+        if None not in (data.classes, validation.classes) and data.classes != validation.classes:
+            raise ValueError(
+                f"the classes of train are {', '.join(data.classes)}, those of validation {', '.join(validation.classes)}: "
+                "number both alike, Dataset(x, y, classes=train.classes)."
+            )
 
     def weighted(rows: Dataset) -> Dataset:
         return rows if config.class_weight is None else class_weighted(rows, config.class_weight, whole)
 
     data = weighted(data)
-    shapes, logits, measures = check_program(programs, task, member.numbers, data)
+    total = len(train) * placement.team.size
+    batch_size, evaluated = min(config.batch_size, total), task.eval_batch_size or program.Plan.eval_batch_size
+    training = program.batch_sizes(total, batch_size)
+    evaluation = () if validation is None else program.batch_sizes(len(validation), evaluated)
+    shapes, logits, measures = check_program(programs, task, member.numbers, data, training, evaluation)
     for name, rows in (("train", data), ("validation", validation)):
         if rows is not None:
             check_labels(task, name, rows, logits)
+    if initial is None and (stored := task.network.stored) is not None:
+        initial = TrainState(np.int32(0), *stored, None)  # pyright: ignore[reportArgumentType]
     if initial is not None:
         initial = check_state("initial", initial, shapes)
         for path, leaf in jax.tree_util.tree_leaves_with_path(initial):
             if jnp.issubdtype(leaf.dtype, jnp.inexact):
                 check_finite(f"initial{jax.tree_util.keystr(path)}", jnp.atleast_1d(leaf))
-    stopping = config.early_stopping or EarlyStopping("loss" if validation is None else "val_loss", mode="min")
-    rows = len(train) * placement.team.size
+    check_rows_apart(programs, task, member.numbers, train, logits, (evaluation or training[:1])[-1], (*training, *evaluation))
+    stopping = config.early_stopping or EarlyStopping(task.loss_name if validation is None else f"val_{task.loss_name}", mode="min")
     plan = program.Plan(
-        min(config.batch_size, rows),
+        batch_size,
         stopping,
         config.early_stopping is not None,
         replacement=config.replacement,
         terminate_on_nan=config.terminate_on_nan,
         plateau=config.plateau,
         placement=placement,
+        on_host=() if validation is None else on_host(programs, task, member.numbers, logits, data[:1].y, len(validation)),
     )
     columns = program.columns(task, validation is not None, plan, measures)
     for rule in (stopping, config.plateau):
@@ -324,17 +379,33 @@ class Single:
         args = (self._numbers, self.state, self._rows, self._validation, self._until)
         plan = self.job.plan
         self._advance = self.job.programs.compiled(("advance", plan), self.job.advance(plan), *args, donate_argnums=1, **options)
+        if plan.on_host:
+            self._validated = self._jit("validated", self.job.validated(plan), self._numbers, self.state.train, self._validation)
+            scores, _ = self._validated.eval_shape(self._numbers, self.state.train, self._validation)
+            told = np.zeros(len(plan.on_host), np.float32)
+            self._end = self._jit("end", self.job.end(plan), self._numbers, self.state, scores, told, donate_argnums=1, **options)
         if self._read is not None:
             self._rows = None  # the first chunk would stay in memory
 
+    def _jit(self, name: str, function: Any, *args: Any, **options: Any) -> Any:
+        return self.job.programs.compiled((name, self.job.plan, self.job.rows), function, *args, **options)
+
     def advance(self, position: int, until: int) -> Any:
         """Trains from step `position` to `until`, or to a stream's chunk's end: the metrics of the epochs, shape (1, capacity, columns)."""
-        rows = self._rows
+        rows, length = self._rows, self.job.steps
+        if self.job.plan.on_host:
+            until = min(until, (position // length + 1) * length)
         if self._read is not None:
             rows, until = self._read(position, until)
             rows = self.placement.everywhere(rows)
         until_ = self.placement.everywhere(np.int32(until))
         self.state, table = self._advance(self._numbers, self.state, rows, self._validation, until_)
+        if self.job.plan.on_host and until % length == 0:
+            scores, outputs = self._validated(self._numbers, self.state.train, self._validation)
+            told = self.job.told(self.members[0].task, jax.device_get(self.placement.on_host(outputs)))
+            self.state, table = self._end(
+                self._numbers, self.state, scores, self.placement.everywhere(self.placement.team.from_first(told))
+            )
         return table[None]
 
     def status(self) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +19,9 @@ from flaxfit.devices.sharding import ONE_DEVICE, Placement
 from flaxfit.regularize.masks import kernels
 from flaxfit.shapes import RoundKeys
 from flaxfit.state import RunState, TrainState
+from flaxfit.storage.predictor import SOWN
 from flaxfit.train.plateau import Plateau
-from flaxfit.train.step import eval_step, train_step
+from flaxfit.train.step import scored, train_step
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
 
@@ -41,6 +42,7 @@ class Plan:
       axis: the name of the axis over which `advance` is mapped, where many runs train side by side, step by step. A run that has ended
         stays as it is until the others have.
       placement: how a step's rows and the state lie on devices.
+      on_host: the set metrics that the host computes. Where there are any, `advance` does not end epochs: `validated` and then `end` do.
     """
 
     batch_size: int
@@ -53,6 +55,18 @@ class Plan:
     capacity: int = 1024
     axis: str | None = None
     placement: Placement = ONE_DEVICE
+    on_host: tuple[str, ...] = ()
+
+
+def batch_sizes(rows: int, batch_size: int) -> tuple[int, ...]:
+    """How many rows the batches of so many rows have: the whole ones and the last, where it is shorter.
+
+    Example:
+      >>> batch_sizes(100, 32), batch_sizes(96, 32), batch_sizes(20, 32)
+      ((32, 4), (32,), (20,))
+    """
+    whole, rest = divmod(rows, batch_size)
+    return (batch_size,) * bool(whole) + (rest,) * bool(rest)
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -68,18 +82,19 @@ def logged(task: Task) -> list[str]:
 def columns(task: Task, validates: bool, plan: Plan, measures: Iterable[str]) -> tuple[str, ...]:
     """The names of what each epoch logs, in order; `measures` are the names of `measures`."""
     names = logged(task)
-    names += [f"val_{name}" for name in names] if validates else []
+    names += [f"val_{name}" for name in (*names, *task.set_metrics)] if validates else []
     scale = () if plan.plateau is None else ("learning_rate_scale",)
     return (*names, *sorted(measures), *scale, "gradient_norm", "best_epoch")
 
 
 def start(task: Task, plan: Plan, key: Array, x: Any, initial: TrainState | None = None) -> RunState:
-    """The run at its beginning, with fresh weights or those of `initial`."""
+    """The run at its beginning, with fresh weights or those of `initial`. The model is initialized on a batch of the row `x`."""
+    x = jax.tree.map(lambda a: jnp.broadcast_to(a[:1], (plan.batch_size, *a.shape[1:])), x)  # it may take no other number of rows
     # A copy of `initial`, since the run donates its buffers.
     train = task.init(key, x) if initial is None else jax.tree.map(jnp.copy, initial)
     zero = jnp.zeros((), jnp.int32)
     if train.opt_state is None:
-        train = TrainState(zero, train.params, train.collections, task.optimizer.init(train.params))
+        train = TrainState(zero, train.params, train.collections, task.optimizer.init(task.trained(train.params)))
     sums = jnp.zeros(len(_summed(task)), jnp.float32)
     plateau = None if plan.plateau is None else plan.plateau.init()
     return RunState(train, task.evaluated(train), plan.stopping.init(), plateau, sums, zero, zero, jnp.zeros((), bool), key)
@@ -97,7 +112,7 @@ def advance(
       data: the training rows, or those of the steps up to `until`.
       validation: the validation rows, or None.
       until: how many steps the run shall have done in all, int32 scalar; it may end inside an epoch. At most `plan.capacity` epochs
-        may end on the way.
+        may end on the way; with `plan.on_host` no more than the epoch under way, which is left at its last step.
 
     Returns:
       The run's state then, and the metrics of the epochs that ended on the way: float32, shape (capacity, columns), of which the
@@ -124,15 +139,7 @@ def advance(
         train, sums = train_step(task, state.train, state.key, *_fields(plan.placement.batch(batch)), scale)
         train = plan.placement.kept(train, train.params)
         sums = state.sums + jnp.stack([sums[name] for name in _summed(task)]).astype(jnp.float32)
-        return unless_ended(state, train=train, sums=sums, step=state.step + 1)
-
-    def unless_ended(state: RunState, **changes: Any) -> RunState:
-        if plan.axis:
-            changes = {name: _choose(ended(state), getattr(state, name), new) for name, new in changes.items()}
-        return replace(state, **changes)
-
-    def ended(state: RunState) -> Array:
-        return state.diverged | (state.stopper.stopped if plan.stops else False)
+        return _unless_ended(plan, state, train=train, sums=sums, step=state.step + 1)
 
     def some_epoch(carry: tuple[RunState, Array]) -> tuple[RunState, Array]:
         state, table = carry
@@ -157,15 +164,20 @@ def advance(
             step = step + short
 
         def end_epoch(state: RunState, table: Array) -> tuple[RunState, Array]:
-            changes, means = _end_epoch(task, plan, len(data), validation, state)
-            row = jnp.stack([jnp.asarray(means[name], jnp.float32) for name in names])
-            return unless_ended(state, **changes), lax.dynamic_update_slice_in_dim(table, row[None], epoch - first, 0)
+            def scores() -> dict[str, Array]:
+                return {} if validation is None else validated(task, plan, state.train, validation)[0]
 
+            changes, means = _end_epoch(task, plan, len(data), scores, state)
+            row = jnp.stack([jnp.asarray(means[name], jnp.float32) for name in names])
+            return _unless_ended(plan, state, **changes), lax.dynamic_update_slice_in_dim(table, row[None], epoch - first, 0)
+
+        if plan.on_host:
+            return state, table
         return lax.cond(step == steps, end_epoch, lambda *carry: carry, state, table)
 
     def goes_on(carry: tuple[RunState, Array]) -> Array:
         state, _ = carry
-        return (agreed(state.epoch) * steps + agreed(state.step) < until) & agreed(~ended(state))
+        return (agreed(state.epoch) * steps + agreed(state.step) < until) & agreed(~_ended(plan, state))
 
     first = agreed(state.epoch)
     names = columns(task, validation is not None, plan, jax.eval_shape(lambda train: measures(task, train), state.train))
@@ -181,14 +193,50 @@ def _fields(data: Dataset) -> tuple[Any, Any, Any]:
     return data.x, data.y, data.sample_weight
 
 
-def _end_epoch(task: Task, plan: Plan, rows: int, validation: Dataset | None, state: RunState) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Validates, asks the stopper and the plateau, keeps the best weights: what changes in the state, and what is logged."""
+def _ended(plan: Plan, state: RunState) -> Array:
+    return state.diverged | (state.stopper.stopped if plan.stops else False)
+
+
+def _unless_ended(plan: Plan, state: RunState, **changes: Any) -> RunState:
+    """The state with these changes; of mapped runs, those that have ended stay as they are."""
+    if plan.axis:
+        changes = {name: _choose(_ended(plan, state), getattr(state, name), new) for name, new in changes.items()}
+    return replace(state, **changes)
+
+
+def validated(task: Task, plan: Plan, train: TrainState, validation: Dataset) -> tuple[dict[str, Array], Any]:
+    """What the end of an epoch logs of the validation rows, but for the set metrics that the host computes; and the outputs for those."""
+    scores, outputs = score(task, task.evaluated(train), validation, plan.eval_batch_size, plan.placement, bool(task.set_metrics))
+    scores |= {name: metric(outputs, validation.y) for name, metric in task.set_metrics.items() if name not in plan.on_host}
+    return {f"val_{name}": value for name, value in scores.items()}, outputs
+
+
+def end(task: Task, plan: Plan, rows: int, state: RunState, scores: dict[str, Array], told: Array) -> tuple[RunState, Array]:
+    """Ends an epoch of `rows` training rows, all of whose steps are done, where the host has computed set metrics.
+
+    Args:
+      task, plan, state: as for `advance`.
+      rows: training rows.
+      scores: as `validated` gave them.
+      told: the metrics of `plan.on_host`, shape (metrics,).
+
+    Returns:
+      As `advance`, with the metrics of one epoch.
+    """
+    scores = scores | {f"val_{name}": told[index] for index, name in enumerate(plan.on_host)}
+    changes, means = _end_epoch(task, plan, rows, lambda: scores, state)
+    names = columns(task, True, plan, measures(task, state.train))
+    return _unless_ended(plan, state, **changes), jnp.stack([jnp.asarray(means[name], jnp.float32) for name in names])[None]
+
+
+def _end_epoch(
+    task: Task, plan: Plan, rows: int, scores: Callable[[], dict[str, Array]], state: RunState
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Asks the stopper and the plateau, keeps the best weights: what changes in the state, and what is logged."""
     epoch, train = state.epoch + 1, state.train
     evaluated = task.evaluated(train)
     means = dict(zip(_summed(task), state.sums / rows, strict=True)) | measures(task, train)
-    if validation is not None:
-        scores = evaluate(task, evaluated, validation, plan.eval_batch_size, plan.placement)
-        means |= {f"val_{name}": value for name, value in scores.items()}
+    means |= scores()
     finite = jnp.isfinite(means["loss"]) & jnp.isfinite(means.get("val_loss", 0.0)) & _all_finite((train.params, train.collections))
     # An epoch that broke down is never best, whatever its monitor says.
     monitor = plan.stopping.monitor
@@ -213,24 +261,42 @@ def _end_epoch(task: Task, plan: Plan, rows: int, validation: Dataset | None, st
 
 def evaluate(task: Task, state: TrainState, data: Dataset, batch_size: int, placement: Placement = ONE_DEVICE) -> dict[str, Array]:
     """Exact means over all rows: `loss` (the objective), the data loss, `penalty` where there is one, the metrics."""
+    return score(task, state, data, batch_size, placement)[0]
+
+
+def score(
+    task: Task, state: TrainState, data: Dataset, batch_size: int, placement: Placement = ONE_DEVICE, keeps: bool = False
+) -> tuple[dict[str, Array], Any]:
+    """What `evaluate` returns; and, if it `keeps` them, the model's outputs for all rows, else None."""
+    batch_size = task.eval_batch_size or batch_size
     whole, rest = divmod(len(data), batch_size)
 
-    def part(first: Array | int, size: int) -> tuple[Any, Any, Any]:
-        return _fields(placement.batch(_slice(data, first, size)))
+    def part(first: Array | int, size: int) -> tuple[Any, Any]:
+        sums, outputs = scored(task, state, *_fields(placement.batch(_slice(data, first, size))))
+        return sums, outputs if keeps else None
 
-    sums = eval_step(task, state, *part(whole * batch_size, rest)) if rest else None
+    def put(outputs: Any, more: Any, index: Array | int) -> Any:
+        return jax.tree.map(lambda all, some: lax.dynamic_update_slice_in_dim(all, some, index * batch_size, 0), outputs, more)
 
-    def step(index: Array, sums: dict[str, Array]) -> dict[str, Array]:
-        more = eval_step(task, state, *part(index * batch_size, batch_size))
-        return jax.tree.map(jnp.add, sums, more)
-
+    shapes = jax.eval_shape(lambda: part(0, batch_size if whole else rest))
+    sums, more = part(whole * batch_size, rest) if rest else (None, None)
+    outputs = more
     if whole:
-        shapes = jax.eval_shape(lambda: eval_step(task, state, *part(0, batch_size)))
-        sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes) if sums is None else sums
-        sums = lax.fori_loop(0, whole, step, sums)
+        outputs = jax.tree.map(lambda s: jnp.zeros((len(data), *s.shape[1:]), s.dtype), shapes[1])
+        outputs = put(outputs, more, whole) if rest else outputs
+        sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0]) if sums is None else sums
+
+        def step(index: Array, carry: tuple[dict[str, Array], Any]) -> tuple[dict[str, Array], Any]:
+            sums, more = part(index * batch_size, batch_size)
+            return jax.tree.map(jnp.add, carry[0], sums), put(carry[1], more, index)
+
+        sums, outputs = lax.fori_loop(0, whole, step, (sums, outputs))
     means = {name: value / len(data) for name, value in (sums or {}).items()}
     penalty = task.penalized(state.params)
-    return {"loss": means[task.loss_name] + penalty, **means} | ({"penalty": penalty} if task.penalty else {})
+    objective = means[task.loss_name] + penalty
+    if SOWN in means:
+        objective += means.pop(SOWN)
+    return {"loss": objective, **means} | ({"penalty": penalty} if task.penalty else {}), outputs
 
 
 def _summed(task: Task) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import optax
 from flaxfit.data.dataset import Dataset
 from flaxfit.devices.distributed import ALONE, Team
 from flaxfit.storage.directory import differences
+from flaxfit.train import optimizers
 from flaxfit.train.compiled import Programs
 from flaxfit.train.config import TrainConfig
 from flaxfit.train.task import Task
@@ -29,18 +30,20 @@ _PACKAGES = ("flaxfit", "jax", "flax", "optax")
 def described(task: Task, config: TrainConfig, seed: int, data: Mapping[str, Any], initial: Any = None) -> dict[str, Any]:
     """A run as plain values: arguments, task, and data as `Job.recorded` has it."""
     about = {
-        "model": plain(repr(task.model)),
+        "model": plain(repr(task.network)),
         "loss": task.loss_name,
         "metrics": list(task.metrics),
         "penalty": task.penalty is not None,
     }
+    if task.set_metrics:
+        about["set_metrics"] = list(task.set_metrics)
     arguments = {**config.record(), "seed": seed}
     if initial is not None:
         arguments["initial"] = _sum(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(initial))
     return {"arguments": arguments, "task": about, "data": dict(data)}
 
 
-def program_record(programs: Programs, numbers: Mapping[str, Any], state: Any, row: Dataset, whole: str) -> dict[str, str]:
+def program_record(programs: Programs, numbers: Mapping[str, Any], state: Any, row: Dataset, batch_size: int, whole: str) -> dict[str, str]:
     """A hash of what each part of a task computes, and of the whole compiled program.
 
     A learning rate or a penalty's strength that a closure hides is a constant in one of them.
@@ -50,9 +53,18 @@ def program_record(programs: Programs, numbers: Mapping[str, Any], state: Any, r
       numbers: its traced hyperparameters.
       state: the shapes of a `TrainState`.
       row: a training row.
+      batch_size: how many rows to trace, where the task does not take a single one.
       whole: the program's text.
     """
-    parts = programs.found("parts", functools.partial(_parts, programs.task), numbers, jax.random.key(0), state, row.x, row.y)
+
+    def traced(rows: int) -> dict[str, str]:
+        x, y = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), (row.x, row.y))
+        return programs.found("parts", functools.partial(_parts, programs.task), numbers, jax.random.key(0), state, x, y)
+
+    try:
+        parts = traced(1)
+    except Exception:  # batches are split into groups, say
+        parts = traced(batch_size)
     return {**parts, "whole": _sum([whole.encode()])}
 
 
@@ -123,7 +135,7 @@ def _parts(task: Callable[[Any], Task], numbers: Any, key: Any, state: Any, x: A
         return task(n).apply(state.params, state.collections, task(n).prepared(x), {name: key for name in task(n).rngs})[0]  # noqa: C420  (typed)
 
     def update(n: Any, gradients: Any, opt_state: Any) -> Any:
-        return optax.with_extra_args_support(task(n).optimizer).update(gradients, opt_state, gradients, value=jnp.zeros(()))
+        return optimizers.update(task(n).optimizer, gradients, opt_state, gradients, jnp.zeros(()), optax.tree.norm)
 
     outputs = jax.eval_shape(logits, numbers, key, state, x)
     parts: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
@@ -131,7 +143,7 @@ def _parts(task: Callable[[Any], Task], numbers: Any, key: Any, state: Any, x: A
         "loss": (lambda n, *a: task(n).loss(*a), (outputs, y)),
         "metrics": (lambda n, *a: {name: metric(*a) for name, metric in task(n).metrics.items()}, (outputs, y)),
         "penalty": (lambda n, p: task(n).penalized(p), (state.params,)),
-        "optimizer": (update, (state.params, state.opt_state)),
+        "optimizer": (update, (jax.eval_shape(task(numbers).trained, state.params), state.opt_state)),
         "constraint": (lambda n, p: (task(n).constraint or (lambda p: p))(p), (state.params,)),
         "augmentation": (lambda n, k, x, y: (task(n).augment or (lambda _, *a: a))(k, task(n).prepared(x), y), (key, x, y)),
     }

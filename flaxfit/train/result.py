@@ -37,8 +37,9 @@ class Result:
 
     Attributes:
       history: every logged metric by epoch, from 1.
-      best: the evaluation state of the best epoch by the monitor (without early stopping: `val_loss`, or `loss`); where the monitor was
-        never a number, of the last epoch, or of the initial weights if the run ended on a value that is not finite.
+      best: the evaluation state of the best epoch by the monitor (without early stopping: the data loss of the validation rows, or of
+        the training rows where there are none); where the monitor was never a number, of the last epoch, or of the initial weights if
+        the run ended on a value that is not finite.
       last: the state in which the run ended. If it ended on a loss or weight that is not finite, that is such a state.
       best_epoch: the best epoch, None where the monitor was never a number.
       stop_reason: "epochs", "early_stopping", "non_finite" or "callback".

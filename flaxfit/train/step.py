@@ -11,6 +11,8 @@ import optax
 from flaxfit.rng import stream
 from flaxfit.shapes import Key, Rows, Scalar
 from flaxfit.state import TrainState
+from flaxfit.storage.predictor import SOWN
+from flaxfit.train import optimizers
 from flaxfit.train.task import Task
 
 Sums = dict[str, Scalar]
@@ -50,20 +52,22 @@ def train_step(
         x, y = task.augment(jax.random.fold_in(stream(key, "augment"), state.step), x, y)
     rows = jax.tree.leaves(x)[0].shape[0]
 
-    def objective(params: Any) -> tuple[Scalar, tuple[Sums, Scalar, Any]]:
-        logits, collections = task.apply(params, state.collections, x, rngs)
+    def objective(trained: Any) -> tuple[Scalar, tuple[Sums, Scalar, Any]]:
+        params = optimizers.completed(trained, state.params)
+        logits, collections, sown = task.forward(params, state.collections, x, rngs)
         sums = _row_sums(task, logits, y, weight)
         penalty = task.penalized(params)
-        return sums[task.loss_name] / rows + penalty, (sums, penalty, collections)
+        value = sums[task.loss_name] / rows + penalty
+        return value if sown is None else value + sown.mean(), (sums, penalty, collections)
 
-    (value, (sums, penalty, collections)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
-    optimizer = optax.with_extra_args_support(task.optimizer)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, value=value)
+    before = task.trained(state.params)
+    (value, (sums, penalty, collections)), gradients = jax.value_and_grad(objective, has_aux=True)(before)
+    updates, opt_state = optimizers.update(task.optimizer, gradients, state.opt_state, before, value, lambda trained: objective(trained)[0])
     if scale is not None:
         updates = jax.tree.map(lambda update: (update * scale).astype(update.dtype), updates)
-    params = optax.apply_updates(state.params, updates)
+    params = optimizers.completed(optax.apply_updates(before, updates), state.params)
     if task.constraint is not None:
-        params = task.constraint(params)
+        params = optimizers.completed(task.trained(task.constraint(params)), state.params)
     sums["loss"] = value * rows
     sums["gradient_norm"] = optax.tree.norm(gradients) * rows
     if task.penalty is not None:
@@ -74,7 +78,15 @@ def train_step(
 def eval_step(task: Task, state: TrainState, x: Any, y: Any, weight: Rows | None = None) -> Sums:
     """Sums over the rows of the data loss and the metrics, with the model in evaluation mode. Arguments as `train_step`.
 
+    If the model sows losses, their sum is among them as `SOWN`.
+
     `state` is used as it is: pass it through `Task.evaluated` first where `Task.eval_params` matters.
     """
-    logits, _ = task.apply(state.params, state.collections, task.prepared(x))
-    return _row_sums(task, logits, y, weight)
+    return scored(task, state, x, y, weight)[0]
+
+
+def scored(task: Task, state: TrainState, x: Any, y: Any, weight: Rows | None = None) -> tuple[Sums, Any]:
+    """What `eval_step` returns, and the model's outputs."""
+    logits, _, sown = task.forward(state.params, state.collections, task.prepared(x))
+    sums = _row_sums(task, logits, y, weight)
+    return (sums if sown is None else sums | {SOWN: sown.sum()}), logits

@@ -137,9 +137,9 @@ def test_progress_prints_plain_lines_where_there_is_no_terminal(net, table):
     text = file.getvalue()
     assert "\x1b" not in text
     last = text.splitlines()[-1]
-    values = result.history["val_loss"]
+    values = result.history["val_binary_crossentropy"]
     assert re.match(r"plain net: epoch 8/8, [\d.e+]+ ms/epoch, ", last)
-    assert f"val_loss {values[-1]:.4g}, best {values.min():.4g} in epoch {np.argmin(values) + 1}" in last
+    assert f"val_binary_crossentropy {values[-1]:.4g}, best {values.min():.4g} in epoch {np.argmin(values) + 1}" in last
 
 
 def test_progress_draws_a_bar_on_a_terminal(net, table):

@@ -53,6 +53,6 @@ def test_names_that_do_not_fit():
     x, y = np.ones((3, 2)), np.zeros(3, int)
     with pytest.raises(ValueError, match=r"features=...\) has 1 names for 2 columns"):
         ff.Dataset(x, y, features=("a",))
-    with pytest.raises(TypeError, match=r"classes=...\) must be a sequence of names, got 'ab'"):
+    with pytest.raises(TypeError, match=r"classes=...\) must be a list of names, got 'ab'"):
         ff.Dataset(x, y, classes="ab")
     assert ff.Dataset(x, y, features=["a", "b"]).features == ("a", "b")

@@ -62,22 +62,22 @@ def test_headers_and_targets(tmp_path, text, options, y, features):
     ("text", "error"),
     [
         (GOOD + "5.2,,setosa\n", r"line 5, column 'width': the value is missing"),
-        (GOOD + "\n5.2,wide,setosa\n", r"line 6, column 'width': the value is 'wide', not a finite number"),
-        (GOOD + "5.2,nan,setosa\n", r"line 5, column 'width': the value is 'nan', not a finite number"),
+        (GOOD + "\n5.2,wide,setosa\n", r"line 6, column 'width': the value is 'wide', which is not a finite number"),
+        (GOOD + "5.2,nan,setosa\n", r"line 5, column 'width': the value is 'nan', which is not a finite number"),
         (GOOD + "5.2,1e999,setosa\n", r"line 5, column 'width': the value is '1e999'"),
-        (GOOD + "5.2,3.1\n", r"line 5: 2 cells, expected 3"),
-        (GOOD + "5.2,3.1,setosa,red\n", r"line 5: 4 cells, expected 3"),
+        (GOOD + "5.2,3.1\n", r"line 5: the row has 2 cells, expected 3"),
+        (GOOD + "5.2,3.1,setosa,red\n", r"line 5: the row has 4 cells, expected 3"),
         (GOOD + "5.2,3.1,\n", r"line 5, column 'kind': the value is missing"),
         (GOOD + "5.2,3.1,'zinnia\n".replace("'", '"') + 'rose"\n5.2,x,rose\n', r"line 7, column 'width': the value is 'x'"),
         ("1,2,3\n1,x,3\n", r"line 2, column 'column 1': the value is 'x'"),
         ("1,x,3\n1,2,3\n", r"line 1, column 'column 1': the value is 'x'"),
-        ("a,b\n1,2,3\n4,5\n", r"line 2: 3 cells, expected 2"),
-        ("1,2\n1,2,3\n4,5\n", r"line 2: 3 cells, expected 2"),
+        ("a,b\n1,2,3\n4,5\n", r"line 2: the row has 3 cells, expected 2"),
+        ("1,2\n1,2,3\n4,5\n", r"line 2: the row has 3 cells, expected 2"),
         ("1,2\n1,2_0\n", r"table.csv: cannot"),
         ("", "is empty"),
-        ("a;b;kind\n1;2;x\n", r"one column when cells are parted by ','.*give delimiter"),
-        ("0,1,label\n5,6,0\n7,8,1\n", "does its first line, '0,1,label', name the columns"),
-        ("a,b,c\n", "no rows below its header"),
+        ("a;b;kind\n1;2;x\n", r"one column if cells are separated by ','.*pass delimiter"),
+        ("0,1,label\n5,6,0\n7,8,1\n", "not clear whether its first line names the columns, '0,1,label'"),
+        ("a,b,c\n", "has a header, but no rows"),
     ],
 )
 def test_a_bad_table_names_file_line_and_column(tmp_path, text, error):
@@ -116,7 +116,7 @@ def test_a_target_that_is_not_there(tmp_path):
     path = write(tmp_path, GOOD)
     with pytest.raises(ValueError, match=r"no column 'knd'; did you mean 'kind'\?"):
         ff.data.read_csv(path, target="knd")
-    with pytest.raises(ValueError, match="has 3 columns, there is no column 3"):
+    with pytest.raises(ValueError, match="has 3 columns, but no column 3"):
         ff.data.read_csv(path, target=3)
 
 
@@ -143,10 +143,10 @@ def test_nothing_is_unpickled(tmp_path, capsys):
 
 def test_what_is_no_table(tmp_path):
     (tmp_path / "latin.csv").write_bytes("größe,y\n1,2\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin.csv is not text in UTF-8"):
+    with pytest.raises(ValueError, match=r"latin.csv is not a text file in UTF-8"):
         ff.data.read_csv(tmp_path / "latin.csv")
     np.save(tmp_path / "array.npy", np.ones(3))
-    with pytest.raises(ValueError, match=r"array.npy is no NPZ file"):
+    with pytest.raises(ValueError, match=r"array.npy is not an NPZ file"):
         ff.data.read_npz(tmp_path / "array.npy")
     with pytest.raises(ValueError, match=r"read_csv\(rows=...\) must be at least 1"):
         ff.data.read_csv(write(tmp_path, GOOD), rows=0)

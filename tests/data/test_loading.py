@@ -49,16 +49,16 @@ def test_a_test_set_of_the_sources_own(originals, cache):
     assert splits.validation.record()["rows"] == "0:5000"
     assert splits.test.record()["part"] == "test"
     assert len(ff.data.load("mnist", originals=originals, train=300, seed=0).test) == 10_000
-    with pytest.raises(ValueError, match=r"load\(test=20000\), of the source's own test set: split: of 10000 rows"):
+    with pytest.raises(ValueError, match=r"load\(test=20000\) takes examples from the test set of mnist: split of 10000 examples"):
         ff.data.load("mnist", originals=originals, test=20_000)
-    with pytest.warns(UserWarning, match="test has 20 rows: one row moves its accuracy by 0.050"):
+    with pytest.warns(UserWarning, match="test has only 20 examples, so that one of them changes its accuracy by 0.050"):
         ff.data.load("mnist", originals=originals, test=20)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "kind", "error"),
     [
-        ("sonnar", {}, ValueError, "no data set 'sonnar'; did you mean 'sonar'?.*nor does TensorFlow Datasets know it"),
+        ("sonnar", {}, ValueError, "no data set 'sonnar'; did you mean 'sonar'?.*TensorFlow Datasets does not have it"),
         ("imdb", {"vocabluary": 10}, TypeError, r"load\('imdb'\): no option 'vocabluary'; did you mean 'vocabulary'"),
         ("mnist", {"valid": 10}, TypeError, r"no option 'valid'; did you mean 'validation'"),
         ("mnist", {"rows": 10}, TypeError, r"load\('mnist'\): no option 'rows'"),
@@ -67,8 +67,8 @@ def test_a_test_set_of_the_sources_own(originals, cache):
         ("MNIST", {}, ValueError, "no data set 'MNIST'; did you mean 'mnist'"),
         ("mnist:3.0.1", {}, ValueError, "no data set 'mnist:3.0.1'; did you mean 'mnist'"),
         ("fashion-mnist", {}, ValueError, "no data set 'fashion-mnist'; did you mean 'fashion_mnist'"),
-        ("mine/rows.csv", {}, ValueError, "for files there are read_csv and read_npz"),
-        (3, {}, TypeError, "load takes the name of a data set, got 3"),
+        ("mine/rows.csv", {}, ValueError, "use ff.data.read_csv or ff.data.read_npz for files"),
+        (3, {}, TypeError, "load needs the name of a data set, got 3"),
         ("higgs", {"rows": 0}, ValueError, r"rows=...\) must be at least 1"),
         ("higgs", {"rows": 2.5}, TypeError, r"rows=...\) must be an integer"),
         ("imdb", {"vocabulary": "10"}, TypeError, r"vocabulary=...\) must be an integer"),
@@ -170,7 +170,9 @@ def test_a_tfds_data_set_that_needs_tensorflow(flags, cache, monkeypatch):
         yield
 
     monkeypatch.setattr(flags, "_generate_examples", rows)
-    with pytest.raises(ImportError, match=r"'flaxfit_flags' needs TensorFlow to be built or read .*pip install tensorflow-cpu"):
+    with pytest.raises(
+        ImportError, match=r"'flaxfit_flags' of TensorFlow Datasets needs TensorFlow to be built or read .*pip install tensorflow-cpu"
+    ):
         ff.data.load("flaxfit_flags")
 
 

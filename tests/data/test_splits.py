@@ -69,7 +69,7 @@ def test_shares_are_rounded_up(rows, shares, sizes):
 def test_shares_never_take_more_rows_than_there_are(rows, parts):
     shares = dict(zip(("train", "validation", "test"), (part / sum(parts) for part in parts), strict=False))
     if rows - sum(math.ceil(round(share * rows, 6)) for name, share in shares.items() if name != "train") < 1:
-        with pytest.raises(ValueError, match="nothing is left to train"):
+        with pytest.raises(ValueError, match="none are left to train on"):
             split(_set(rows), **shares, one_row=1.0)
         return
     sizes = _sizes(split(_set(rows), **shares, one_row=1.0))
@@ -93,7 +93,9 @@ def test_pieces_are_disjoint_exact_and_stratified(data, labels, kind):
     try:
         parts = split(_set(labels=labels), **asked)
     except ValueError as error:
-        if kind != "stratified" or not re.match(r"split\(stratified=True\): \d+ rows for (validation|test|train), of \d+: ", str(error)):
+        if kind != "stratified" or not re.match(
+            r"split\(stratified=True\) cannot draw \d+ of \d+ examples for (validation|test|train): ", str(error)
+        ):
             raise
         classes, counts = np.unique(y, return_counts=True)
         left = rows - validation - test
@@ -129,8 +131,8 @@ def test_stratifies_a_thousand_classes_and_seldom_ones():
 @pytest.mark.parametrize(
     ("labels", "test", "message"),
     [
-        ([0] * 9 + [1], 3, r"split\(stratified=True\): 3 rows for test, of 10: .*only 1 member.*\[1\]"),
-        ([0, 1, 2] * 4, 2, r"2 rows for test, of 12: The test_size = 2 should be greater or equal to the number of classes = 3"),
+        ([0] * 9 + [1], 3, r"split\(stratified=True\) cannot draw 3 of 10 examples for test: .*only 1 member.*\[1\]"),
+        ([0, 1, 2] * 4, 2, r"2 of 12 examples for test: The test_size = 2 should be greater or equal to the number of classes = 3"),
     ],
 )
 def test_says_what_cannot_be_stratified(labels, test, message):
@@ -140,33 +142,37 @@ def test_says_what_cannot_be_stratified(labels, test, message):
 
 def test_warns_of_sets_too_small_to_tell():
     assert _sizes(split(_set(), validation=100)) == {"train": 900, "validation": 100}
-    expected = "validation has 33 rows: one row moves its accuracy by 0.030; cross-validate instead (flaxfit.data.folds)."
+    expected = "validation has only 33 examples, so that one of them changes its accuracy by 0.030: use flaxfit.cross_validate instead."
     with pytest.warns(UserWarning, match=f"^{re.escape(expected)}$") as caught:
         split(_set(), train=10, validation=33, test=100)
     assert [warning.filename for warning in caught] == [__file__]
-    with pytest.warns(UserWarning, match="test has 200 rows: one row moves its accuracy by 0.0050"):
+    with pytest.warns(UserWarning, match="test has only 200 examples, so that one of them changes its accuracy by 0.0050"):
         split(_set(), test=200, one_row=0.004)
 
 
 @pytest.mark.parametrize(
     ("asked", "error", "message"),
     [
-        ({"train": 900, "test": 101}, ValueError, "of 1000 rows train 900 and test 101: these are more than there are; ask for less"),
+        (
+            {"train": 900, "test": 101},
+            ValueError,
+            "of 1000 examples into train 900 and test 101: these are more than there are. Ask for fewer",
+        ),
         ({"train": 0.9, "test": 0.2}, ValueError, "train 900 and test 200: these are more than there are"),
         ({"train": 501, "validation": 0.2494, "test": 0.2494}, ValueError, "validation 250 and train 501 and test 250: these are more"),
-        ({"validation": 800, "test": 300}, ValueError, "of 1000 rows validation 800 and test 300: nothing is left to train"),
-        ({"validation": 1000}, ValueError, "of 1000 rows validation 1000: nothing is left to train"),
-        ({"test": 0.0}, ValueError, r"split\(test=...\) as a share of the rows is between 0 and 1, got 0.0; a count is an integer"),
-        ({"test": 1.0}, ValueError, "is between 0 and 1, got 1.0"),
-        ({"test": float("nan")}, ValueError, "is between 0 and 1, got nan"),
-        ({"train": 0}, ValueError, r"split\(train=...\) must be at least 1 \(rows, or a float between 0 and 1"),
+        ({"validation": 800, "test": 300}, ValueError, "of 1000 examples into validation 800 and test 300: none are left to train on"),
+        ({"validation": 1000}, ValueError, "of 1000 examples into validation 1000: none are left to train on"),
+        ({"test": 0.0}, ValueError, r"split\(test=...\) must be a share between 0 and 1, or an integer, got 0.0"),
+        ({"test": 1.0}, ValueError, "between 0 and 1, or an integer, got 1.0"),
+        ({"test": float("nan")}, ValueError, "between 0 and 1, or an integer, got nan"),
+        ({"train": 0}, ValueError, r"split\(train=...\) must be at least 1 \(a number of examples; a float between 0 and 1"),
         ({"validation": -5}, ValueError, "must be at least 1 .*, got -5"),
-        ({"test": True}, TypeError, r"split\(test=...\) must be an integer \(rows, or a float .*, got True"),
+        ({"test": True}, TypeError, r"split\(test=...\) must be an integer \(a number of examples; .*, got True"),
         ({"test": "5"}, TypeError, "must be an integer .*, got '5'"),
         ({"test": 100, "seed": -1}, ValueError, r"split\(seed=...\) must be at least 0"),
         ({"test": 100, "seed": 0.5}, TypeError, r"split\(seed=...\) must be an integer"),
-        ({"test": 100, "stratified": True}, ValueError, "draws rows at random: give a seed"),
-        ({"test": 100, "one_row": 0.0}, ValueError, r"one_row .* above 0 and at most 1 \(never warn\), got 0.0"),
+        ({"test": 100, "stratified": True}, ValueError, "draws examples at random: pass a seed"),
+        ({"test": 100, "one_row": 0.0}, ValueError, r"one_row .* above 0 and at most 1, which never warns, got 0.0"),
         ({"test": 100, "one_row": 1.1}, ValueError, "one_row .* got 1.1"),
     ],
 )
@@ -177,10 +183,10 @@ def test_split_says_what_is_wrong(asked, error, message):
 
 @pytest.mark.parametrize("function", [split, folds])
 def test_needs_a_dataset_with_class_labels_to_stratify_by(function):
-    with pytest.raises(TypeError, match=rf"{function.__name__} takes a flaxfit.Dataset, got ndarray: wrap the arrays as ff.Dataset"):
+    with pytest.raises(TypeError, match=rf"{function.__name__} needs a flaxfit.Dataset, got ndarray: wrap the arrays as ff.Dataset"):
         function(np.arange(10))
     for y, got in ((np.zeros((10, 1), int), r"int32\[10, 1\]"), (np.zeros(10), r"float32\[10\]"), ({"a": np.zeros(10)}, "{'a': ")):
-        message = rf"{function.__name__}\(stratified=True\) needs integer class labels y, shape \(rows,\), got {got}.*astype"
+        message = rf"{function.__name__}\(stratified=True\) needs integer class labels y of shape \(rows,\), got {got}.*astype"
         with pytest.raises(ValueError, match=message):
             function(ff.Dataset(np.arange(10), y), stratified=True, seed=0)
 
@@ -209,10 +215,10 @@ def test_folds_are_scikit_learns(k, stratified, repeats, seed):
     [
         ({"k": 1}, ValueError, r"folds\(k=...\) must be at least 2"),
         ({"k": 2.0}, TypeError, r"folds\(k=...\) must be an integer"),
-        ({"k": 11}, ValueError, r"folds\(k=11\) needs at least 11 rows, the data set has 10: use fewer folds"),
-        ({"stratified": True}, ValueError, r"folds\(k=5\) needs at least 5 rows of each class, class b has 4: use fewer folds"),
+        ({"k": 11}, ValueError, r"folds\(k=11\) needs at least 11 examples, but the data set has 10: use fewer folds"),
+        ({"stratified": True}, ValueError, r"folds\(k=5\) needs at least 5 examples of each class, but class b has 4: use fewer folds"),
         ({"repeats": 0}, ValueError, r"folds\(repeats=...\) must be at least 1"),
-        ({"repeats": 2}, ValueError, r"folds\(repeats=2\) without shuffling are the same folds again: give a seed"),
+        ({"repeats": 2}, ValueError, r"folds\(repeats=2\) without a seed would repeat the same folds: pass a seed"),
         ({"seed": -1}, ValueError, r"folds\(seed=...\) must be at least 0"),
     ],
 )
@@ -237,7 +243,7 @@ def test_hold_outs_are_the_splits_of_the_seeds_from_the_first(stratified):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"test": 1.5}, r"split\(test=...\) as a share of the rows is between 0 and 1"),
+        ({"test": 1.5}, r"split\(test=...\) must be a share between 0 and 1"),
         ({"test": 0.3, "repeats": 0}, r"hold_outs\(repeats=...\) must be at least 1"),
         ({"test": 0.3, "seed": -1}, r"hold_outs\(seed=...\) must be at least 0"),
     ],

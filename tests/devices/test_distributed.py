@@ -143,8 +143,8 @@ def test_two_processes_are_one_run_which_outlives_them(pair, data, alone):
     pair.go_on()
     codes, _, errors = pair.ended()
     assert codes == [1, -signal.SIGKILL], errors
-    assert "another of the 2 processes of this run was lost" in errors[0]
-    assert f"it goes on from its last checkpoint in {pair.home / 'ended'}" in errors[0]
+    assert "another one of the 2 processes of this run was lost" in errors[0]
+    assert f"resume from the last checkpoint in {pair.home / 'ended'}" in errors[0]
 
     went_on = ff.resume(pair.home / "ended", task, train, validation=validation)
     logged = [json.loads(line) for line in (pair.home / "whole" / "metrics.jsonl").read_text().splitlines()]

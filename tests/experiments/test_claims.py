@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from claims import held, holds, prediction, within
+from claims import decided, held, holds, prediction, within
 
 from flaxfit.report.statistics import compare, interval
 
@@ -26,7 +26,7 @@ def test_a_mean_lies_within_bounds():
     assert within(found, 5, 8) is None
     assert within(found, 8, 9) is False
     assert within(found, 0, 1) is False
-    assert within(interval([2.0, 2.0]), 2, 8) is True
+    assert within(interval([2.0, 2.0]), 2, 8) is None  # two equal values say nothing of their spread
     single = interval([4.0])
     assert within(single, 0, 9) is None  # of a single run nothing is known
 
@@ -35,6 +35,22 @@ def test_a_comparison_says_whether_its_claim_held():
     assert held(compare([3.0, 4.0, 5.0], [1.0, 2.1, 3.0])) is True
     assert held(compare([3.0, 4.0, 5.0], [1.0, 2.1, 3.0], larger_is_better=True)) is False
     assert held(compare([3.0, 4.0], [3.1, 3.8])) is None
+
+
+def test_that_one_does_not_beat_another_needs_a_margin():
+    a, same = [0.50, 0.52, 0.49, 0.51, 0.50], [0.503, 0.517, 0.492, 0.512, 0.498]
+    near, wide = compare(a, same, margin=0.01), compare(a, same, margin=0.001)
+    assert [held(near, wanted) for wanted in ("not better", "equivalent", "better")] == [True, True, None]
+    assert [held(wide, wanted) for wanted in ("not better", "equivalent")] == [None, None]
+    better = compare(a, np.array(same) - 0.1, margin=0.01)
+    assert [held(better, wanted) for wanted in ("not better", "equivalent", "better")] == [False, False, True]
+    with pytest.raises(ValueError, match="needs a margin, stated beforehand"):
+        held(compare(a, same), "equivalent")
+
+
+def test_a_and_b_have_the_larger_p():
+    one, other = compare([0.30, 0.40, 0.50], [0.10, 0.21, 0.29]), compare([0.3, 0.4, 0.5, 0.6], [0.2, 0.35, 0.38, 0.51])
+    assert decided([one, other]) == (True, max(one.p_value, other.p_value))
 
 
 def test_a_prediction_interval_holds_one_further_run():

@@ -11,9 +11,9 @@ def test_overfit_and_underfit(tmp_path, study, histories):
         history = histories(out / part)[net]
         assert history.epochs.tolist() == [1, 2]
         assert 0.3 < history["val_binary_crossentropy"][-1] < 1.0
-    for log in ("sizes/Tiny/seed=1", "sizes/Large/seed=0", "regularizers/combined/seed=0", "remedies/noise/seed=0"):
+    for log in ("sizes/Tiny/seed=1", "sizes/Large/seed=0", "regularizers/combined/seed=0", "fixes/noise/seed=0"):
         assert list((out / "logs" / log / "validation").iterdir())
-    plots = ("sizes", "sizes_norms", "regularizers", "regularizers_norms", "remedies", "remedies_norms", "schedule")
+    plots = ("sizes", "sizes_norms", "regularizers", "regularizers_norms", "fixes", "fixes_norms", "schedule")
     assert sorted(page.plots) == sorted(plots)
     assert len(page.claims) == 9
     assert page.claims["a penalty makes the objective larger"] == "held"

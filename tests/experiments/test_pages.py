@@ -4,6 +4,7 @@ import doctest
 import json
 
 import claims
+import numpy as np
 import pages
 import pytest
 from pages import Page, markdown
@@ -31,6 +32,23 @@ def test_a_comparison_decides_a_claim(tmp_path, capsys):
         ("undecided", "p 0.5"),
     ]
     assert f"held: dropout helps ({better})" in capsys.readouterr().out
+
+
+def test_the_claims_of_a_study_are_one_family(tmp_path, capsys):
+    """Of three claims at p 0.03, 0.001 and 0.2, Holm leaves the second: 0.03 is doubled."""
+    rng = np.random.default_rng(0)
+    differences = rng.normal(size=8)
+    differences = (differences - differences.mean()) / differences.std(ddof=1)
+    found = [ff.statistics.compare(np.zeros(8), differences - shift) for shift in (0.95, 1.9, 0.5)]
+    assert [c.p_value < 0.05 for c in found] == [True, True, False]
+    with Page("Net", tmp_path, "One.") as page:
+        for name, comparison in zip("abc", found, strict=True):
+            page.claim(name, comparison)
+        page.claim("a check", True, "equal bits")
+    claims = [part for part in json.loads((tmp_path / "page.json").read_text())["parts"] if part["kind"] == "claim"]
+    assert [claim["verdict"] for claim in claims] == ["undecided", "held", "undecided", "held"]
+    assert claims[0]["statistic"].endswith("as one of 3 claims (Holm)")
+    assert "undecided as one of 3 claims: a (p 0.0" in capsys.readouterr().out
 
 
 def test_a_study_that_fails_leaves_no_page(tmp_path):

@@ -64,7 +64,7 @@ WITH_ORIGINALS = [script for script in SCRIPTS if "config.originals" in (EXPERIM
 @pytest.mark.parametrize("script", WITH_ORIGINALS, ids=str)
 def test_a_missing_directory_is_said_without_a_traceback_and_leaves_nothing(script, tmp_path, run, cache):
     said = run(script, "--originals", "nowhere", code=1)
-    assert said == "there is no directory of originals nowhere: check --originals or FLAXFIT_ORIGINALS."
+    assert said == "the directory of originals nowhere does not exist: check --originals or FLAXFIT_ORIGINALS."
     assert list(tmp_path.iterdir()) == []
 
 

@@ -47,5 +47,5 @@ def test_masks_and_errors():
     result = max_norm(1.0, "bias")(PARAMS)  # each bias is a unit's only weight
     np.testing.assert_array_equal(result["Dense_0"]["bias"], np.ones(8))
     np.testing.assert_array_equal(result["Dense_0"]["kernel"], DENSE)
-    with pytest.raises(ValueError, match="limit must be 0 or more"):
+    with pytest.raises(ValueError, match=r"max_norm\(limit=...\) must be 0 or more"):
         max_norm(-1.0)

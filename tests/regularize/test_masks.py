@@ -50,7 +50,7 @@ def test_no_kernels_is_an_error_with_all_paths():
 
 @pytest.mark.parametrize("mask", [[], {"Dense_0": True}, 3])
 def test_a_mask_of_another_kind(mask):
-    with pytest.raises(TypeError, match="a mask is"):
+    with pytest.raises(TypeError, match="a mask must be"):
         masks.resolve(mask, PARAMS)
 
 

@@ -63,7 +63,7 @@ def test_only_kernels_or_what_the_mask_picks():
         np.testing.assert_allclose([after["bias"][0], after["kernel"][0]], [bias, kernel])
     with pytest.raises(ValueError, match="'Dense' matches no parameter"):
         proximal.l1(5.0, 0.1, "Dense").init(params)
-    with pytest.raises(ValueError, match="weight must be 0 or more"):
+    with pytest.raises(ValueError, match=r"weight=...\) must be 0 or more"):
         proximal.l1(-1.0, 0.1)
 
 

@@ -211,7 +211,7 @@ def test_errors_say_what_to_do():
         diagnose(history, "oddity")
     with pytest.raises(ValueError, match=r"is \"min\" or \"max\", got 'larger'"):
         diagnose(history, "oddity", mode="larger")
-    with pytest.raises(ValueError, match="starts with the columns loss"):
+    with pytest.raises(ValueError, match="does not name the data loss"):
         diagnose(History({"mse": [1.0]}))
 
 

@@ -133,7 +133,7 @@ def test_config(tmp_path, monkeypatch):
 def test_config_of_another_kind(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.config_path.write_text('{"format": 2}')
-    with pytest.raises(ValueError, match=r"is a run directory of format 2, and this flaxfit reads format 1: use the version"):
+    with pytest.raises(ValueError, match=r"is a run directory of format 2, but this version of flaxfit reads format 1: use the version"):
         directory.read_config()
     for content in ("{", "[]", "{}", "null", '{"format": 1}\x00', "\xff"):
         directory.config_path.write_bytes(content.encode("latin-1"))

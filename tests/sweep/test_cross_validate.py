@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -115,11 +116,70 @@ def test_repeated_hold_out(data):
         ({"epoch": 3}, "no argument 'epoch' of cross_validate or TrainConfig; did you mean 'epochs'"),
         ({"stopping_rows": 0.2}, "together"),
         ({"grid": {"rate": [1e-2, 1e-3]}, "inner": 2, "select": "acuracy"}, "scored are"),
+        ({"grid": {"rate": [1e-2, 1e-3]}, "inner": 2, "select": "accuracy", "mode": "larger"}, 'is "min" or "max"'),
     ],
 )
 def test_what_is_refused(data, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         ff.cross_validate(make_task, data, **options)
+
+
+def test_both_routes_to_the_same_scores_give_the_same_numbers(data):
+    """Folds x seeds are not as many independent scores: seeds are averaged, and what folds share is corrected for."""
+    a, b = {"rate": 1e-4}, {"rate": 3e-2}
+    runs = ff.cross_validate(make_task, data, {"rate": [1e-4, 3e-2]}, folds=4, repeats=2, seeds=3, fitted=scaled, epochs=4)
+    scores = runs.per_fold("accuracy")
+    ratio = sum(len(test) for _, test in runs.folds) / sum(len(train) for train, _ in runs.folds)
+    expected = ff.statistics.compare(*scores, larger_is_better=True, method="corrected", test_ratio=ratio)
+    naive = ff.statistics.compare(*runs.scores["accuracy"].reshape(2, -1), larger_is_better=True)
+    assert naive.p_value < expected.p_value
+    ways = (
+        runs.compare(a, b, "accuracy"),
+        runs.study.compare(a, b, runs.scores["accuracy"], mode="max"),
+        runs.study.compare(a, b, "val_accuracy"),  # at the last epoch, which the held-out rows have not chosen
+        runs.study.compare(a, b, "accuracy", data=[data[test] for _, test in runs.folds]),
+    )
+    for found in ways:
+        assert (found.p_value, found.difference.low) == pytest.approx((expected.p_value, expected.difference.low), rel=1e-4)
+        assert found.difference.count == 8
+        assert found.covers == "which rows were trained on and held out, corrected for shared rows; scores are means of 3 seeds"
+    for told in (runs.table("accuracy"), runs.study.table("val_accuracy"), runs.study.table(runs.scores["accuracy"])):
+        single = ff.statistics.interval(scores[0], method="corrected", test_ratio=ratio, bounds=(0, 1))
+        assert (told.rows[0].interval.low, told.rows[0].interval.mean) == pytest.approx((single.low, single.mean), rel=1e-4)
+    assert runs.compare(a, b).p_value == runs.compare(a, b, "binary_crossentropy").p_value
+    assert [c.p_value for c in runs.compare_all(a, "accuracy").rows] == [ways[0].p_value]
+    assert max(map(len, str(runs).splitlines())) <= 80
+    with pytest.raises(ValueError, match="no metric 'acuracy' among the scores; did you mean 'accuracy'"):
+        runs.table("acuracy")
+
+
+def test_of_noise_nothing_is_learned_beyond_what_held_out_rows_choose():
+    """Labels are coin tosses: the epoch that the held-out rows like best is too good, the default is not."""
+    rng = np.random.default_rng(0)
+    noise = ff.Dataset(rng.normal(size=(60, 6)), rng.integers(0, 2, 60))
+    runs = ff.cross_validate(make_task, noise, folds=3, seeds=2, epochs=40)
+    honest, chosen = runs.study.table("val_accuracy"), runs.study.table("val_accuracy", "best")
+    assert honest.rows[0].interval.mean == pytest.approx(runs.table("accuracy").rows[0].interval.mean)
+    assert chosen.rows[0].interval.mean > honest.rows[0].interval.mean + 0.05
+    assert "The best epoch of each run was chosen on the rows that it is scored on." in chosen.notes
+    assert runs.table("accuracy").rows[0].collapsed == honest.rows[0].collapsed  # on noise, some run learns nothing
+    assert honest.rows[0].collapsed
+
+
+def test_a_setting_that_diverged_is_not_chosen(data):
+    """A rate of 1e30 gives NaN, which no comparison of numbers beats."""
+    how = {"folds": 2, "inner": 2, "epochs": 2, "terminate_on_nan": False}
+    runs = ff.cross_validate(make_task, data, {"rate": [1e30, 1e-2]}, **how)
+    assert [setting["rate"] for setting in runs.chosen] == [1e-2, 1e-2]
+    with pytest.raises(ValueError, match="no setting has a finite"):
+        ff.cross_validate(make_task, data, {"rate": [1e30, 1e31]}, **how)
+
+
+def test_a_bad_choice_is_refused_before_anything_trains(data, monkeypatch):
+    monkeypatch.setattr("flaxfit.sweep.cross_validate.train_all", lambda *_: pytest.fail("trained"))
+    for options in ({"select": "acuracy"}, {"select": "accuracy", "mode": "larger"}):
+        with pytest.raises(ValueError, match=r'scored are|is "min" or'):
+            ff.cross_validate(make_task, data, {"rate": [1e-2, 1e-3]}, inner=2, **options)
 
 
 def test_a_cross_validation_resumes(data, tmp_path):
@@ -151,3 +211,46 @@ def test_narrowing_goes_on_between_the_neighbors_of_the_best(table, tmp_path):
     assert sum(r.timing.chunks for study in again.rounds for r in study.results) == 0
     with pytest.raises(ValueError, match="lowest, highest"):
         ff.narrow(rated, "rate", (1.0, 0.5), train)
+
+
+@pytest.mark.parametrize(
+    "options", [{"folds": 3}, {"test": 0.3, "repeats": 2}, {"folds": 3, "stopping_rows": 0.2}, {"folds": 3, "inner": 2}]
+)
+def test_what_a_fold_holds_out_takes_no_part_in_its_training(net, options):
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"age": rng.normal(40, 9, 61), "city": rng.choice(["Rome", "Oslo", None], 61), "fee": rng.integers(0, 9, 61)})
+    frame.loc[::5, "fee"] = np.nan
+    labels = np.where(frame.age > 40, "old", "young")
+    options = dict(options)
+    if "stopping_rows" in options:
+        options["early_stopping"] = ff.EarlyStopping("val_loss", patience=1)
+    grid = {"rate": [1e-2, 1e-3]} if "inner" in options else {"rate": [1e-2]}
+
+    def trained(rows):
+        def make_task(hp):
+            return ff.Task(net(), ff.losses.binary_crossentropy, optax.adam(hp["rate"]))
+
+        return ff.cross_validate(make_task, ff.data.Table(rows, labels), grid, epochs=3, batch_size=16, **options)
+
+    clean = trained(frame)
+    out = 1
+    held_out = clean.folds[out][1]
+    poisoned = frame.astype(object)
+    poisoned.loc[held_out] = [["soon", "Atlantis", 1e30]] * len(held_out)
+    again = trained(poisoned)
+    for fold in (out, 0):
+        states = [[r.last for m, r in zip(c.study.members, c.study.results, strict=True) if m.fold == fold] for c in (clean, again)]
+        same = [
+            np.array_equal(a, b)
+            for a, b in zip(*(jax.tree.leaves([s.params for s in each]) for each in states), strict=True)
+            if a.shape == b.shape
+        ]
+        assert all(same) == (fold == out)
+    assert clean.held_out[out].encoding == again.held_out[out].encoding
+    assert clean.held_out[0].encoding != again.held_out[0].encoding
+    assert not np.array_equal(clean.held_out[out].x, again.held_out[out].x)
+    if "test" not in options:
+        assert clean.out_of_fold().shape[-2:] == (61, 1)
+        assert np.isfinite(clean.out_of_fold()).all()

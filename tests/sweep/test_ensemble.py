@@ -220,6 +220,9 @@ def test_a_study_an_ensemble_and_an_nnx_module_can_be_members(regression):
     found = e.diversity(data)
     assert found["members"] == pytest.approx(study.evaluate(data)["mse"].mean())
     assert found["ensemble_mae"] == pytest.approx(np.abs(predicted[:, 0] - data.y).mean(), rel=1e-5)
+    bare = ff.Task(Line, ff.losses.mse, optax.adam(1e-2))
+    with pytest.raises(TypeError, match="an ensemble needs Linen modules whose __call__ takes `train`; member 0 has Line"):
+        ff.ensemble([(bare, bare.init(jax.random.key(0), data.x))])
     nnx_task = ff.Task(nnx.bridge.ToLinen(Line), ff.losses.mse, optax.adam(1e-2), {"mae": ff.metrics.mae})
     mixed = ff.ensemble([(e.task, e.state), (nnx_task, nnx_task.init(jax.random.key(0), data.x))])
     expected = outputs(mixed.members, data.x).mean(0)

@@ -294,6 +294,29 @@ def test_members_of_every_strategy_have_callbacks_with_a_place_of_their_own(how,
         assert list((home / "members" / "seed=0" / "tensorboard" / "train").iterdir())
 
 
+def test_long_names_and_functions_as_values_have_directories_and_are_resumed(table, tmp_path):
+    names = [f"a_hyperparameter_with_the_long_name_{number}" for number in range(8)]  # their setting's name has 345 bytes
+
+    def make_task(hp):
+        width = 4 + int(sum(hp[name] for name in names))
+        return ff.Task(ff.nn.MLP((width,), 1, activation=hp["activation"]), ff.losses.binary_crossentropy, optax.adam(1e-2))
+
+    def population(epochs):
+        grid = {**{name: [0] for name in names}, names[-1]: [1, 2], "activation": [nn.relu, lambda x: nn.relu(x) ** 2]}
+        options = {"callbacks": lambda member: [ff.callbacks.SaveWeights("best")], "run_dir": tmp_path / "run [x]"}
+        return ff.fit_many(make_task, grid, table[0], epochs=epochs, **options)
+
+    study, grown = population(1), population(2)
+    assert [member.name for member in study.members] == [member.name for member in grown.members]
+    assert [len(result.history.epochs) for result in grown.results] == [2] * 4
+    assert [result.history["loss"][0] for result in grown.results] == [result.history["loss"][0] for result in study.results]
+    assert len(list((tmp_path / "run [x]" / "members").iterdir())) == 4
+    for member, result in zip(grown.members, grown.results, strict=True):
+        assert "0x" not in member.name
+        loaded = ff.load(grown.export(member.name, table[0]))
+        np.testing.assert_allclose(loaded.predict(table[0].x), ff.predict(member.task, result.best, table[0].x), rtol=1e-5, atol=1e-6)
+
+
 def test_folds_record_their_own_rows(how, tmp_path):
     rows = how["train"]
     ff.cross_validate(make_task({"dropout": 0.0, "rate": 1e-2}), rows, folds=2, epochs=1, strategy="vmap", run_dir=tmp_path)

@@ -59,7 +59,18 @@ def test_trials_that_a_dead_process_left_go_on(table, tmp_path):
 
 def test_a_direction_against_the_metric_and_epochs_that_fall(table):
     train, validation = table
-    with pytest.raises(ValueError, match="would maximize val_loss"):
+    with pytest.raises(ValueError, match="would maximize val_binary_crossentropy"):
         ff.optimize(optuna.create_study(direction="maximize"), make_task, space, train, trials=1, validation=validation)
     with pytest.raises(ValueError, match="must rise"):
         ff.optimize(optuna.create_study(), make_task, space, train, trials=1, epochs=[4, 2])
+
+
+def test_what_diverges_never_wins(table):
+    train, validation = table
+    how = {"validation": validation, "epochs": 2}
+    study = optuna.create_study()
+    with pytest.warns(RuntimeWarning, match="ended on a value that is not finite"):
+        ff.optimize(study, make_task, lambda trial: {"rate": trial.suggest_float("rate", 1e29, 1e30)}, train, trials=2, **how)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL"]
+    with pytest.warns(RuntimeWarning, match="not finite"), pytest.raises(ValueError, match="in round 1 each value of rate has a run"):
+        ff.narrow(make_task, "rate", (1e29, 1e30), train, **how)

@@ -122,6 +122,18 @@ def same(first, second):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("name", ["hidden=[8]", "lr=*", "a\\b", "größe 模型"])
+def test_directories_of_any_name(task, table, tmp_path, name):
+    whole = ff.fit(task, table[0], epochs=4)
+    ff.fit(task, table[0], epochs=2, run_dir=tmp_path / name / "run")
+    resumed = ff.fit(task, table[0], epochs=4, run_dir=tmp_path / name / "run")
+    same(whole, resumed)
+    assert resumed.timing.chunks
+    assert ff.fit(task, table[0], epochs=4, run_dir=tmp_path / name / "run").timing.chunks == 0
+    predicted = ff.load(tmp_path / name / "run" / "export").predict(table[0].x)
+    np.testing.assert_allclose(predicted, ff.predict(task, whole.best, table[0].x), rtol=1e-5, atol=1e-6)
+
+
 class StopAt(ff.callbacks.Callback):
     """Ends the run as a failure inside a hook would."""
 
@@ -226,7 +238,7 @@ def test_a_damaged_newest_checkpoint(task, table, tmp_path):
     for file in (tmp_path / "checkpoints" / "20").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.warns(RuntimeWarning, match=r"checkpoints/20 .* goes on from the older .*checkpoints/15"):
+    with pytest.warns(RuntimeWarning, match=r"checkpoints/20 .* is resumed from the older .*checkpoints/15"):
         went_on = ff.fit(task, train, epochs=4, batch_size=50, run_dir=tmp_path, callbacks=keep)
     same(went_on, ff.fit(task, train, epochs=4, batch_size=50))
     assert went_on.timing.chunks > 0
@@ -367,9 +379,9 @@ def test_hooks_find_their_place(task, table, tmp_path):
     train, _ = table
     ff.fit(task, train, epochs=2, run_dir=tmp_path, callbacks=[ff.callbacks.TensorBoard()])
     assert list((tmp_path / "tensorboard" / "train").iterdir())
-    with pytest.raises(ValueError, match=r"give the callback a path, or fit\(run_dir=...\)"):
+    with pytest.raises(ValueError, match=r"the run has no directory for tensorboard: pass fit\(run_dir=...\)"):
         ff.fit(task, train, callbacks=[ff.callbacks.TensorBoard()])
-    with pytest.raises(ValueError, match="Checkpoint needs every_epochs"):
+    with pytest.raises(ValueError, match="must say how often to save"):
         ff.callbacks.Checkpoint()
 
 

@@ -1,4 +1,4 @@
-"""The data sets that are read here, each with its own module."""
+"""The published data sets that flaxfit reads itself, each in a module of its own."""
 
 from flaxfit.data.sources.higgs import HIGGS
 from flaxfit.data.sources.images import FASHION_MNIST, MNIST

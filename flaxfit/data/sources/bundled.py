@@ -1,4 +1,4 @@
-"""The small data sets that scikit-learn carries: they need neither network nor files."""
+"""The small data sets that come with scikit-learn, which need neither a network nor files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BUNDLED = ("breast_cancer", "diabetes", "digits", "wine")
 
 
 def read(name: str) -> Dataset:
-    """One of `BUNDLED`: digits are images, diabetes has a number to predict, the others classes."""
+    """Reads one of `BUNDLED`. The inputs of digits are images; the target of diabetes is a number, those of the others are classes."""
     import sklearn
     from sklearn import datasets
 

@@ -1,4 +1,4 @@
-"""HIGGS: simulated collisions, 28 numbers each. Of its 2.6 GB only as many rows are fetched as are asked for."""
+"""HIGGS: simulated collisions with 28 numbers each. It has 2.6 GB, but only the rows that are asked for are downloaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ORIGINAL = "higgs/HIGGS.csv.gz"
 
 
 def _read(paths: Mapping[str, Path], rows: int | None) -> Parts:
-    with gzip.open(paths[_ORIGINAL]) as lines:  # of which there may be no more than are wanted
+    with gzip.open(paths[_ORIGINAL]) as lines:  # The file may end after the rows that are wanted.
         values = np.loadtxt(itertools.islice(lines, rows), delimiter=",", dtype=np.float32, ndmin=2)
     return {"all": {"x": values[:, 1:].copy(), "y": values[:, 0].astype(np.int32)}}
 

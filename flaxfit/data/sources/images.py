@@ -1,4 +1,4 @@
-"""MNIST, handwritten digits, and Fashion-MNIST, clothes: 70,000 gray images of 28 x 28 pixels each, in IDX files."""
+"""MNIST (handwritten digits) and Fashion-MNIST (clothes): 70,000 gray images of 28 x 28 pixels each, in IDX files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KINDS = {"train-images": "idx3", "train-labels": "idx1", "t10k-images": "idx3",
 
 
 def _idx(path: Path) -> np.ndarray:
-    """An IDX file of unsigned bytes: two zeros, the type 8, the number of axes, each axis as a big-endian word, the values."""
+    """Reads an IDX file of unsigned bytes: two zeros, the type 8, the number of axes, each axis as a big-endian word, the values."""
     content = gzip.decompress(path.read_bytes())
     axes = content[3]
     shape = np.frombuffer(content, ">u4", axes, offset=4)

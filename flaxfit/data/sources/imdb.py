@@ -1,7 +1,7 @@
 """IMDB: 50,000 film reviews, as the ranks of their words.
 
-A word's rank is its place by frequency in the training reviews, from 1; words that these do not have are 0. Of words that come equally
-often, which are most, the order of Keras's published index decides.
+The rank of a word is its place by frequency in the training reviews, from 1. A word that they do not have is 0. Most words share their
+frequency with others; their order is that of the index which Keras publishes.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from flaxfit.data.sources.source import File, Parts, Source
 
 _REVIEWS, _INDEX = "imdb/aclImdb_v1.tar.gz", "imdb/imdb_word_index.json"
 _NAME = re.compile(r"aclImdb/(train|test)/(neg|pos)/(\d+)_\d+\.txt")
-# Keras's tokenizer as it was when the index was made, with Python 2's byte strings: its filter, and ASCII letters lower-cased only.
+# The tokenizer of Keras when the index was made, for the byte strings of Python 2: its filter, and lower case for ASCII letters only.
 _FILTER = b'!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
 _TABLE = bytes.maketrans(_FILTER + bytes(range(65, 91)), b" " * len(_FILTER) + bytes(range(97, 123)))
 
 
 def tokens(review: bytes) -> list[bytes]:
-    """The words of a review, in order."""
+    """Returns the words of a review, in order."""
     return list(filter(None, review.translate(_TABLE).split(b" ")))
 
 
 def ranked(counts: Mapping[bytes, int], index: Mapping[str, int]) -> list[bytes]:
-    """The words by falling count; equals in the order of `index`, which must have the same words."""
+    """Returns the words by falling count. Words with equal counts are in the order of `index`, which must have the same words."""
     order = {word.encode(): rank for word, rank in index.items()}
     if order.keys() != counts.keys():
         raise ValueError(
-            f"the training reviews have {len(counts.keys() - order.keys())} words that {_INDEX} has not, and lack "
-            f"{len(order.keys() - counts.keys())} of its {len(order)}: one of the two files is not the published one."
+            f"the training reviews have {len(counts.keys() - order.keys())} words that are not in {_INDEX}, and lack "
+            f"{len(order.keys() - counts.keys())} of its {len(order)} words: one of the two files is not the published one."
         )
     return sorted(counts, key=lambda word: (-counts[word], order[word]))
 
 
 def _read(paths: Mapping[str, Path], rows: int | None) -> Parts:
-    # Read as a stream, in the archive's order, and never unpacked to disk. Each review is kept as its words' numbers as first seen.
+    # The archive is read in its own order and never unpacked to disk. Each review is kept as numbers of words in order of appearance.
     seen: defaultdict[bytes, int] = defaultdict(itertools.count().__next__)
     reviews: dict[tuple[str, int, bool], np.ndarray] = {}
     with tarfile.open(paths[_REVIEWS], mode="r|gz") as archive:
@@ -60,7 +60,7 @@ def _read(paths: Mapping[str, Path], rows: int | None) -> Parts:
     ranks[[seen[word] for word in words]] = np.arange(1, len(words) + 1)
 
     def part(name: str) -> dict[str, np.ndarray]:
-        keys = sorted(key for key in reviews if key[0] == name)  # bad and good in turn, so that any first rows are balanced
+        keys = sorted(key for key in reviews if key[0] == name)  # Bad and good reviews alternate, so that any first rows are balanced.
         offsets = np.cumsum([0, *(len(reviews[key]) for key in keys)])
         return {
             "ranks": ranks[np.concatenate([reviews[key] for key in keys])],
@@ -79,9 +79,12 @@ def _assemble(arrays: Mapping[str, np.ndarray], parts: Parts, vocabulary: int) -
 
 
 def multi_hot(ranks: np.ndarray, offsets: np.ndarray, vocabulary: int) -> np.ndarray:
-    """Which of the most frequent words each text has: 0 or 1, uint8, shape (texts, vocabulary); rank r is column r - 1.
+    """Returns which of the most frequent words each text has: 0 or 1, uint8, shape (texts, vocabulary). Rank r is column r - 1.
 
-    `ranks` are those of the words of all texts, one text after the other, int32; `offsets` tell where each text begins, and the last ends.
+    Args:
+      ranks: the ranks of the words of all texts, one text after the other, int32.
+      offsets: the position in `ranks` at which each text begins, and at the end the position at which the last one ends.
+      vocabulary: the number of columns.
 
     Example:
       >>> multi_hot(np.array([1, 3, 1, 0, 2, 9], np.int32), np.array([0, 4, 6]), 3)
@@ -89,8 +92,8 @@ def multi_hot(ranks: np.ndarray, offsets: np.ndarray, vocabulary: int) -> np.nda
              [0, 1, 0]], dtype=uint8)
     """
     hot = np.zeros((len(offsets) - 1, vocabulary), np.uint8)
-    before = np.repeat(np.arange(-1, hot.size - 1, vocabulary), np.diff(offsets))  # the place before each word's text
-    known = np.flatnonzero((ranks - 1).view(np.uint32) < vocabulary)  # unsigned, so that 0 is beyond too
+    before = np.repeat(np.arange(-1, hot.size - 1, vocabulary), np.diff(offsets))  # for each word, the place before the row of its text
+    known = np.flatnonzero((ranks - 1).view(np.uint32) < vocabulary)  # unsigned, so that rank 0 is left out as well
     hot.reshape(-1)[before[known] + ranks[known]] = 1
     return hot
 
@@ -115,7 +118,7 @@ IMDB = Source(
     ),
     substitutes=(
         File(
-            "imdb/aclImdb_labeled.tar.gz",
+            "imdb/aclImdb_labelled.tar.gz",
             "c8f37cf029dce64de1ad2ad6af52800d53e5d4f5948d5a8037e16731a79a635f",
             stands_for=_REVIEWS,
             note="the 50,000 labeled reviews of aclImdb_v1.tar.gz without its unlabeled ones",

@@ -1,4 +1,4 @@
-"""Sonar: the energy of 208 echoes in 60 frequency bands, bounced off a rock (97) or a metal cylinder, a mine (111)."""
+"""Sonar: the energy in 60 frequency bands of 208 echoes from rocks (97) and from a metal cylinder, which stands for a mine (111)."""
 
 from __future__ import annotations
 

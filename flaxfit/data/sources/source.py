@@ -1,4 +1,4 @@
-"""What a source of data says of itself. A source is plain data and one function, so that it is cheap to import."""
+"""The description of a published data set: plain data and one function, so that it is cheap to import."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 
 Parts = dict[str, dict[str, np.ndarray]]
-"""The source's own split ("train", "test", or "all" where it has none) -> array name -> array, as kept in the cache."""
+"""Split of the source ("train" and "test", or "all" if it has none) -> name of an array -> array, as kept in the cache."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file that rows are read from: its path below a directory of originals, and where it is published.
+    """A file that examples are read from.
 
-    A substitute has no URL, but the path of the original that it `stands_for`, and a `note` of what it is.
+    Attributes:
+      path: its path in a directory of originals.
+      sha256: its checksum.
+      url: where it is published; "" for a substitute.
+      stands_for: the path of the original that a substitute stands for.
+      note: what a substitute holds.
     """
 
     path: str
@@ -33,16 +38,19 @@ class Source:
     """A published data set.
 
     Attributes:
-      name: what `flaxfit.data.load` calls it.
-      version: of our reading of it; another version is prepared anew.
-      citation, license, homepage: for people; they are kept beside the prepared arrays.
-      originals: the files as published.
-      read: (path of an original -> the file to read, how many rows are wanted or None for all) -> the arrays.
-      substitutes: files that may stand in for an original, the default first.
-      features, classes: names of columns and of classes.
-      first_rows: how many rows to read by default from a source too large to be fetched whole; None: all.
-      assemble: (arrays of one part, all arrays, options) -> x and the names of its columns; None: x is kept as it is.
-      options: the options of `load` for this source, with their defaults; `assemble` takes all but `rows` and `original`.
+      name: its name in `flaxfit.data.load`.
+      version: the version of the code that reads it. A new version prepares the arrays anew.
+      citation: how to cite it. This and the next two are kept beside the prepared arrays.
+      license: the license of the data.
+      homepage: the web page of the data.
+      originals: the published files.
+      read: a function (path of an original -> the file to read, how many rows are wanted or None for all) -> the arrays.
+      substitutes: files that may stand in for an original. The first one is the default.
+      features: the names of the columns of x, or None.
+      classes: the names of the classes, or None.
+      first_rows: how many rows to read by default, if the source is too large to be downloaded whole, or None for all.
+      assemble: a function (arrays of one split, all arrays, options) -> x and the names of its columns. None keeps x as it is.
+      options: the options of `load` for this source, with their defaults. `assemble` takes all but `rows` and `original`.
     """
 
     name: str
@@ -61,6 +69,6 @@ class Source:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 checksum of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

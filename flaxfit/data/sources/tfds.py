@@ -1,4 +1,4 @@
-"""Any data set of TensorFlow Datasets as arrays, without TensorFlow where its builder does without."""
+"""Data sets of TensorFlow Datasets as arrays, without TensorFlow unless the builder needs it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _BLOCK = 1000  # records a read: TFDS decodes blocks several times faster than o
 
 
 def read(name: str) -> dict[str, Dataset] | None:
-    """All splits of a data set, as arrays from the cache; None where TFDS knows no such data set.
+    """Returns all splits of a data set, as arrays from the cache, or None if TensorFlow Datasets does not have it.
 
     Raises:
-      ValueError: it has no supervised pair, or not of numbers of one shape.
+      ValueError: it has no supervised pair, or the pair does not hold numbers of one shape.
       ImportError: its builder needs TensorFlow.
     """
     made: Any
@@ -34,8 +34,8 @@ def read(name: str) -> dict[str, Dataset] | None:
     features: Any = made.info.features
     if keys is None or len(keys) != 2 or not all(isinstance(key, str) for key in keys):
         raise ValueError(
-            f"the TFDS data set {name!r} has no supervised pair: choose x and y with ff.data.Stream(tfds.data_source({name!r}, "
-            f'split="train"), x=..., y=...). Its features: {", ".join(features)}'
+            f"{name!r} of TensorFlow Datasets has no supervised pair: choose x and y with ff.data.Stream(tfds.data_source({name!r}, "
+            f'split="train"), x=..., y=...). Its features are: {", ".join(features)}'
         )
 
     def make(_: Path) -> tuple[Any, dict[str, Any]]:
@@ -46,7 +46,7 @@ def read(name: str) -> dict[str, Dataset] | None:
             raise _needs_tensorflow(name, error) from error
         digest = hashlib.sha256()
         for arrays in parts.values():
-            data = Dataset(arrays["x"], arrays["y"])  # raises for numbers that the device cannot hold
+            data = Dataset(arrays["x"], arrays["y"])  # Raises for numbers that the device cannot hold.
             arrays |= {"x": data.x, "y": data.y}
             digest.update(data.x.tobytes() + data.y.tobytes())
         return parts, {"checksums": {"arrays": digest.hexdigest()}}
@@ -63,18 +63,20 @@ def read(name: str) -> dict[str, Dataset] | None:
 
 
 def _needs_tensorflow(name: str, error: ImportError) -> ImportError:
-    return ImportError(f"the TFDS data set {name!r} needs TensorFlow to be built or read ({error}): pip install tensorflow-cpu")
+    return ImportError(f"{name!r} of TensorFlow Datasets needs TensorFlow to be built or read ({error}): pip install tensorflow-cpu")
 
 
 def _arrays(records: Any, x: str, y: str) -> dict[str, np.ndarray]:
-    """Columns from records, block by block."""
+    """Reads columns from records, block by block."""
     columns: dict[str, np.ndarray] = {}
     for first in range(0, len(records), _BLOCK):
         block = records.__getitems__(range(first, min(first + _BLOCK, len(records))))
         for column, key in (("x", x), ("y", y)):
             values = [np.asarray(record[key]) for record in block]
             if len({value.shape for value in values}) > 1 or values[0].dtype.kind not in "biuf":
-                raise ValueError(f"the records' {key!r} are not numbers of one shape: use ff.data.Stream with functions that make them so.")
+                raise ValueError(
+                    f"{key!r} does not hold numbers of one shape: use ff.data.Stream, with a function of the element that makes them so."
+                )
             if column not in columns:
                 columns[column] = np.empty((len(records), *values[0].shape), values[0].dtype)
             columns[column][first : first + len(block)] = values

@@ -1,0 +1,312 @@
+"""Tables as people have them: text, gaps, dates and labels of any kind, encoded by what is learned from training rows."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import gzip
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxfit.arguments import check_count, unknown
+from flaxfit.data import parsing
+from flaxfit.data.dataset import Dataset
+from flaxfit.data.encoding import Encoding, Kind, check_kinds, learn
+from flaxfit.data.frames import Cells, cells_of
+from flaxfit.data.provenance import Provenance
+from flaxfit.data.sources.source import sha256
+
+_MOST_CLASSES = 20
+"""A target of whole numbers is taken for classes if it has at most so many different ones."""
+
+
+class Table:
+    """Rows of a table with a column to predict. Its text says what is done to each column.
+
+    `flaxfit.data.split`, `folds` and `hold_outs`, `fit_many` and `cross_validate` take a table as they take a `Dataset`. What is learned
+    from a table to encode it is learned from training rows only: by `split` from those to train on, by `cross_validate` fold by fold.
+
+    Args:
+      frame: a data frame of pandas, Polars or Arrow, or a dict of columns.
+      target: the column to predict, by name; or an array of targets, one a row. Text, booleans, categories, two different numbers and at
+        most 20 different whole numbers are classes, numbered in their order; other numbers are predicted as such.
+      kinds: column -> "number", "boolean", "datetime", "category" (one-hot), "embedding" (numbers for `flax.linen.Embed`) or "drop",
+        instead of what the values suggest; of the target, "number" or "category".
+      sample_weight: how much each row counts, shape (rows,), or None for all alike.
+
+    Attributes:
+      cells: the columns to predict from, by name.
+      y: the targets, shape (rows,): classes as int32, or float32.
+      classes: the names of the classes, or None.
+      target: the name of the target.
+
+    Raises:
+      ValueError: no such column, no rows, a row without a number in a target that is numbers.
+      TypeError: no data frame, or cells that are no single values.
+
+    Warns:
+      UserWarning: rows without a target are left out; a column tells the target exactly.
+
+    Example:
+      >>> table = Table({"age": ["20", "?", "41,5"], "city": ["Rome", "Oslo", "Rome"], "sold": ["yes", "no", "no"]}, "sold")
+      >>> table.classes, table.y
+      (('no', 'yes'), array([1, 0, 0], dtype=int32))
+      >>> table.dataset().features
+      ('age', 'age is missing', 'city=Oslo', 'city=Rome')
+    """
+
+    def __init__(
+        self,
+        frame: Any,
+        target: str | int | Any,
+        *,
+        kinds: Mapping[str, Kind] | None = None,
+        sample_weight: Any = None,
+        provenance: Provenance | None = None,
+        decimal_comma: bool = False,
+    ):
+        cells = cells_of(frame)
+        self._decimal_comma = decimal_comma
+        if isinstance(target, str | int):
+            self.target = str(target)
+            if self.target not in cells:
+                raise ValueError(f"Table(target=...): {unknown('column', self.target, cells)}")
+            labels = cells.pop(self.target)
+        else:
+            self.target = "target"
+            labels = cells_of({self.target: target}, "target")[self.target]
+        if not cells:
+            raise ValueError(f"Table: there is no column besides the target, {self.target!r}.")
+        rows = len(labels)
+        if not rows or len(next(iter(cells.values()))) != rows:
+            raise ValueError(f"Table: the frame has {len(next(iter(cells.values())))} rows, the target {rows}.")
+        asked = check_kinds(kinds or {}, {**cells, self.target: labels})
+        kind = asked.pop(self.target, None)
+        if kind not in (None, "number", "category"):
+            raise ValueError(f"kinds={{{self.target!r}: {kind!r}}}: the target is a number or a category.")
+        self.cells, self.kinds, self.provenance = cells, asked, provenance
+        self.sample_weight = None if sample_weight is None else np.asarray(sample_weight, np.float32)
+        self.y, self.classes, present = _targets(self.target, labels, kind, decimal_comma)
+        if not present.all():
+            warnings.warn(
+                f"Table: {rows - present.sum()} of {rows} rows have no {self.target} and are left out, the first is row "
+                f"{np.argmin(present)}.",
+                UserWarning,
+                stacklevel=2,
+            )
+            self._take(present)
+        self.tells = [] if self.classes is None else [column for column, c in cells.items() if _tells(c, self.y)]
+        for column in self.tells:
+            if self.kinds.get(column) != "drop":
+                warnings.warn(
+                    f"Table: the column {column!r} tells {self.target!r} exactly, as one does that was made from it: if so, leave it out, "
+                    f'kinds={{"{column}": "drop"}}.',
+                    UserWarning,
+                    stacklevel=2,
+                )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, rows: Any) -> Table:
+        """The rows of a slice, an index array or a boolean mask, as a table from which an encoding has yet to be learned."""
+        part = copy.copy(self)
+        vars(part).pop("encoding", None)
+        part._take(rows)
+        return part
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """What is learned from these rows, all of them."""
+        return learn(self.cells, self.kinds, sample_weight=self.sample_weight, decimal_comma=self._decimal_comma)
+
+    def dataset(self, encoding: Encoding | None = None) -> Dataset:
+        """The rows as numbers.
+
+        Args:
+          encoding: what was learned from training rows, such as `train.encoding`; by default it is learned from these rows.
+        """
+        encoding = self.encoding if encoding is None else encoding
+        x = encoding.encode(self.cells)
+        features = None if isinstance(x, dict) else encoding.features
+        return Dataset(x, self.y, self.sample_weight, features, self.classes, self.provenance, encoding)
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        """No: NumPy would make something of the columns.
+
+        Raises:
+          TypeError: always.
+        """
+        raise TypeError("a Table is no array: give the numbers that it is encoded as, table.dataset(train.encoding).x.")
+
+    def __repr__(self) -> str:
+        return f"Table({len(self)} rows, {len(self.cells)} columns, target {self.target!r}: {self._target()})"
+
+    def __str__(self) -> str:
+        told = "".join(f"\n{column} tells {self.target} exactly." for column in self.tells if self.kinds.get(column) != "drop")
+        return f"{len(self)} rows to predict {self.target}: {self._target()}\n{self.encoding}{told}"
+
+    def _target(self) -> str:
+        if self.classes is None:
+            return f"a number from {self.y.min():.6g} to {self.y.max():.6g}"
+        counts = np.bincount(self.y, minlength=len(self.classes))
+        return f"{len(self.classes)} classes, " + ", ".join(f"{name} ({n})" for name, n in zip(self.classes, counts, strict=True))
+
+    def _take(self, rows: Any) -> None:
+        self.cells = {column: cells[rows] for column, cells in self.cells.items()}
+        self.y = self.y[rows]
+        self.sample_weight = None if self.sample_weight is None else self.sample_weight[rows]
+        self.provenance = None if self.provenance is None else self.provenance[rows]
+
+
+def encoded(train: Any, *others: Any) -> tuple[Any, ...]:
+    """Tables as `Dataset`s, by what is learned from the rows of the first, or was when they were encoded; other data as they are."""
+    if not isinstance(train, Table | Dataset) or train.encoding is None:
+        return train, *others
+    return tuple(rows.dataset(train.encoding) if isinstance(rows, Table) else rows for rows in (train, *others))
+
+
+def read_table(
+    path: str | os.PathLike[str],
+    target: int | str = -1,
+    *,
+    header: bool | None = None,
+    delimiter: str | None = None,
+    kinds: Mapping[str, Kind] | None = None,
+    rows: int | None = None,
+) -> Table:
+    """Reads a text file of columns as it is: text and gaps, with or without a header, in UTF-8 or Latin-1.
+
+    `read_csv` is for tables of numbers, in which any other cell is an error.
+
+    Args:
+      path: the file; `.gz` is unpacked on the way.
+      target: the column to predict: its name, or its number from 0 (negative: from the end).
+      header: whether the first line names the columns; None: what the lines below it suggest. Without, columns are called "column 0", ...
+      delimiter: between cells; None: a comma, semicolon, tab, bar or space, whichever parts the lines evenly.
+      kinds: as for `Table`.
+      rows: read so many rows only.
+
+    Raises:
+      ValueError: an empty file, a line with too few or too many cells, an unknown column.
+
+    Example:
+      >>> import tempfile
+      >>> file = Path(tempfile.mkdtemp()) / "people.csv"
+      >>> _ = file.write_text("age;city;sold\\n20,5;Rome;yes\\n?;Oslo;no\\n31;Rome;no\\n")
+      >>> read_table(file, "sold")
+      Table(3 rows, 2 columns, target 'sold': 2 classes, no (2), yes (1))
+    """
+    path = Path(path)
+    if rows is not None:
+        check_count("read_table(rows=...)", rows, 1, "rows")
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("cp1252", "replace")
+    lines = list(io.StringIO(text, newline=""))
+    delimiter = delimiter or _delimiter(lines)
+    records = _records(lines, delimiter)
+    if not records:
+        raise ValueError(f"{path} is empty.")
+    first = records[0][1]
+    if len(first) < 2:
+        raise ValueError(f"{path} has one column, {first[0][:60]!r}, when cells are parted by {delimiter!r}: give delimiter=...")
+    for line, cells in records:
+        if len(cells) != len(first):
+            raise ValueError(f"{path}, line {line}: {len(cells)} cells, expected {len(first)}, as in the first line.")
+    named = header if header is not None else isinstance(target, str) or _names(first, [cells for _, cells in records[1:1001]])
+    names = [cell or f"column {place}" for place, cell in enumerate(first)] if named else [f"column {i}" for i in range(len(first))]
+    names = [name if names.index(name) == place else f"{name}.{names[:place].count(name)}" for place, name in enumerate(names)]
+    body = [cells for _, cells in records[named:]][:rows]
+    if not body:
+        raise ValueError(f"{path} has no rows below its header.")
+    if isinstance(target, int):
+        if not -len(names) <= target < len(names):
+            raise ValueError(f"{path} has {len(names)} columns, there is no column {target}.")
+        target = names[target]
+    elif target not in names:
+        raise ValueError(f"{path}: {unknown('column', target, names)}")
+    columns = dict(zip(names, map(list, zip(*body, strict=True)), strict=True))
+    about = Provenance(path.name, range(len(body)), checksums={path.name: sha256(path)})
+    return Table(columns, target, kinds=kinds, provenance=about, decimal_comma=delimiter == ";")
+
+
+def _delimiter(lines: list[str]) -> str:
+    """The first delimiter that parts the first lines into equally many cells, two or more."""
+    some = [line for line in lines[:200] if line.strip()]
+    aligned = any("  " in line.strip() for line in some)  # tabs among them are blanks too
+    for delimiter in (";", "|", ",", " ", "\t") if aligned else (";", "\t", "|", ",", " "):  # the comma late: it may be decimal
+        widths = [len(cells) for _, cells in _records(some, delimiter)]
+        if widths and widths[0] > 1 and widths.count(widths[0]) >= 0.9 * len(widths):
+            return delimiter
+    return ","
+
+
+def _records(lines: list[str], delimiter: str) -> list[tuple[int, list[str]]]:
+    """The line on which each row ends, and the row's cells, without blanks around them."""
+    if delimiter == " ":
+        lines = [line.replace("\t", " ").strip() + "\n" for line in lines]
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if len(cells) > 1 or "".join(cells).strip()]
+
+
+def _names(first: list[str], below: list[list[str]]) -> bool:
+    """Whether the first line names the columns: it has words above numbers, or words that are not seen below."""
+    columns = [Cells("text", np.array([*cells, None], object)) for cells in zip(*below, strict=True)]
+    numeric = [cell for cell, column in zip(first, columns, strict=True) if parsing.meaning(column)[0] in ("number", "datetime")]
+    if numeric:
+        words = [cell for cell in numeric if parsing.meaning(Cells("text", np.array([cell], object)))[0] == "category" and cell]
+        return 2 * len(words) > len(numeric)
+    return bool(columns) and len(set(first)) == len(first) and not any(c in column.values for c, column in zip(first, columns, strict=True))
+
+
+def _targets(name: str, labels: Cells, kind: str | None, decimal_comma: bool) -> tuple[np.ndarray, tuple[str, ...] | None, np.ndarray]:
+    """Targets, the names of the classes, and which rows have a target."""
+    missing = np.array([v is None or v in ("", "?") for v in labels.values]) if labels.values.dtype == object else np.isnan(labels.values)
+    if missing.all():
+        raise ValueError(f"Table: the target {name!r} has no values.")
+    taken, written = parsing.meaning(labels[~missing], decimal_comma)
+    values = parsing.numbers(labels, written) if taken == "number" else None
+    if kind == "number" and values is None:
+        raise ValueError(f"Table: the target {name!r} holds text that is no numbers, such as {labels.values[~missing][0]!r}.")
+    if kind is None and values is not None:
+        different = np.unique(values[~missing])
+        whole = bool((different % 1 == 0).all())
+        kind = "category" if len(different) == 2 or (whole and len(different) <= _MOST_CLASSES) else "number"
+    if kind == "number":
+        assert values is not None
+        if (wrong := np.isnan(values) & ~missing).any():
+            raise ValueError(f"Table: the target {name!r} is {labels.values[wrong][0]!r} in row {np.argmax(wrong)}, no finite number.")
+        return values.astype(np.float32), None, ~missing
+    if labels.values.dtype == object:
+        texts = labels.values
+    elif labels.holds == "boolean":
+        texts = np.array([None if v != v else str(bool(v)) for v in labels.values], object)
+    else:
+        texts = parsing.levels(labels)
+    order = {text: i for i, text in enumerate(sorted({t for t, gone in zip(texts, missing, strict=True) if not gone}, key=_by_value))}
+    return np.array([order.get(text, 0) for text in texts], np.int32), tuple(order), ~missing
+
+
+def _by_value(text: str) -> tuple[float, str]:
+    value = parsing.number(text, parsing.NOTATIONS[0])
+    return (value if np.isfinite(value) else np.inf, text)
+
+
+def _tells(cells: Cells, y: np.ndarray) -> bool:
+    """Whether each level of a column is of one class, and each class of one level."""
+    if len(y) < 50:
+        return False
+    if cells.values.dtype != object and len(np.unique(cells.values[:50])) > _MOST_CLASSES:
+        return False
+    pairs = set(zip(parsing.levels(cells).tolist(), y.tolist(), strict=True))
+    return len(pairs) == len({level for level, _ in pairs}) == len({label for _, label in pairs}) > 1

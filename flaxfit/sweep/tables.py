@@ -1,0 +1,130 @@
+"""Scores and comparisons by setting, as tables that fit 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flaxfit.report.statistics import Comparison, Interval, share
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting in a `Table`.
+
+    Attributes:
+      setting: its hyperparameters.
+      scores: one a run, or one a split, averaged over its seeds.
+      interval: of those that are finite.
+      runs: how many runs it has.
+      broken: how many of them have a score that is not finite.
+      collapsed: the names of the runs that were no better than a constant prediction.
+      without: the interval without these; None where there are none.
+    """
+
+    setting: Mapping[str, Any]
+    scores: np.ndarray
+    interval: Interval
+    runs: int
+    broken: int = 0
+    collapsed: tuple[str, ...] = ()
+    without: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Scores by setting; its text is a table of mean, interval and standard deviation.
+
+    Attributes:
+      metric: what was scored, and where.
+      rows: the settings.
+      covers: what the intervals cover, and what not.
+      notes: what else a reader has to know.
+    """
+
+    metric: str
+    rows: Sequence[Row]
+    covers: str
+    notes: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        level = f"{self.rows[0].interval.level:.0%} interval"
+        names = list(self.rows[0].setting)
+        lines = []
+        for row in self.rows:
+            runs = f"{row.runs}, {row.broken} not finite" if row.broken else str(row.runs)
+            sd = "-" if np.isnan(row.interval.sd) else f"{row.interval.sd:.2g}"
+            mean = str(row.interval).rsplit(" (", 1)[0] if row.interval.count else "-"
+            lines.append([*(str(row.setting[name]) for name in names), runs, mean, sd])
+        notes = [f"Intervals cover {self.covers}.", *self.notes]
+        for row in self.rows:
+            if row.collapsed:
+                rate = share(len(row.collapsed), row.runs)
+                without = f"; without them {row.without}" if row.without is not None else ""
+                some = ", ".join(row.collapsed[:5]) + (", ..." if len(row.collapsed) > 5 else "")
+                notes.append(
+                    f"No better than a constant prediction: {len(row.collapsed)} of {row.runs} runs ({rate.mean:.0%}, {rate.low:.0%} to "
+                    f"{rate.high:.0%}): {some}{without}."
+                )
+        return rendered(self.metric, [*names, "runs", f"mean, {level}", "sd"], lines, notes)
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Settings against a baseline, corrected for their number; its text is a table.
+
+    Attributes:
+      metric: what was compared, and where.
+      baseline: the name of the setting that the others are compared with.
+      rows: the comparisons, as `flaxfit.statistics.family` corrects them.
+      broken: name of a setting -> how many of its runs have a score that is not finite; it is not compared.
+      covers: what the intervals cover, and what not.
+      notes: what else a reader has to know.
+    """
+
+    metric: str
+    baseline: str
+    rows: Sequence[Comparison]
+    broken: Mapping[str, int]
+    covers: str
+    notes: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        lines = [
+            [c.names[1], str(c.difference).rsplit(" (", 1)[0], f"{c.p_value:.2g}", _short(c.correlation), c.verdict] for c in self.rows
+        ]
+        lines += [[name, "-", "-", "-", f"{count} runs not finite"] for name, count in self.broken.items()]
+        level = f"{self.rows[0].difference.level:.0%}" if self.rows else ""
+        several = f"p after Holm, intervals {level} for all {len(self.rows)} together; " if len(self.rows) > 1 else ""
+        notes = [f"{several}they cover {self.covers}.", *self.notes]
+        for c in self.rows:
+            if c.margin is not None and c.verdict == "undecided" and c.needed > c.difference.count:
+                number = f"{c.needed:.0f} runs" if np.isfinite(c.needed) else "more held-out rows"
+                notes.append(f"{c.names[1]}: an interval of ± {c.margin:g} takes {number}.")
+        title = f"{self.metric}: difference from {self.baseline}"
+        return rendered(title, ["setting", "difference", "p", "r of pairs", "verdict"], lines, notes)
+
+
+def rendered(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], notes: Sequence[str]) -> str:
+    """A table with lines below it, at most 80 columns wide."""
+    from textwrap import fill
+
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    table = RichTable(title=title)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=80, no_color=True, force_terminal=False)
+    with console.capture() as text:
+        console.print(table)
+    return "\n".join([text.get().rstrip(), *(fill(note, 80) for note in notes)])
+
+
+def _short(correlation: float) -> str:
+    return "-" if np.isnan(correlation) else f"{correlation:+.2f}"

@@ -1,0 +1,293 @@
+"""Modules of any calling convention behind one interface: Linen and NNX, told in any word, or in none, whether they train.
+
+A network has `init(rngs, x) -> (params, collections)` and `apply(params, collections, x, rngs, frozen) -> (outputs, collections, sown)`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Frozen = Callable[[str], bool]
+"""Path of a module, such as `Block_0/BatchNorm_0` -> whether its statistics stand still."""
+Variables = tuple[Any, Any]
+"""Parameters, and all other collections by name."""
+
+_WORDS = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
+"""Arguments by which modules are told whether they train -> what they are while they do."""
+_LOSSES = nnx.variablelib.variable_type_from_name("losses", allow_register=True)
+_NOTED = ("losses", "intermediates")  # collections that `sow` fills and that no state keeps
+
+
+def network(model: Any) -> LinenNetwork | NnxNetwork:
+    """The network of a Linen module, an NNX module, or a function (or class) that makes an NNX module of its `rngs`.
+
+    Raises:
+      TypeError: it is something else.
+    """
+    if isinstance(model, nn.Module):
+        return LinenNetwork(model)
+    linen_class: bool = isinstance(model, type) and issubclass(model, nn.Module)
+    if isinstance(model, nnx.Module) or (callable(model) and not linen_class):
+        return NnxNetwork(model)  # pyright: ignore[reportArgumentType]
+    hint = "pass MyModel(...), not the class" if linen_class else "wrap other functions in a module"
+    raise TypeError(f"Task(model=...) must be a Linen or NNX module, or rngs -> NNX module, got {type(model).__name__}: {hint}.")
+
+
+class LinenNetwork:
+    """A Linen module. If it takes none of the words that say whether it trains, its submodules that do are told themselves.
+
+    Args:
+      module: the module.
+    """
+
+    stored = None
+
+    def __init__(self, module: nn.Module):
+        self._module, self.name = module, type(module).__name__
+        parameters = _parameters(type(module))
+        self._words = _words(parameters)
+        if not self._words and not isinstance(module, nn.Sequential) and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            self._words = ("train",)  # it may hand them on
+
+    def __repr__(self) -> str:
+        return repr(self._module)
+
+    def init(self, rngs: Mapping[str, Any], x: Any) -> Variables:
+        """Fresh variables for inputs like `x`."""
+        args, words = self._arguments(x, False)
+        with self._told(False, None):
+            variables: Any = self._module.init(dict(rngs), *args, **words)
+        return variables.get("params", {}), {name: tree for name, tree in variables.items() if name not in ("params", *_NOTED)}
+
+    def apply(
+        self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Any] | None, frozen: Frozen | None = None
+    ) -> tuple[Any, Any, Any]:
+        """Outputs, collections after them, and the losses that the module sowed. Given `rngs`, it trains."""
+        train = rngs is not None
+        args, words = self._arguments(x, train)
+        mutable = [*(collections if train else ()), "losses"]
+        with self._told(train, frozen):
+            variables = {"params": params, **collections}
+            result: Any = self._module.apply(variables, *args, **words, rngs=dict(rngs or {}), mutable=mutable)
+        outputs, changed = result
+        sown = changed.pop("losses", ())
+        return outputs, changed if train else collections, sown
+
+    def tabulate(self, rngs: Mapping[str, Any], x: Any, **options: Any) -> str:
+        """A table of the layers."""
+        args, words = self._arguments(x, False)
+        with self._told(False, None):
+            return self._module.tabulate(dict(rngs), *args, **words, **options)
+
+    def _arguments(self, x: Any, train: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args, named = _inputs(_parameters(type(self._module)), x)
+        return args, named | {word: train is _WORDS[word] for word in self._words}
+
+    def _told(self, train: bool, frozen: Frozen | None) -> Any:
+        """A context in which submodules are told what they need to know and nobody said."""
+        if self._words and frozen is None:
+            return nullcontext()
+
+        def tell(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+            module = context.module
+            if context.method_name != "__call__":
+                return call(*args, **kwargs)
+            parameters = _parameters(type(module))
+            given = dict(zip(parameters, args, strict=False)) | kwargs
+            if not self._words:
+                within = isinstance(module.parent, nn.Sequential)
+                for word in _words(parameters):
+                    asks = within or parameters[word].default in (None, inspect.Parameter.empty)
+                    if asks and given.get(word, getattr(module, word, None)) is None:
+                        given = given | {word: train is _WORDS[word]}
+            word, own = "use_running_average", None
+            if train and frozen is not None and word in parameters and frozen("/".join(module.path)):
+                own = getattr(module, word, None)
+                given = given | {word: True} if own is None else given
+            args = [given.pop(name) for name, _ in zip(parameters, args, strict=False)] + list(args[len(parameters) :])
+            if own is None:
+                return call(*args, **given)
+            object.__setattr__(module, word, True)  # a clone would be another part of the model
+            try:
+                return call(*args, **given)
+            finally:
+                object.__setattr__(module, word, own)
+
+        return nn.intercept_methods(tell)
+
+
+class NnxNetwork:
+    """An NNX module, or a function that makes one. Its variables become plain dicts; its random streams are drawn anew at each call.
+
+    Args:
+      model: the module, whose present weights are those that training starts from; or (rngs) -> module, which makes fresh ones.
+    """
+
+    def __init__(self, model: nnx.Module | Callable[..., nnx.Module]):
+        self._factory = None if isinstance(model, nnx.Module) else model
+        module = model if isinstance(model, nnx.Module) else nnx.eval_shape(lambda: self._made({"params": jax.random.key(0)}))
+        self._module, self.name = module, type(module).__name__
+        self._graph, state = nnx.split(module)
+        self._variables = {path: v for path, v in nnx.to_flat_state(state) if not isinstance(v, nnx.Intermediate | _LOSSES)}
+        self._shapes = {path: jax.eval_shape(lambda v=v: v.get_value()) for path, v in self._variables.items()}
+        self._parameters = _parameters(type(module))
+        self._words = _words(self._parameters)
+        self.stored: Variables | None = self._plain(self._variables) if self._factory is None else None
+
+    def __repr__(self) -> str:
+        abstract = self._merged(self._shapes)
+        return re.sub(r"\x1b\[[0-9;]*m", "", repr(abstract))
+
+    def init(self, rngs: Mapping[str, Any], x: Any) -> Variables:
+        """Fresh variables; those of a module that was given as it is are its own."""
+        if self.stored is not None:
+            return self.stored
+        return self._plain(dict(nnx.to_flat_state(nnx.state(self._made(rngs)))))
+
+    def apply(
+        self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Any] | None, frozen: Frozen | None = None
+    ) -> tuple[Any, Any, Any]:
+        """Outputs, collections after them, and the losses that the module sowed. Given `rngs`, it trains."""
+        train = rngs is not None
+        values = self._values(params, collections) | self._random(rngs or {"": jax.random.key(0)})
+        module = self._merged(values)
+        module.train() if train else module.eval()
+        for path, part in nnx.iter_modules(module):
+            if train and frozen is not None and hasattr(part, "use_running_average") and frozen("/".join(map(str, path))):
+                part.use_running_average = True  # pyright: ignore[reportAttributeAccessIssue]
+        args, named = _inputs(self._parameters, x)
+        named |= {word: train is _WORDS[word] for word in self._words}
+        if "rngs" in self._parameters:
+            named["rngs"] = nnx.Rngs(default=next(iter(rngs.values())), **rngs) if rngs else None
+        outputs, sown, _ = nnx.capture(module, _LOSSES, nnx.Intermediate)(*args, **named)
+        after = dict(nnx.to_flat_state(nnx.state(module)))
+        if not rngs and any(isinstance(v, nnx.RngCount) and v.get_value() is not values[path] for path, v in after.items()):
+            why = "Task(rngs=()) gives it nothing to draw from" if train else "in evaluation mode outputs must not be random"
+            raise ValueError(f"{self.name} draws random numbers, but {why}.")
+        return outputs, self._plain(after)[1] if train else collections, nnx.to_pure_dict(sown)
+
+    def tabulate(self, rngs: Mapping[str, Any], x: Any, **options: Any) -> str:
+        """A table of the layers."""
+        module = self._module if self._factory is None else self._made(rngs)
+        args, named = _inputs(self._parameters, x)
+        named |= {word: not _WORDS[word] for word in self._words}
+        return nnx.tabulate(nnx.clone(module), *args, **named, **options)
+
+    def module(self, params: Any, collections: Any, into: nnx.Module | None = None) -> nnx.Module:
+        """The module with these variables, in evaluation mode: a new one, or `into` with its own replaced."""
+        values = self._values(params, collections)
+        if into is None:
+            module = self._merged(values | self._random({"": jax.random.key(0)}))
+        else:
+            module, own = into, dict(nnx.to_flat_state(nnx.state(into)))
+            if other := [path for path in values if path not in own or jnp.shape(own[path].get_value()) != jnp.shape(values[path])]:
+                raise ValueError(f"the weights do not fit {type(into).__name__}: {_name(other[0])} is not there, or of another shape.")
+            nnx.update(into, nnx.from_flat_state([(path, own[path].copy(value=value)) for path, value in values.items()]))
+        module.eval()
+        return module
+
+    def _made(self, rngs: Mapping[str, Any]) -> nnx.Module:
+        assert self._factory is not None
+        streams = nnx.Rngs(default=rngs["params"], **rngs)
+        named = "rngs" in inspect.signature(self._factory).parameters
+        module = self._factory(rngs=streams) if named else self._factory(streams)
+        if not isinstance(module, nnx.Module):
+            raise TypeError(
+                f"Task(model=...) is a function that gives {type(module).__name__}: it must make an NNX module, rngs -> module."
+            )
+        return module
+
+    def _merged(self, values: Mapping[Any, Any]) -> Any:
+        return nnx.merge(self._graph, nnx.from_flat_state([(path, v.copy(value=values[path])) for path, v in self._variables.items()]))
+
+    def _random(self, rngs: Mapping[str, Any]) -> dict[Any, Any]:
+        """Keys and counts of the module's random streams. Each gets the key of its name, or of the first, by its place."""
+        values: dict[Any, Any] = {}
+        for path, variable in self._variables.items():
+            if isinstance(variable, nnx.RngKey):
+                key = rngs.get(variable.get_metadata().get("tag", ""), next(iter(rngs.values())))
+                keys = jax.random.fold_in(key, zlib.crc32(_name(path).encode()))
+                shape = self._shapes[path].shape
+                values[path] = jax.random.split(keys, shape) if shape else keys
+            elif isinstance(variable, nnx.RngCount):
+                values[path] = jnp.zeros(self._shapes[path].shape, jnp.uint32)
+        return values
+
+    def _plain(self, variables: Mapping[Any, Any]) -> Variables:
+        """The values of variables as dicts: parameters, and the others by collection."""
+        params: dict[str, Any] = {}
+        collections: dict[str, Any] = {}
+        for path, kind in self._variables.items():
+            if not isinstance(kind, nnx.RngState):
+                tree = params if isinstance(kind, nnx.Param) else collections.setdefault(_collection(kind), {})
+                *parents, last = map(str, path)
+                for parent in parents:
+                    tree = tree.setdefault(parent, {})
+                tree[last] = variables[path].get_value()
+        return params, collections
+
+    def _values(self, params: Any, collections: Any) -> dict[Any, Any]:
+        """The reverse of `_plain`: values by path."""
+        values = {}
+        for path, kind in self._variables.items():
+            if not isinstance(kind, nnx.RngState):
+                tree = params if isinstance(kind, nnx.Param) else collections[_collection(kind)]
+                for part in map(str, path):
+                    tree = tree[part]
+                values[path] = tree
+        return values
+
+
+def auxiliary(sown: Any, rows: int) -> jax.Array | None:
+    """The sum of the losses that a module sowed, shape (rows,); None where it sowed none.
+
+    Raises:
+      ValueError: one is neither a number nor one number a row.
+    """
+    leaves = jax.tree.leaves(sown)
+    for leaf in leaves:
+        if jnp.shape(leaf) not in ((), (rows,)):
+            raise ValueError(f'what a model sows as "losses" must be a number, or one number a row, got shape {jnp.shape(leaf)}.')
+    return sum(jnp.broadcast_to(leaf, (rows,)).astype(jnp.float32) for leaf in leaves) if leaves else None  # pyright: ignore
+
+
+def _parameters(module: type) -> dict[str, inspect.Parameter]:
+    """The parameters of a module's `__call__`, without `self`."""
+    _, *parameters = inspect.signature(module.__call__).parameters.items()
+    return dict(parameters)
+
+
+def _words(parameters: Mapping[str, inspect.Parameter]) -> tuple[str, ...]:
+    return tuple(word for word in _WORDS if word in parameters)
+
+
+def _inputs(parameters: Mapping[str, inspect.Parameter], x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """How a module gets its inputs: a tuple or dict of them one by one where its `__call__` has several arguments without default."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [
+        name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and p.kind is not p.VAR_KEYWORD
+    ]
+    needed = [name for name in needed if name not in (*_WORDS, "rngs")]
+    if len(needed) > 1 and isinstance(x, dict) and set(needed) <= x.keys() <= parameters.keys():
+        return (), dict(x)
+    if len(needed) > 1 and isinstance(x, tuple) and all(parameters[name].kind in positional for name in needed):
+        return x, {}
+    return (x,), {}
+
+
+def _collection(variable: Any) -> str:
+    return nnx.variablelib.variable_name_from_type(type(variable), allow_register=True)
+
+
+def _name(path: Any) -> str:
+    return "/".join(map(str, path))

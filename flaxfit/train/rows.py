@@ -1,0 +1,108 @@
+"""Whether a loss or metric gives each row its own number: found before training, on real targets, by changing the other rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxfit.arguments import unwrapped
+from flaxfit.data.dataset import Dataset
+from flaxfit.data.stream import Stream
+from flaxfit.metrics import declared_of_batch
+from flaxfit.train.checks import broadcast_hint, named_functions
+from flaxfit.train.compiled import Programs
+from flaxfit.train.task import Task
+
+_FEW = 32  # rows: enough for a mixture to show
+_NUMBERS = 2**22  # as many outputs at most, where a smaller batch will do
+
+
+def check_rows_apart(
+    programs: Programs, task: Task, numbers: Mapping[str, Any], data: Dataset | Stream, logits: Any, traced: int, sizes: tuple[int, ...]
+) -> None:
+    """Checks that what the loss and the metrics give for a row does not depend on the other rows. Done once a task and shapes.
+
+    They are evaluated on a batch, and again with half of its rows changed: the other half must get what it got. Targets are real rows;
+    outputs are random numbers, from 0 to 1 and then of both signs, since not every loss can be computed of the latter.
+
+    Args:
+      programs: of the task.
+      task: the task for these numbers.
+      numbers: its traced hyperparameters.
+      data: the rows.
+      logits: shapes of the model's outputs.
+      traced: for how many rows they are.
+      sizes: batch sizes that occur.
+
+    Raises:
+      ValueError: one of them mixes rows, and is not declared to.
+    """
+    functions = {what: function for what, function in named_functions(task).items() if declared_of_batch(function) is None}
+    enough = sorted(size for size in sizes if size >= _FEW)
+    rows = enough[0] if enough else max(sizes)
+    row = [(leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves(logits)]
+    shapes = tuple(row), tuple((leaf.shape[1:], str(leaf.dtype)) for leaf in jax.tree.leaves(data[:1].y))
+    if not functions or rows < 2 or any(jnp.issubdtype(dtype, jax.dtypes.extended) for _, dtype in row):
+        return
+    while rows > _FEW and rows * sum(int(np.prod(shape)) for shape, _ in row) > _NUMBERS:
+        rows //= 2
+
+    def evaluate(numbers: Any, logits: Any, y: Any) -> list[Any]:
+        values = named_functions(programs.task(numbers))
+        return [values[what](logits, y) for what in functions]
+
+    def check() -> None:
+        rng, targets = np.random.default_rng(0), _targets(data, rows)
+        function = programs.jit(("rows", shapes), evaluate, compiler_options={"xla_backend_optimization_level": 0})  # it runs a few times
+
+        def values(logits: Any, y: Any) -> list[np.ndarray]:
+            with jax.debug_nans(False), jax.debug_infs(False):  # the numbers are not the model's
+                found = jax.device_get(function(*jax.device_put((numbers, logits, y))))
+            return [np.asarray(value, np.float64) for value in found]
+
+        def drawn(draw: Any) -> Any:
+            def one(leaf: Any) -> np.ndarray:
+                by_row = leaf.shape[:1] == (traced,)  # or something that all rows share, such as a temperature
+                values = draw((rows, *leaf.shape[1:])) if by_row else np.full(leaf.shape, 0.5)
+                return (values if jnp.issubdtype(leaf.dtype, jnp.inexact) else values > 0.5).astype(leaf.dtype)
+
+            return jax.tree.map(one, logits)
+
+        def mixed(kept: np.ndarray, batch: Any, other: Any) -> Any:
+            def some(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+                return np.where(kept.reshape(-1, *[1] * (a.ndim - 1)), a, b) if a.shape[:1] == (rows,) else a
+
+            return jax.tree.map(some, batch, other)
+
+        half = rng.permutation(rows) < rows // 2
+        for draw in (functools.partial(rng.uniform, 0.05, 0.95), functools.partial(rng.normal, 0.0, 2.0)) * 2:
+            batch, other = (drawn(draw), targets), (drawn(draw), jax.tree.map(lambda a: a[::-1], targets))
+            first = values(*batch)
+            for kept in (half, ~half, rng.permutation(half), rng.permutation(~half)):
+                for what, one, two in zip(functions, first, values(*mixed(kept, batch, other)), strict=True):
+                    scale = np.abs(one[np.isfinite(one)]).max(initial=0.0)
+                    if not np.allclose(one[kept], two[kept], rtol=1e-5, atol=1e-6 * scale, equal_nan=True):
+                        name = getattr(unwrapped(functions[what]), "__name__", "...")
+                        raise ValueError(
+                            f"{what} mixes rows: what it returns for a row depends on the other rows of the batch."
+                            f"{broadcast_hint(logits, targets) or ' Compute each row from its own outputs and targets.'}\n"
+                            f"Where rows are meant to meet, as in a contrastive loss, declare it: ff.losses.of_batch({name})."
+                        )
+
+    programs.kept(("rows", shapes), check)
+
+
+def _targets(data: Dataset | Stream, rows: int) -> Any:
+    """The targets of so many rows, as different as they come: with only one class among them a mixture might not show."""
+    places = np.linspace(0, len(data) - 1, rows).astype(int)
+    if isinstance(data, Dataset):
+        some = np.linspace(0, len(data) - 1, min(len(data), 4096)).astype(int)
+        values = np.asarray(jax.tree.leaves(data[some].y)[0])
+        order = np.argsort(values.reshape(len(some), -1)[:, 0], kind="stable")
+        places = some[order[np.linspace(0, len(some) - 1, rows).astype(int)]]
+    return jax.tree.map(np.asarray, data[places].y)

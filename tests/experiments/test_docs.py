@@ -1,0 +1,71 @@
+"""The README and the documentation: their code runs, and prints what they say."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import flaxfit as ff
+from flaxfit import cli
+
+HOME = Path(__file__).parents[2]
+# The quickstart is a notebook: building the documentation runs it, and fails where it fails.
+PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (HOME / "README.md", *(HOME / "docs").glob("*.md"))}
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+INTERNAL = {"flaxfit.losses.mode_of_function"}
+WITH_CODE = sorted(name for name, text in PAGES.items() if name != "quickstart" and "```python" in text)
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch, capsys, request):
+    """Blocks of a page run in order, in one namespace; a block of text is what the block before it printed."""
+    if page == "data":
+        request.getfixturevalue("synthetic_cache")
+    monkeypatch.chdir(tmp_path)
+    namespace, printed = {"__name__": "__main__"}, ""
+    for language, code in BLOCK.findall(PAGES[page]):
+        if language == "python":
+            exec(compile(code, page, "exec"), namespace)
+            printed = capsys.readouterr().out
+        elif language == "text":
+            assert words(printed) == words(code)
+        elif language == "sh":
+            for line in filter(lambda line: line.startswith("flaxfit "), code.splitlines()):
+                assert cli.main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+
+
+def words(text):
+    """A text without its numbers, which differ a little between kinds of processors, and its line breaks."""
+    return re.sub(r"[-+]?\d[\d.]*(e-?\d+)?", "#", text).split()
+
+
+def test_the_readme_is_short():
+    lines = PAGES["README"].splitlines()
+    assert len(lines) <= 120
+    assert any(line.startswith("![") for line in lines[:30])
+
+
+def public():
+    """The public names: those of the package, and in its modules those whose docstring has an example."""
+    for name in ff.__all__:
+        value = getattr(ff, name)
+        if not inspect.ismodule(value):
+            yield f"flaxfit.{name}"
+            continue
+        for inner in getattr(value, "__all__", None) or vars(value):
+            found = getattr(value, inner)
+            own = hasattr(value, "__all__") or (getattr(found, "__module__", "") == value.__name__ and "Example:" in (found.__doc__ or ""))
+            if own and (full := f"flaxfit.{name}.{inner}") not in INTERNAL and not inner.startswith("_"):
+                yield full
+
+
+def test_the_reference_has_every_public_name():
+    reference = "\n".join(page.read_text(encoding="utf-8") for page in (HOME / "docs" / "api").glob("*.md"))
+    documented = re.findall(r"^\.\. auto\w+:: (\S+)$", reference, re.MULTILINE)
+    objects = [pkgutil.resolve_name(name) for name in documented]
+    assert [name for name in public() if pkgutil.resolve_name(name) not in objects] == []

@@ -1,0 +1,51 @@
+"""Every study, shortened, as it runs on an accelerator: members side by side under vmap, here on two devices that XLA makes of the CPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flaxfit.storage.store import Store
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+AS_ON_A_GPU = """
+import os, runpy, sys
+import jax
+jax.default_backend = lambda: "gpu"
+assert len(jax.devices()) == 2
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+SHORT = {
+    "quickstart": "--epochs 2 --seeds 2",
+    "overfit_and_underfit": "--epochs 2 --seeds 2 --large-seeds 1",
+    "save_and_restore": "--data digits --epochs 3 --seeds 2",
+    "shrinkage": "--seeds 2 --weights 3 --degree 9 --points 12",
+    "batch_norm": "--epochs 1 --seeds 2 --data fashion_mnist",
+    "mnist_few_samples": "--epochs 2 --seeds 2 --ensembles 1 --thinned 2 --test 300",
+    "mnist_early_stopping": "--epochs 1 --seeds 1 --rounds 1 --search-seeds 1",
+    "imdb_capacity": "--epochs 2 --long-epochs 3 --seeds 2 --long-seeds 1 --rows 600 --vocabulary 200",
+    "imdb_regularizers": "--epochs 2 --seeds 2 --rows 1000 --vocabulary 200",
+    "sonar": "--epochs 2 --illusion-epochs 2 --splits 2 --seeds 2 --widths 6 24 --l2 0 --shares 0.3 --folds 2 --larger 2 2",
+}
+SLOW = ("mnist_few_samples", "mnist_early_stopping", "imdb_capacity", "imdb_regularizers", "sonar")  # a minute each
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in SHORT])
+def test_runs_with_members_side_by_side(name, tmp_path, data):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", AS_ON_A_GPU, str(EXPERIMENTS / f"{name}.py"), *SHORT[name].split()]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for path in tmp_path.rglob("members.sqlite"):
+        with Store(path, write=False) as store:
+            assert all(store[member].record["environment"]["batch"]["width"] >= 1 for member in store.names)
+
+
+def test_every_study_is_here():
+    assert SHORT.keys() == {path.stem for path in EXPERIMENTS.glob("*.py") if "fit_many(" in path.read_text()} | {"quickstart"}
