@@ -44,8 +44,6 @@ class Config(WithOriginals):
 
 
 Curve = np.ndarray
-Make = Callable[[np.random.Generator, Curve], Curve]
-"""(generator, the time of each epoch, from 0 to 1) -> a validation curve."""
 
 LENGTHS = (20, 50, 100, 200, 1000)
 ROSE = ("overfitted", "possibly overfitted", "slightly overfitted")
@@ -92,11 +90,28 @@ def show(title: str, columns: Sequence[str], rows: Any) -> None:
 class Family:
     """Simulated validation curves of one kind."""
 
-    make: Make
-    lowest: float | None = None
-    """When the curve without its noise is lowest, where it rises after that."""
+    curve: Callable[[Curve], Any]
+    """The time of each epoch, from 0 to 1 -> the loss without its noise."""
+    correlation: float = 0.0
+    """Between the noise of neighboring epochs, which is AR(1)."""
+    spread: Callable[[Curve], Any] | float = 1.0
+    """The standard deviation of the noise, or what gives it for each time."""
+    change: Callable[[Curve, np.random.Generator], Curve] = lambda values, rng: values
+    """What happens to the curve with its noise."""
     rows: int | None = None
-    """It is an accuracy on so many rows; otherwise a loss."""
+    """It is an accuracy, from 0 down to -1, on so many rows."""
+
+    def draw(self, rng: np.random.Generator, length: int) -> Curve:
+        """One curve."""
+        t = np.linspace(0, 1, length)
+        spread = self.spread(t) if callable(self.spread) else self.spread
+        return self.change(self.curve(t) + spread * noise(rng, length, self.correlation), rng)
+
+    def lowest(self, length: int) -> Curve:
+        """The epochs at which the curve without its noise is lowest, to a fiftieth of its rise; none where it does not rise."""
+        levels = self.curve(np.linspace(0, 1, length)) + np.zeros(length)
+        rise = levels[-1] - levels.min()
+        return 1 + np.flatnonzero(levels <= levels.min() + rise / 50) if rise > 0 else np.array([])
 
 
 def noise(rng: np.random.Generator, count: int, correlation: float = 0.0) -> Curve:
@@ -106,9 +121,8 @@ def noise(rng: np.random.Generator, count: int, correlation: float = 0.0) -> Cur
     return np.asarray(lfilter([1], [1, -correlation], rng.standard_normal(count + 200)))[200:] * (1 - correlation**2) ** 0.5
 
 
-def around(curve: Callable[[Curve], Any], correlation: float = 0.0, spread: Callable[[Curve], Any] = lambda t: 1.0) -> Make:
-    """Noise around a curve."""
-    return lambda rng, t: curve(t) + spread(t) * noise(rng, len(t), correlation)
+def flat(t: Curve) -> Curve:
+    return 0 * t
 
 
 def fall(t: Curve) -> Curve:
@@ -126,79 +140,72 @@ def growing(t: Curve) -> Curve:
     return 0.3 + 1.4 * t
 
 
-def drop(at: float, rise: float) -> Make:
+def drop(at: float, rise: float) -> Family:
     """The learning rate falls: the loss by 10 with it, and the noise to 0.3. From then on the loss rises by so many times 0.3."""
-    return around(lambda t: np.where(t < at, 10, 0.3 * rise * after(t, at)), spread=lambda t: np.where(t < at, 1, 0.3))
+    return Family(lambda t: np.where(t < at, 10, 0.3 * rise * after(t, at)), spread=lambda t: np.where(t < at, 1, 0.3))
 
 
-def spike(rng: np.random.Generator, t: Curve) -> Curve:
-    """Only the last epoch is wild."""
-    return fall(t) + noise(rng, len(t), 0.3) + 20 * (t == 1)
-
-
-def impatient(rng: np.random.Generator, t: Curve) -> Curve:
+def impatient(values: Curve, rng: np.random.Generator) -> Curve:
     """Ended by a patience of a tenth of the epochs, so that it ends above its lowest."""
-    values = fall(t) + noise(rng, len(t), 0.3)
+    patience = len(values) // 10
     best = np.flatnonzero(values == np.minimum.accumulate(values))
-    waits = np.diff(np.append(best, len(t)))
-    return values[: best[np.argmax(waits > len(t) // 10)] + len(t) // 10 + 1] if (waits > len(t) // 10).any() else values
+    late = np.flatnonzero(np.diff(best, append=len(values)) > patience)
+    return values[: best[late[0]] + patience + 1] if len(late) else values
 
 
-def wandering(rows: int) -> Make:
+def right(rows: int) -> Family:
     """The accuracy on some rows, whose margins wander from epoch to epoch."""
 
-    def make(rng: np.random.Generator, t: Curve) -> Curve:
-        return (1 + rng.standard_normal((rows, 1)) + np.stack([noise(rng, len(t), 0.9) for _ in range(rows)]) > 0).mean(0)
+    def change(values: Curve, rng: np.random.Generator) -> Curve:
+        margins = 1 + rng.standard_normal((rows, 1)) + np.stack([noise(rng, len(values), 0.9) for _ in range(rows)])
+        return -(margins > 0).mean(0)
 
-    return make
+    return Family(flat, change=change, rows=rows)
 
 
 FAMILIES = {
-    "white noise": Family(around(lambda t: 0.0)),
-    "AR(1) noise, 0.5": Family(around(lambda t: 0.0, 0.5)),
-    "AR(1) noise, 0.9": Family(around(lambda t: 0.0, 0.9)),
-    "noise that grows, from 0.3 to 1.7": Family(around(lambda t: 0.0, spread=growing)),
-    "Student's t with 2 degrees": Family(lambda rng, t: rng.standard_t(2, len(t))),
-    "rounded AR(1) noise, 0.5": Family(lambda rng, t: np.round(noise(rng, len(t), 0.5))),
-    "falls, then flat": Family(around(fall, 0.3)),
-    "falls as a power": Family(around(lambda t: 30 * (5 + 100 * t) ** -0.3, 0.3)),
-    "rate drops at 0.5, then flat": Family(drop(0.5, 0)),
-    "four warm restarts": Family(around(lambda t: 5 * np.exp(-5 * t) + 2 * (1 - 4 * t % 1), spread=lambda t: 0.3)),
-    "double descent": Family(around(lambda t: np.interp(t, [0, 0.15, 0.4, 1], [10, 0, 5, -3]), spread=lambda t: 0.3)),
-    "a wild last epoch": Family(spike),
-    "ended by a patience of a tenth": Family(impatient),
-    "accuracy of 42 rows": Family(wandering(42), rows=42),
-    "accuracy of 100 rows": Family(wandering(100), rows=100),
-    "2 sd over the last half": Family(around(lambda t: 2 * after(t, 0.5)), 0.5),
-    "the same, AR(1) 0.3": Family(around(lambda t: 2 * after(t, 0.5), 0.3), 0.5),
-    "4 sd from 0.4 on, after a fall": Family(around(lambda t: fall(t) + 4 * after(t, 0.4), 0.3), 0.4),
-    "broad minimum, 4 sd": Family(around(lambda t: 20 * np.exp(-8 * t) + 9.4 * t, 0.3), float(np.log(160 / 9.4) / 8)),
-    "30 sd from 0.1 on, after a fall": Family(around(lambda t: 100 * np.maximum(0.1 - t, 0) + 30 * after(t, 0.1), 0.3), 0.1),
-    "5 sd from 0.5 on, noise that grows": Family(around(lambda t: fall(t) + 5 * after(t, 0.5), spread=growing), 0.5),
-    "rate drops at 0.5, then 16 sd": Family(drop(0.5, 16), 0.5),
-    "rate drops at 0.8, then 16 sd": Family(drop(0.8, 16), 0.8),
-    "accuracy from 0.995 to 0.987": Family(
-        around(lambda t: 0.995 - 0.03 * fall(t) - 0.008 * after(t, 0.4), spread=lambda t: 5e-4), 0.4, rows=10_000
-    ),
+    "white noise": Family(flat),
+    "AR(1) noise, 0.5": Family(flat, 0.5),
+    "AR(1) noise, 0.9": Family(flat, 0.9),
+    "noise that grows, from 0.3 to 1.7": Family(flat, spread=growing),
+    "Student's t with 2 degrees": Family(flat, change=lambda values, rng: rng.standard_t(2, len(values))),
+    "rounded AR(1) noise, 0.5": Family(flat, 0.5, change=lambda values, rng: np.round(values)),
+    "falls, then flat": Family(fall, 0.3),
+    "falls as a power": Family(lambda t: 30 * (5 + 100 * t) ** -0.3, 0.3),
+    "rate drops at 0.5, then flat": drop(0.5, 0),
+    "four warm restarts": Family(lambda t: 5 * np.exp(-5 * t) + 2 * (1 - 3.999 * t % 1), spread=0.3),
+    "double descent": Family(lambda t: np.interp(t, [0, 0.15, 0.4, 1], [10, 0, 5, -3]), spread=0.3),
+    "a wild last epoch": Family(fall, 0.3, change=lambda values, rng: np.append(values[:-1], 20)),
+    "ended by a patience of a tenth": Family(fall, 0.3, change=impatient),
+    "accuracy of 42 rows": right(42),
+    "accuracy of 100 rows": right(100),
+    "2 sd over the last half": Family(lambda t: 2 * after(t, 0.5)),
+    "the same, AR(1) 0.3": Family(lambda t: 2 * after(t, 0.5), 0.3),
+    "4 sd from 0.4 on, after a fall": Family(lambda t: fall(t) + 4 * after(t, 0.4), 0.3),
+    "broad minimum, 4 sd": Family(lambda t: 20 * np.exp(-8 * t) + 9.4 * t, 0.3),
+    "30 sd from 0.1 on, after a fall": Family(lambda t: 100 * np.maximum(0.1 - t, 0) + 30 * after(t, 0.1), 0.3),
+    "5 sd from 0.5 on, noise that grows": Family(lambda t: fall(t) + 5 * after(t, 0.5), spread=growing),
+    "rate drops at 0.5, then 16 sd": drop(0.5, 16),
+    "rate drops at 0.8, then 16 sd": drop(0.8, 16),
+    "accuracy from 0.995 to 0.987": Family(lambda t: 0.03 * fall(t) + 0.008 * after(t, 0.4) - 0.995, spread=5e-4, rows=10_000),
 }
 
 
 def diagnoses(family: Family, length: int, config: Config) -> list[ff.Diagnosis]:
     """Those of the simulated curves of a family, beside a training curve that improves."""
-    rng, found = np.random.default_rng([config.seed, length]), []
+    rng, sign, found = np.random.default_rng([config.seed, length]), -1 if family.rows else 1, []
     for _ in range(config.draws):
-        validation = family.make(rng, np.linspace(0, 1, length))
-        training = np.geomspace(10, 1, len(validation))
-        columns = {"loss": training, "score": -training if family.rows else training, "val_loss": validation, "val_score": validation}
-        history = ff.History(columns, validation_rows=family.rows, modes={"score": "max" if family.rows else "min"})
-        found.append(ff.diagnose(history, "score"))
+        validation = sign * family.draw(rng, length)
+        training = sign * np.geomspace(10, 1, len(validation))
+        columns = {"loss": training, "score": training, "val_loss": validation, "val_score": validation}
+        found.append(ff.diagnose(ff.History(columns, validation_rows=family.rows), "score", mode="max" if family.rows else "min"))
     return found
 
 
 def false_alarms(config: Config) -> Iterator[list[str]]:
     """A row a family that does not rise."""
     for name, family in FAMILIES.items():
-        if family.lowest is None:
+        if not len(family.lowest(100)):
             shares = (np.mean([one.verdict in ROSE for one in diagnoses(family, length, config)]) for length in LENGTHS)
             yield [name, *(f"{share:.1%}" for share in shares)]
 
@@ -206,17 +213,16 @@ def false_alarms(config: Config) -> Iterator[list[str]]:
 def rises(config: Config) -> Iterator[list[str]]:
     """A row a family that rises."""
     for name, family in FAMILIES.items():
-        if family.lowest is not None:
-            yield [name, *(rise(diagnoses(family, length, config), family.lowest, length) for length in LENGTHS)]
+        if len(family.lowest(100)):
+            yield [name, *(rise(diagnoses(family, length, config), family.lowest(length), length) for length in LENGTHS)]
 
 
-def rise(found: list[ff.Diagnosis], lowest: float, length: int) -> str:
-    """How many found it, how many onsets hold the truth, how wide they are."""
+def rise(found: list[ff.Diagnosis], lowest: Curve, length: int) -> str:
+    """How many found it, how many ranges of the onset hold a lowest epoch, and how wide they are."""
     onsets = np.array([one.onset for one in found if one.verdict in ROSE]).reshape(-1, 2)
     if len(onsets) < len(found) / 10:
         return f"{len(onsets) / len(found):.0%}"
-    epoch = 1 + lowest * (length - 1)
-    held = (np.floor(epoch) <= onsets[:, 1]) & (onsets[:, 0] <= np.ceil(epoch))
+    held = (lowest[0] <= onsets[:, 1]) & (onsets[:, 0] <= lowest[-1])
     return f"{len(onsets) / len(found):.0%} / {held.mean():.0%} / {np.median(np.diff(onsets) + 1) / length:.2f}"
 
 
@@ -268,8 +274,10 @@ def networks(config: Config) -> Iterator[Run]:
                 train, validation, fresh = (friedman(seed, part, count, classes) for part, count in enumerate((rows, ROWS, config.fresh)))
                 one = task(classes, penalty, dropout)
                 # What validates does not change the training: equal seeds, equal weights.
-                options = {"epochs": config.epochs, "batch_size": 50, "seed": seed}
-                seen, truth = (ff.fit(one, train, validation=data, **options).history for data in (validation, fresh))
+                seen, truth = (
+                    ff.fit(one, train, validation=data, epochs=config.epochs, batch_size=50, seed=seed).history
+                    for data in (validation, fresh)
+                )
                 name = seen.data_loss
                 yield Run(group, seen[name], seen[f"val_{name}"], rises_truly(truth[f"val_{name}"]), ROWS)
 

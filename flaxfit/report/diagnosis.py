@@ -20,7 +20,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from flaxfit.arguments import Mode, unknown
-from flaxfit.curves import blocks, change, errors, large, lowest_and_last, rise, tamed
+from flaxfit.curves import blocks, bottom, change, errors, large, lowest_and_last, rise, tamed
 from flaxfit.history import History
 
 _FLOOR = 0.01  # a change below this share of what validation had gained is none
@@ -245,7 +245,7 @@ def _judge(history: History, metric: str | None, mode: Mode | None, baseline: fl
         if lost > _CERTAIN and train_end - train_best > 0.1 * rose:
             verdict = "diverging"
         else:
-            first, final = _onset(levels, at, sixteenth, wider)
+            first, final = bottom(levels, wider)
             # The lowest window says that there is a bottom, medians of three say where in it: a mean drags a steep fall's end to the right.
             place = skipped + at * size
             medians = np.median(sliding_window_view(np.pad(validation, 1, mode="edge"), 3), axis=1)[place : place + sixteenth * size]
@@ -278,17 +278,6 @@ def _judge(history: History, metric: str | None, mode: Mode | None, baseline: fl
         training=(sign * scale * train_best, last[1] if ended else sign * scale * train_end),
         rows=rows,
     )
-
-
-def _onset(levels: np.ndarray, at: int, width: int, wider: float) -> tuple[int, int]:
-    """The first and the last block of the windows around the lowest that are not above it, beyond noise.
-
-    The constants 2 and 1.5 make the range hold the true minimum in nine of ten simulated runs.
-    """
-    means, spread = np.convolve(levels, np.ones(width) / width, "valid"), errors(levels, width)
-    above = np.flatnonzero(means - means[at] > 2 * min(wider, 1.5) * np.hypot(spread, spread[at]))
-    before, after = above[above < at], above[above > at]
-    return int(before[-1]) + 1 if len(before) else 0, (int(after[0]) - 1 if len(after) else len(means) - 1) + width - 1
 
 
 def _rows_of_shares(values: np.ndarray) -> int | None:
