@@ -23,12 +23,11 @@ import numpy as np
 CAPACITY = 128
 """Blocks are merged in pairs when there are this many."""
 
-_WIDTHS = {3: 1.0, 4: 1.0, 8: 1.4, 16: 1.8, 32: 2.4}  # a window is this part of the curve -> its price
-_FIRST, _LAST = np.array([(a, b) for a in _WIDTHS for b in _WIDTHS]).T[..., None]
-_PAIR_PRICE = np.array([max(_WIDTHS[int(a)], _WIDTHS[int(b)]) for a, b in zip(_FIRST[:, 0], _LAST[:, 0], strict=True)])[:, None]
-# Eighths left out at the start, what part of the curve a local line spans, the price of looking so.
-_LOOKS = np.array([(0, 3, 1.0), (0, 6, 1.5), (0, 12, 2.0), (1, 3, 1.1), (2, 3, 1.2), (3, 3, 1.5), (4, 3, 1.6), (5, 3, 1.8), (6, 3, 1.8)])
-_CRITICAL = ((16, 20, 50, 64), (6.6, 6.4, 3.5, 3.6))  # blocks -> what 2% of flat curves exceed, 5% where the correlation is 0.9
+_PRICES = {2: 1.0, 3: 1.0, 4: 1.0, 8: 1.4, 16: 1.8, 32: 2.4}  # a window is this part of the curve -> its price
+_FIRST, _LAST = np.array([(a, b) for a in _PRICES for b in _PRICES if b > 2]).T[..., None]
+_PAIR_PRICE = np.vectorize(_PRICES.get)(np.maximum(_FIRST, _LAST))
+_LOOKS = ((0, 1.0), (2, 2.3), (4, 2.0), (5, 1.85), (6, 1.35))  # eighths left out at the start, the price of looking so
+_CRITICAL = ((16, 20, 30, 50, 80), (6.6, 5.6, 5.0, 3.55, 3.6))  # blocks -> what 2% of flat curves exceed, 5% where the correlation is 0.9
 
 
 def blocks(values: np.ndarray) -> tuple[np.ndarray, int]:
@@ -71,19 +70,19 @@ def rise(levels: Any, count: Any, xp: Any = np, over: Callable[..., Any] | None 
     """
     levels = standardized(levels, count, xp)
 
-    def look(skip: Any, part: Any, price: Any) -> tuple[Any, ...]:
+    def look(skip: Any, price: Any) -> tuple[Any, ...]:
         first = count * skip // 8
         rest, piece = count - first, _after(levels, count, first, xp)
-        ratio, start, width = _largest(piece, rest, part, xp)
+        ratio, start, width = _largest(piece, rest, xp)
         wider = widening(piece, rest, start, width, xp)
         ratio = ratio / (wider * price * critical(rest, xp))
         return xp.where((rest >= 8) | (skip == 0), ratio, -xp.inf), start + first, width, wider
 
-    skips, parts, prices = _LOOKS[:, 0].astype(int), _LOOKS[:, 1].astype(int), _LOOKS[:, 2]
+    skips, prices = zip(*_LOOKS, strict=True)
     if over is not None:
-        found = over(look)(xp.asarray(skips), xp.asarray(parts), xp.asarray(prices, levels.dtype))
+        found = over(look)(xp.asarray(skips), xp.asarray(prices, levels.dtype))
     else:
-        found = [xp.stack(each) for each in zip(*map(look, skips, parts, prices), strict=True)]
+        found = [xp.stack(each) for each in zip(*map(look, skips, prices), strict=True)]
     best = xp.argmax(found[0], 0)[None]
     return tuple(xp.take_along_axis(each, best, 0)[0] for each in found)  # pyright: ignore[reportReturnType]
 
@@ -189,10 +188,10 @@ def _after(levels: Any, count: Any, first: Any, xp: Any) -> Any:
     return xp.where(place < rest, piece, 0.0)
 
 
-def _largest(levels: Any, count: Any, part: Any, xp: Any) -> tuple[Any, Any, Any]:
+def _largest(levels: Any, count: Any, xp: Any) -> tuple[Any, Any, Any]:
     """The largest difference of the last window and an earlier one over its standard error and price; where that begins, how wide it is."""
     place = np.arange(levels.shape[-1])
-    sums, squares = _sums(levels, xp), _sums(_scatter(levels, count, part, xp), xp)
+    sums, squares = _sums(levels, xp), _sums(_scatter(levels, count, 3, xp), xp)
     earlier, last = xp.maximum(1, count // _FIRST), xp.maximum(1, count // _LAST)  # one row a pair of widths
     around = _around(count, xp)
     start = xp.clip(place, 0, xp.maximum(count - earlier - last, 0))
@@ -221,7 +220,7 @@ def widening(levels: Any, count: Any, start: Any, width: Any, xp: Any = np) -> A
         directions.append(xp.where(length > 1e-4, column / xp.sqrt(xp.maximum(length, 1e-4)), 0.0))
         residual = residual - _dot(residual, directions[-1]) * directions[-1]
     ones = (residual[..., 1:] * residual[..., :-1]).sum(-1) / xp.maximum((residual**2).sum(-1), 1e-20)
-    correlation = xp.clip(1.5 * ones - 0.2 + 10 / count, 0.0, 0.975)
+    correlation = xp.clip(1.8 * ones - 0.35 + 12.5 / xp.maximum(count, 10), 0.0, 0.975)
     return xp.sqrt((1 + correlation) / (1 - correlation))
 
 

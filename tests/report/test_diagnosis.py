@@ -65,7 +65,7 @@ def test_noise_is_not_over_fitting(count, phi):
     for shape in (np.zeros(count), 0.5 * np.exp(-8 * t / count), 0.3 * (t + 5.0) ** -0.3):
         validations = [0.5 + shape + 0.03 * noise(rng, count, phi) for _ in range(runs)]
         verdicts = Counter(diagnose(make(0.45 + shape, validation)).verdict for validation in validations)
-        assert verdicts["overfitted"] + verdicts["diverging"] <= 0.025 * runs
+        assert verdicts["overfitted"] + verdicts["diverging"] <= 0.05 * runs  # 2%, and three standard errors of 200 runs
         # Without allowance for the noise, nearly all of them would have been.
         naive = np.mean([validation[-1] > 1.01 * validation.min() for validation in validations])
         assert naive > 0.5
