@@ -27,20 +27,20 @@ from flaxfit.cli import script
 class Config(WithOriginals):
     """Options."""
 
-    draws: int = 400
+    draws: int = 200
     """How many simulated curves of each family and length."""
-    nets: int = 8
+    nets: int = 4
     """How many networks of each kind. The seeds 0, 1, ... decide the rows, the initial weights and the batches."""
     epochs: int = 400
     """How many epochs to train each of them."""
-    fresh: int = 4000
+    fresh: int = 2000
     """How many fresh rows tell whether a network overfits."""
     histories: int = 1
     """Every how many of the labeled histories to judge."""
     seed: int = 0
     """The seed of the simulation."""
     quick: bool = False
-    """A short version: 20 curves of each family, one network of each kind for 100 epochs, every tenth history."""
+    """A short version: 3 curves of each family, a network with each fix on 100 rows for 60 epochs, every fortieth history."""
 
 
 Curve = np.ndarray
@@ -48,13 +48,14 @@ Curve = np.ndarray
 LENGTHS = (20, 50, 100, 200, 1000)
 ROSE = ("overfitted", "possibly overfitted", "slightly overfitted")
 PATIENCES = ("auto", 5, 10, 20, 40, 80)
+KINDS = ((100, False), (500, False), (2000, False), (500, True))  # of networks: rows to train, whether they tell two classes apart
 ROWS = 700  # that validate a network
 TRULY = 0.02  # a network overfits if its loss on fresh rows rises by more than this share of its lowest
 
 
 def main(config: Config) -> None:
     if config.quick:
-        config = replace(config, draws=20, nets=1, epochs=100, fresh=1000, histories=10)
+        config = replace(config, draws=3, nets=1, epochs=60, fresh=500, histories=40)
     lengths = [f"{length:,}" for length in LENGTHS]
     show("No rise: how often one is found, by epochs", ["family", *lengths], false_alarms(config))
     show("A rise: found / onset's range holds the minimum / its median share of the run", ["family", *lengths], rises(config))
@@ -267,7 +268,7 @@ def networks(config: Config) -> Iterator[Run]:
         l2 = ff.penalties.l2(penalty) if penalty else None
         return ff.Task(ff.nn.MLP((64, 64), 1, dropout=dropout), loss, optax.adam(3e-3), penalty=l2)
 
-    for rows, classes in ((100, False), (500, False), (2000, False), (500, True)):
+    for rows, classes in KINDS[:1] if config.quick else KINDS:
         group = f"{rows:,} rows of {'two classes' if classes else 'Friedman'}"
         for penalty, dropout in ((0.0, 0.0), (3e-3, 0.0), (0.0, 0.3)):
             for seed in range(config.nets):
@@ -275,7 +276,7 @@ def networks(config: Config) -> Iterator[Run]:
                 one = task(classes, penalty, dropout)
                 # What validates does not change the training: equal seeds, equal weights.
                 seen, truth = (
-                    ff.fit(one, train, validation=data, epochs=config.epochs, batch_size=50, seed=seed).history
+                    ff.fit(one, train, validation=data, epochs=config.epochs, batch_size=rows // 10, seed=seed).history
                     for data in (validation, fresh)
                 )
                 name = seen.data_loss

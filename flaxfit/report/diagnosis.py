@@ -136,7 +136,7 @@ def diagnose(runs: Any, metric: str | None = None, mode: Mode | None = None, *, 
       >>> history = History({"loss": falling + 0.1, "mse": falling + 0.1, "val_loss": falling + rising, "val_mse": falling + rising + 0.2})
       >>> diagnosis = diagnose(history)
       >>> diagnosis.verdict, diagnosis.epoch, diagnosis.onset
-      ('overfitted', 41, (35, 50))
+      ('overfitted', 41, (37, 44))
     """
     histories = _histories(runs)
     if histories is None:
@@ -213,9 +213,9 @@ def _judge(history: History, metric: str | None, mode: Mode | None, baseline: fl
     scale = max(np.abs(values).max(), np.abs(train[finite]).max()) or 1.0
     validation, training = sign * (values / scale), sign * (train[finite] / scale)
     (levels, size), (train_levels, _) = blocks(validation), blocks(training)
-    levels, train_levels = tamed(levels), tamed(train_levels)
     count, skipped = len(levels), len(validation) - len(levels) * size
     statistic, _, _, wider = map(float, rise(levels, count))
+    levels, train_levels = tamed(levels), tamed(train_levels)
     lowest, at, end = map(float, lowest_and_last(levels, count))
     at, sixteenth, quarter = int(at), max(1, count // 16), max(1, count // 4)
     train_best, train_end = float(train_levels[at : at + sixteenth].mean()), float(train_levels[-sixteenth:].mean())

@@ -16,7 +16,7 @@ from flaxfit.arguments import Mode, mode_of
 from flaxfit.curves import CAPACITY, large, lowest_and_last, rise
 from flaxfit.state import CurveState, StopperState
 
-_MANY_LOOKS = 1.5  # factor on the critical value of a test that is repeated as a run grows
+_MANY_LOOKS = 1.75  # factor on the critical value of a test that is repeated as a run grows
 
 
 class Monitored:
@@ -55,7 +55,7 @@ class EarlyStopping(Monitored):
 
     `patience="auto"` needs no number: the run stops when the test of `flaxfit.diagnose` finds that the monitor got worse, beyond noise
     and by over a twentieth of what it had gained. It looks after each of the first 40 epochs and then each time the run is about a
-    twentieth longer, and so that many looks are not fooled more often than one, the rise must be half as large again as for `diagnose`.
+    twentieth longer, and so that many looks are not fooled more often than one, the rise must be 1.75 times as large as for `diagnose`.
     The curve so far is kept as fewer than 128 means of equally many epochs, so that memory does not grow. `diagnose` cuts a finished run
     likewise, but from its end, and besides asks whether training diverges, whether validation is falling again, and whether the rows
     that validate are too few; the stopper does not.

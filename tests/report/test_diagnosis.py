@@ -309,6 +309,13 @@ def test_a_fall_of_fifty_times_is_not_overfitting_from_epoch_2():
     assert found.epoch is None
 
 
+def test_a_curve_that_falls_slowly_has_not_converged():
+    """By less than a hundredth of its level in the last third, which a metric's origin makes large or small."""
+    rng, t = np.random.default_rng(0), np.linspace(0, 1, 300)
+    validation = 10 + 0.3 * np.exp(-2 * t) + 0.01 * noise(rng, 300)
+    assert diagnose(make(10 + 0.3 * np.exp(-3 * t), validation)).verdict == "still improving"
+
+
 @pytest.mark.parametrize("shift", [-1e3, -0.5, 0.0, 100.0])
 def test_the_origin_of_a_metric_does_not_matter(shift):
     rng, t = np.random.default_rng(0), np.linspace(0, 1, 100)

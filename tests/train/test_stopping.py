@@ -3,12 +3,14 @@ from __future__ import annotations
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flaxfit.curves import CAPACITY, blocks, rise
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.stopping import EarlyStopping
 
@@ -218,3 +220,35 @@ def test_auto_in_chunks_and_populations_and_after_a_resume(table, tmp_path):
     study = ff.fit_many(task, None, train, seeds=2, **how)
     assert study.results[0].stop_reason == "early_stopping"
     assert len(study.results[0].history.epochs) == pytest.approx(len(whole.history.epochs), abs=3)
+
+
+def test_auto_and_diagnose_are_one_test():
+    """The compiled statistic of the stopper's blocks is that of the host's, at all lengths, whatever the curve's unit."""
+    compiled = jax.jit(lambda levels, count: rise(levels, count, jnp, jax.vmap))
+    rng = np.random.default_rng(0)
+    for count in (5, 9, 20, 47, 100, 127):
+        for scale in (1e-6, 1.0, 1e6):
+            curve = scale * (1 + np.linspace(0, 2, count) ** 4 / 4 + rng.standard_normal((20, count)))
+            padded = jnp.pad(jnp.asarray(curve, jnp.float32), ((0, 0), (0, CAPACITY - count)))
+            found, expected = compiled(padded, count), rise(curve, count)
+            assert np.asarray(found[0]) == pytest.approx(expected[0], rel=1e-2, abs=1e-2)
+            assert np.mean(np.asarray(found[1]) == expected[1]) > 0.9
+
+
+def test_the_blocks_of_auto_are_those_of_diagnose():
+    values = np.random.default_rng(0).standard_normal(1000)
+    stopping = EarlyStopping("val_loss", "auto")
+    states, _ = jax.lax.scan(lambda state, v: (stopping.update(state, v[0], v[1]), None), stopping.init(), (values, np.arange(1, 1001)))
+    levels, size = blocks(values)  # they end with the last epoch, here as there
+    assert (int(states.curve.count), int(states.curve.size)) == (len(levels), size)
+    assert np.asarray(states.curve.levels[: len(levels)]) == pytest.approx(levels, abs=1e-6)
+
+
+def test_a_patience_in_epochs_costs_what_it_did():
+    """No curve in the state and no test in the program, unless "auto" asks for them."""
+    stopping, auto = EarlyStopping("val_loss", 5), EarlyStopping("val_loss", "auto")
+    assert len(jax.tree.leaves(stopping.init())) == 5
+    assert "cond" not in str(jax.make_jaxpr(stopping.update)(stopping.init(), 1.0, 1, 1.0))
+    assert "cond" in str(jax.make_jaxpr(auto.update)(auto.init(), 1.0, 1, 1.0))
+    with pytest.raises(ValueError, match="begin with its own init"):
+        auto.update(stopping.init(), 1.0, 1)
