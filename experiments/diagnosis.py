@@ -56,14 +56,16 @@ TRULY = 0.02  # a network overfits if its loss on fresh rows rises by more than 
 def main(config: Config) -> None:
     if config.quick:
         config = replace(config, draws=3, nets=1, epochs=60, fresh=500, histories=40)
+    labeled = list(histories(config))
     lengths = [f"{length:,}" for length in LENGTHS]
     show("No rise: how often one is found, by epochs", ["family", *lengths], false_alarms(config))
     show("A rise: found / onset's range holds the minimum / its median share of the run", ["family", *lengths], rises(config))
     columns = ["runs", "overfit", "overfitted", "precision", "recall", "F1", "the others that are slightly overfitted"]
     stopping = ["patience", "best epoch kept", "loss in excess", "share of epochs"]
-    for name, runs in (("Histories", list(histories(config))), ("Networks", list(networks(config)))):
-        if not runs:
-            print("\nHistories: left out. Name a directory that has histories/simulated.npz in --originals or FLAXFIT_ORIGINALS.")
+    if not labeled:
+        print("\nHistories: left out. Name a directory that has histories/simulated.npz in --originals or FLAXFIT_ORIGINALS.")
+    for name, runs in (("Histories", labeled), ("Networks", networks(config))):
+        if not (runs := list(runs)):
             continue
         show(f"{name}: verdicts", ["group", *columns], verdicts(runs))
         for overfit, which in ((True, "that overfit"), (False, "that do not")):
@@ -250,8 +252,10 @@ class Run:
 def histories(config: Config) -> Iterator[Run]:
     """Those labeled by hand, where the file is."""
     directory = config.originals or os.environ.get("FLAXFIT_ORIGINALS")
-    path = Path(directory or "nowhere") / "histories" / "simulated.npz"
-    if not path.is_file():
+    if directory and not Path(directory).is_dir():
+        raise FileNotFoundError(f"the directory of originals {directory} does not exist: check --originals or FLAXFIT_ORIGINALS.")
+    path = Path(directory or "") / "histories" / "simulated.npz"
+    if not directory or not path.is_file():
         return
     with np.load(path) as data:
         columns = [data[name][:: config.histories] for name in ("train_loss", "val_loss", "epochs", "overfit")]

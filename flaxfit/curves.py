@@ -29,7 +29,7 @@ _FIRST, _LAST = np.array([(a, b) for a in _PRICES for b in _PRICES if b > 2]).T[
 _PAIR_PRICE = np.vectorize(_PRICES.get)(np.maximum(_FIRST, _LAST))
 _LOOKS = ((0, 1.0), (2, 2.3), (4, 2.0), (5, 1.95), (6, 1.5))  # eighths left out at the start, the price of looking so
 # Blocks -> what 2% of flat curves exceed, 5% of those of fewer than 100 epochs whose noise correlates by 0.9.
-_CRITICAL = ((16, 20, 30, 50, 80, 100), (6.6, 5.6, 5.0, 3.7, 3.65, 3.8))
+_CRITICAL = ((16, 20, 30, 50, 80, 100), (6.6, 5.6, 5.0, 3.55, 3.65, 3.8))
 
 
 def blocks(values: np.ndarray) -> tuple[np.ndarray, int]:
