@@ -60,9 +60,9 @@ ABOUT = f"""Four sizes of a network and six fixes for the largest, trained on {T
     which shrinks a weight about as much as L2 0.001 does after Adam's scaling. *noise* adds Gaussian noise of standard deviation
     {NOISE:g} to the training examples. L2 is on all five kernels; Adam's epsilon is that of optax, 1e-8. Numbers are means with 95%
     intervals over seeds. All runs share the same {VALIDATION:,} validation examples, which also choose the best epoch. Each diagnosis
-    is a test on the curves. *overfitted*: validation gets worse while training gets better, from the epoch named on. *close to
-    overfitting*: validation stalls while training gets better. *converged*: both stall. *still improving*: both get better. Only the
-    first counts as not escaping overfitting."""
+    is a test on the curves. *overfitted*: validation gets worse while training gets better, from the epoch named on. *slightly
+    overfitted*: by less than a twentieth of what validation had gained. *memorized*: no such rise, but a wide gap. *still improving*:
+    validation gets better. *no change detected*: none of these. Only the first counts as not escaping overfitting."""
 
 
 def main(config: Config) -> None:

@@ -2,7 +2,7 @@
 
 Trains the same network on 300 of scikit-learn's 1,797 handwritten digits: plain, with an L2 penalty, with dropout, and with batch norm,
 each from several seeds. It needs no network connection and takes less than a minute on 2 cores. Expect test accuracies of 0.93 to 0.97,
-and that the plain network overfits.
+and that the plain network is slightly overfitted: its validation loss rises, by about 1% of what it had gained.
 """
 
 from __future__ import annotations
@@ -48,7 +48,14 @@ def main(config: Config) -> None:
 
     tasks = {"plain": task(), "L2 0.001": task(penalty=1e-3), "dropout 0.5": task(dropout=0.5), "batch norm": task(batch_norm=True)}
     table = Table(title=f"Digits, {len(train)} rows to train; mean and standard deviation over {config.seeds} seeds")
-    for column in ("net", "test loss, best epoch", "test loss, last epoch", "test accuracy, best epoch", "ms an epoch", "verdict (seed 0)"):
+    for column in (
+        "net",
+        "test loss, best epoch",
+        "test loss, last epoch",
+        "test accuracy, best epoch",
+        "ms an epoch",
+        "verdict on all seeds",
+    ):
         table.add_column(column)
     histories = {}
     for name, each in tasks.items():
@@ -62,13 +69,14 @@ def main(config: Config) -> None:
             [s["categorical_crossentropy"] for s in last],
             [s["accuracy"] for s in best],
         ]
-        verdict = ff.diagnose(results[0].history)
-        since = f" from epoch {verdict.epoch}" if verdict.epoch else ""
+        verdict = ff.diagnose(results)
+        since = f" from epoch {verdict.epoch}, by {verdict.share:.0%} of its gain" if verdict.epoch else ""
+        since += f"; {verdict.agree} of {verdict.runs} agree"
         pace = f"{1e3 * np.median([r.timing.epoch for r in results]):.2f}"
         table.add_row(name, *(f"{np.mean(s):.3f} ± {np.std(s):.3f}" for s in scores), pace, verdict.verdict + since)
         histories[name] = results[0].history
     ff.plots.learning_curves(histories, ylim=(0, 0.8), title="Digits, 300 rows to train: what helps?").savefig(config.out)
-    Console(width=140).print(table)
+    Console(width=180).print(table)
     print(f"Learning curves: {config.out}")
 
 

@@ -30,6 +30,30 @@ class TrainState:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class CurveState:
+    """A curve of any length in few numbers: means of blocks of equally many epochs, merged in pairs when there are too many.
+
+    Attributes:
+      levels: the blocks' means, float32, shape (`flaxfit.curves.CAPACITY`,).
+      count: how many blocks are filled, int32 scalar.
+      size: epochs a block.
+      sum: of the block under way.
+      filled: its epochs so far.
+      first: the first value.
+      training: the first and the best value of the training curve, shape (2,); NaN where there is none.
+    """
+
+    levels: Array
+    count: Array
+    size: Array
+    sum: Array
+    filled: Array
+    first: Array
+    training: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class StopperState:
     """The state of early stopping.
 
@@ -39,6 +63,7 @@ class StopperState:
       wait: the number of epochs since then without improvement, int32 scalar.
       improved: whether the last epoch was the best so far, bool scalar.
       stopped: whether training should stop, bool scalar.
+      curve: the monitored metric so far, with `patience="auto"`; else None.
     """
 
     best: Array
@@ -46,6 +71,7 @@ class StopperState:
     wait: Array
     improved: Array
     stopped: Array
+    curve: CurveState | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -1,66 +1,84 @@
 """Is a run overfitted, and since when? How to read learning curves, as a test that noise does not fool.
 
 The rules are those of the TensorFlow tutorial "Overfit and underfit": a small gap is normal; both curves moving the same way is fine;
-validation stalling while training improves is close to overfitting; validation getting worse is overfitting. The eye gets "worse"
-wrong: the best of T noisy epochs is a selected minimum, and any end lies above it. So the levels compared are means of windows of w
-epochs, and the rise from the lowest window to the last, in units of its standard error, must pass a Student quantile shared out over
-all windows that fit side by side (Bonferroni; those between share most of their noise with these): under "flat", the chance of a
-false alarm is about alpha (1%) or less, however the best was picked.
+validation getting worse while training improves is overfitting. The eye gets "worse" wrong, because the best of many noisy epochs is a
+selected minimum, and any end lies above it. `flaxfit.curves` has the test, and `experiments/diagnosis.py` measures how often it is wrong.
 
-The noise of a window mean comes from third differences of the window means, which no trend up to a parabola touches (the idea of von
-Neumann 1941 and Rice 1984, who difference neighbors to estimate the noise around an unknown curve), by their median, so that the fall
-of the first epochs does not count (1.4826 median |d| is a normal's standard deviation). The differences are taken at lag w and again at
-twice that, and the larger wins: what neighboring windows share through autocorrelation cancels at the short lag and shows at the long
-one. Simulated flat curves, autocorrelation 0.6 included, were called overfitted in 0 to 3.4% of runs, below 2% from 20 epochs on. A
-rise below 1% of the level is called none: a curve without noise would otherwise be overfitted by its last digit.
+Two questions are asked of a rise. Is it beyond noise: of the epochs and, where the rows that validate are few, of the rows? And is it
+large: at least a twentieth of what validation had gained? A rise of 1% that 10,000 epochs prove beyond doubt costs little.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from flaxfit.arguments import Mode, unknown
+from flaxfit.curves import blocks, bottom, change, errors, large, lowest_and_last, rise, tamed
 from flaxfit.history import History
 
-_ALPHA = 0.01  # the chance of a false alarm
-_FLOOR = 0.01  # a change below this share of the level is none
-_FEW = 10  # epochs below which seeing no change says nothing
+_FLOOR = 0.01  # a change below this share of what validation had gained is none
+_WIDE = 0.05  # a gap over this share of it is wide
+_CERTAIN = 3.0  # standard errors: for a comparison of windows that were fixed beforehand
+_SHORT = 10  # epochs below which seeing no change says nothing
+_FEW_ROWS = 100  # below these, the rows that validate are named, and the strong word is not used
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the curves of a run say. Prints as one sentence. Levels are means of windows, so none is a single epoch's luck.
+    """What the curves of a run, or of several runs of one setting, say. Prints as one sentence. Levels are means of several epochs.
+
+    The verdict is one of these. "Beyond noise" means a rise that about 2% of flat curves show or fewer (5% where the noise of neighboring
+    epochs correlates by 0.9 and there are fewer than 100 epochs).
+
+    - "overfitted": validation ends worse than at its best, beyond noise, by over a twentieth of what it had gained.
+    - "possibly overfitted": the same, but fewer than 100 rows validate, and other rows may say otherwise.
+    - "slightly overfitted": beyond noise, but by less.
+    - "memorized": no such rise, but a wide gap at the end: over a twentieth of what validation had gained. Training improved by more than
+      that gap, and validation did not follow.
+    - "still improving": validation falls in the last half of the run, beyond noise. It may have been better before: then, at this pace, it
+      gets back there within as many epochs as the run had.
+    - "diverging": training gets worse as well, or a curve is not finite at the end.
+    - "no change detected": none of these. Whether the run is underfitted, its curves do not tell; a larger net does.
+    - "too short to tell": as before, in fewer than ten epochs.
 
     Attributes:
-      verdict: "overfitted", "close to overfitting", "still improving", "converged" (both flat: no overfitting; whether it learned,
-        the level tells), "diverging" (both get worse, or are not finite at the end), or "too short to tell".
+      verdict: see above.
       metric: the training column; its twin is `val_` and this.
-      epoch: where overfitting begins, from 1: validation's best epoch, or the one where it stalled if it is but close; else None.
-      gap: how much worse validation is than training at that epoch, or at validation's best.
+      epoch: where overfitting begins, from 1: validation's best epoch. None with the other verdicts.
+      onset: the first and the last epoch where it may begin, given the noise.
+      gap: how much worse validation is than training at its best.
       final_gap: the same at the end.
       rise: how much worse validation is at the end than at its best.
-      statistic: the rise in units of its standard error.
-      critical: what the statistic must exceed to be more than noise.
-      validation: validation's level at the epoch of `gap` and at the end.
+      share: the rise as a share of what validation had gained from its first epoch, or from `baseline`, to its best.
+      statistic: the rise over the largest that noise explains: more than 1 is beyond noise.
+      validation: validation's level at its best and at the end.
       training: training's likewise.
+      rows: how many rows validate, where that is known.
+      agree: of how many runs each says the same by itself, where there are several.
+      runs: how many runs there are.
     """
 
     verdict: str
     metric: str
     epoch: int | None = None
+    onset: tuple[int, int] | None = None
     gap: float = math.nan
     final_gap: float = math.nan
     rise: float = math.nan
+    share: float = math.nan
     statistic: float = math.nan
-    critical: float = math.nan
     validation: tuple[float, float] = (math.nan, math.nan)
     training: tuple[float, float] = (math.nan, math.nan)
+    rows: int | None = None
+    agree: int = 1
+    runs: int = 1
 
     def __str__(self) -> str:
         def moved(start: float, end: float) -> str:
@@ -68,112 +86,67 @@ class Diagnosis:
                 return f"stayed at {end:.3g}"
             return f"{'rose' if end > start else 'fell' if end < start else 'went'} from {start:.3g} to {end:.3g}"
 
-        val, validation, training = f"val_{self.metric}", moved(*self.validation), f"{self.metric} {moved(*self.training)}"
-        gaps = f"the gap grew from {self.gap:.2g} to {self.final_gap:.2g}"
-        ends = f"{val} is at {self.validation[1]:.3g}, {self.metric} at {self.training[1]:.3g}, the gap is {self.final_gap:.2g}"
-        test = f"(z = {self.statistic:.3g}, critical {self.critical:.2g})"
-        return {
-            "overfitted": f"overfitted from epoch {self.epoch}: {val} {validation} {test} while {training}; {gaps}",
-            "close to overfitting": f"close to overfitting from epoch {self.epoch}: {val} stalled at {self.validation[1]:.3g} while "
-            f"{training}; {gaps}",
-            "diverging": f"diverging: {val} {validation} and {training}",
-            "too short to tell": "too short to tell: so few epochs show no change beyond their noise",
-        }.get(self.verdict, f"{self.verdict}: {ends}")
+        name, val = self.metric, f"val_{self.metric}"
+        level = f"{val} is at {self.validation[1]:.3g}, {name} at {self.training[1]:.3g}, the gap is {self.final_gap:.2g}"
+        if self.epoch is not None:
+            first, last = self.onset or (self.epoch, self.epoch)
+            share = f"{self.share:.2g} times what" if self.share >= 1 else f"{self.share:.2g} of what"
+            text = (
+                f"{self.verdict} from epoch {self.epoch} ({first} to {last}): {val} {moved(*self.validation)} "
+                f"({share} it had gained, {self.statistic:.2g} times what noise explains) while {name} {moved(*self.training)}; "
+                f"the gap grew from {self.gap:.2g} to {self.final_gap:.2g}"
+            )
+        elif self.verdict == "diverging":
+            text = f"diverging: {val} {moved(*self.validation)} and {name} {moved(*self.training)}"
+        elif self.verdict == "too short to tell":
+            text = "too short to tell: so few epochs show no change beyond their noise"
+        else:
+            text = f"{self.verdict}: {level}"
+        rows = f"; on these {self.rows} rows" if self.rows is not None and self.rows < _FEW_ROWS else ""
+        runs = f"; {self.agree} of {self.runs} runs say so by themselves" if self.runs > 1 else ""
+        return text + rows + runs
 
 
-def diagnose(history: History, metric: str | None = None, mode: Mode | None = None) -> Diagnosis:
+def diagnose(runs: Any, metric: str | None = None, mode: Mode | None = None, *, baseline: float | None = None) -> Diagnosis:
     """Whether a run overfitted and since when, judged from its curves with allowance for their noise.
 
+    Several runs of one setting get one verdict, that of their mean curve, which is less noisy than each. Runs that stopped at different
+    epochs get the verdict that most of them have.
+
     Args:
-      history: what the run logged.
+      runs: a History, a Result, or several of either that differ in their seeds: a list, or a Study of one setting.
       metric: the training column to judge, which needs a `val_` twin; by default the data loss, because the objective's penalty
         says nothing about overfitting.
       mode: "min" or "max", for a metric that does not say itself whether larger is better.
+      baseline: the metric of the best constant prediction on the rows that validate. What validation had gained counts from there instead
+        of from the first epoch. Give it where the first epoch is long and has learned most already.
 
     Returns:
       A Diagnosis. Epochs that are not finite are left out, unless they are the last; so are those without validation.
 
     Raises:
-      TypeError: not a History.
+      TypeError: none of these.
       KeyError: no such metric in the history.
-      ValueError: no validation column, a metric that does not say whether larger is better, or a mode that is neither "min" nor "max".
+      ValueError: no validation column, a metric that does not say whether larger is better, a mode that is neither "min" nor "max", no
+        runs, or runs of several settings.
 
     Example:
       >>> epochs = np.arange(100)
       >>> falling, rising = 0.4 * np.exp(-epochs / 20), 0.004 * np.maximum(epochs - 40, 0)
       >>> history = History({"loss": falling + 0.1, "mse": falling + 0.1, "val_loss": falling + rising, "val_mse": falling + rising + 0.2})
       >>> diagnosis = diagnose(history)
-      >>> diagnosis.verdict, diagnosis.epoch
-      ('overfitted', 41)
+      >>> diagnosis.verdict, diagnosis.epoch, diagnosis.onset
+      ('overfitted', 41, (37, 44))
     """
-    if not isinstance(history, History):
-        raise TypeError(f"diagnose takes a History, such as result.history, got {type(history).__name__}")
-    metric = (history.data_loss if metric is None else metric).removeprefix("val_")
-    train, name = history[metric], f"val_{metric}"
-    if name not in history:
-        message = unknown("column", name, history, "in the history")
-        raise ValueError(f"a diagnosis compares training with validation, so fit with validation=...: {message}")
-    sign, finite = 1 if history.mode(metric, mode) == "min" else -1, np.isfinite(train) & np.isfinite(history[name])
-    told = np.flatnonzero(history.validated | ~np.isfinite(train))
-    ended, epochs = bool(len(told) and not finite[told[-1]]), history.epochs[finite]
-    count = len(epochs)
-    if count < 5:  # the fewest with two third differences
-        if not ended:
-            return Diagnosis("too short to tell", metric)
-        return Diagnosis("diverging", metric, validation=(math.nan, float(history[name][-1])), training=(math.nan, float(train[-1])))
-
-    # Everything below is a loss: smaller is better.
-    window = max(1, min(count // 9, 1 + count // 20, 25))
-    validation, training = sign * history[name][finite], sign * train[finite]
-    levels, train_levels = (sliding_window_view(values, window).mean(1) for values in (validation, training))
-    noise, train_noise, gap_noise = (_noise(values, window) for values in (levels, train_levels, levels - train_levels))
-    critical = _quantile(_ALPHA * window / count, count / window)
-    best, third = int(np.argmin(levels)), len(levels) * 2 // 3
-
-    def beyond(change: Any, noise: float, level: float, critical: float = critical) -> Any:
-        return change > max(critical * noise, _FLOOR * abs(level))
-
-    rise = levels[-1] - levels[best]
-    # Where the last third begins is not picked by its values, so one comparison needs no sharing out.
-    improves = beyond(levels[third] - levels[-1], noise, levels[-1], _quantile(_ALPHA, count / window))
-    # Validation stalls after the last window that is clearly above the end.
-    above = np.flatnonzero(beyond(levels - levels[-1], noise, levels[-1]))
-    stall = int(above[-1]) + 1 if len(above) else 0
-    learns = beyond(train_levels[stall] - train_levels[-1], train_noise, train_levels[-1])
-    parts = beyond(levels[-1] - train_levels[-1] - levels[stall] + train_levels[stall], gap_noise, levels[-1])
-
-    start, epoch = best, None
-    if ended:
-        verdict = "diverging"
-    elif beyond(rise, noise, levels[best]):
-        # Overfitting goes on learning the training rows; a run that lost these too since validation's best is unstable instead.
-        diverges = beyond(train_levels[-1] - train_levels[best], train_noise, train_levels[best])
-        verdict = "diverging" if diverges else "overfitted"
-        # The lowest window says that there is a bottom, medians of three say where in it: a mean drags a steep fall's end to the right.
-        medians = np.median(sliding_window_view(np.pad(validation, 1, mode="edge"), 3), axis=1)
-        epoch = None if diverges else best + int(np.argmin(medians[best : best + window]))
-    elif improves:
-        verdict = "still improving"
-    elif count < _FEW:
-        verdict = "too short to tell"
-    elif learns and parts:
-        verdict, start, epoch = "close to overfitting", stall, stall + window // 2
-    else:
-        verdict = "converged"
-    ends = (history[name][-1], train[-1]) if ended else (sign * levels[-1], sign * train_levels[-1])
-    final, train_final = map(float, ends)
-    return Diagnosis(
-        verdict,
-        metric,
-        epoch=None if epoch is None else int(epochs[epoch]),
-        gap=float(levels[start] - train_levels[start]),
-        final_gap=sign * (final - train_final),
-        rise=sign * final - float(levels[best]),
-        statistic=float(rise / noise) if noise else math.inf if rise else 0.0,
-        critical=critical,
-        validation=(float(sign * levels[start]), final),
-        training=(float(sign * train_levels[start]), train_final),
-    )
+    histories = _histories(runs)
+    if histories is None:
+        return _judge(_history(runs), metric, mode, baseline)
+    each = [_judge(history, metric, mode, baseline) for history in histories]
+    most = Counter(one.verdict for one in each).most_common(1)[0][0]
+    together = next(one for one in each if one.verdict == most)
+    if len({len(history.epochs) for history in histories}) == 1:
+        together = _judge(History.mean(histories), metric, mode, baseline, each[0].rows)
+    return replace(together, runs=len(each), agree=sum(one.verdict == together.verdict for one in each))
 
 
 def verdicts(diagnoses: Iterable[Diagnosis]) -> str:
@@ -183,8 +156,8 @@ def verdicts(diagnoses: Iterable[Diagnosis]) -> str:
       diagnoses: of the runs, such as `map(diagnose, histories)`.
 
     Example:
-      >>> verdicts([Diagnosis("overfitted", "mse", 40), Diagnosis("converged", "mse"), Diagnosis("overfitted", "mse", 42)])
-      'overfitted 2/3 from epoch 41, converged 1/3'
+      >>> verdicts([Diagnosis("overfitted", "mse", 40), Diagnosis("no change detected", "mse"), Diagnosis("overfitted", "mse", 42)])
+      'overfitted 2/3 from epoch 41, no change detected 1/3'
     """
     epochs: dict[str, list[int | None]] = {}
     for diagnosis in diagnoses:
@@ -199,19 +172,127 @@ def verdicts(diagnoses: Iterable[Diagnosis]) -> str:
     return ", ".join(f"{verdict} {len(found)}/{runs}{since(found)}" for verdict, found in most)
 
 
-def _noise(levels: np.ndarray, window: int) -> float:
-    """The standard error of the difference of two far windows."""
+def _histories(runs: Any) -> list[History] | None:
+    """The histories of several runs; None of one run."""
+    if isinstance(runs, History) or isinstance(getattr(runs, "history", None), History):
+        return None
+    settings = getattr(runs, "settings", ())
+    if len(settings) > 1:
+        raise ValueError(f"one diagnosis is of one setting, this study has {len(settings)}: diagnose(study.select(...)) each of them.")
+    if not isinstance(each := getattr(runs, "results", runs), Iterable) or isinstance(each, str | dict):
+        _history(each)
+    if not (found := [_history(run) for run in cast(Iterable[Any], each)]):
+        raise ValueError("diagnose needs at least one run, got none.")
+    return found
 
-    def at(lag: int) -> float:
-        lag = max(1, min(lag, len(levels) // 5))  # of few, most differences must miss the fall of the first epochs
-        first, second, third, fourth = (levels[i * lag : len(levels) - (3 - i) * lag] for i in range(4))
-        return 1.4826 * float(np.median(np.abs(fourth - 3 * third + 3 * second - first))) / math.sqrt(1 + 9 + 9 + 1)
 
-    return math.sqrt(2) * max(at(window), at(max(2 * window, 3)))
+def _history(run: Any) -> History:
+    history = getattr(run, "history", run)
+    if not isinstance(history, History):
+        raise TypeError(f"diagnose takes a History, a Result, or several of one setting, such as a Study, got {type(run).__name__}")
+    return history
 
 
-def _quantile(alpha: float, blocks: float) -> float:
-    """What a change over its standard error exceeds with chance `alpha`. Of the windows side by side, a cubic trend takes four."""
-    from scipy.stats import t
+def _judge(history: History, metric: str | None, mode: Mode | None, baseline: float | None, rows: int | None = None) -> Diagnosis:
+    """The diagnosis of one run, or of a mean of runs."""
+    metric = (history.data_loss if metric is None else metric).removeprefix("val_")
+    train, name = history[metric], f"val_{metric}"
+    if name not in history:
+        message = unknown("column", name, history, "in the history")
+        raise ValueError(f"a diagnosis compares training with validation, so fit with validation=...: {message}")
+    sign, finite = 1 if history.mode(metric, mode) == "min" else -1, np.isfinite(train) & np.isfinite(history[name])
+    told = np.flatnonzero(history.validated | ~np.isfinite(train))
+    ended, epochs = bool(len(told) and not finite[told[-1]]), history.epochs[finite]
+    values = history[name][finite]
+    rows = rows or history.validation_rows or _rows_of_shares(values)
+    last = (float(history[name][told[-1]]), float(train[told[-1]])) if len(told) else (math.nan, math.nan)
+    if len(epochs) < 5:
+        verdict = "diverging" if ended else "too short to tell"
+        return Diagnosis(verdict, metric, validation=(math.nan, last[0]), training=(math.nan, last[1]), rows=rows)
 
-    return float(t.isf(alpha, max(blocks - 4, 1)))
+    # Everything below is a loss, smaller is better, and no number is so large that a square overflows.
+    scale = max(np.abs(values).max(), np.abs(train[finite]).max()) or 1.0
+    validation, training = sign * (values / scale), sign * (train[finite] / scale)
+    (levels, size), (train_levels, _) = blocks(validation), blocks(training)
+    count, skipped = len(levels), len(validation) - len(levels) * size
+    statistic, _, _, wider = map(float, rise(levels, count))
+    levels, train_levels = tamed(levels), tamed(train_levels)
+    lowest, at, end = map(float, lowest_and_last(levels, count))
+    at, sixteenth, quarter = int(at), max(1, count // 16), max(1, count // 4)
+    train_best, train_end = float(train_levels[at : at + sixteenth].mean()), float(train_levels[-sixteenth:].mean())
+    gain = (float(validation[0]) if baseline is None else sign * baseline / scale) - lowest
+    train_gain = float(training[0] - training.min())
+    rose, gap, final_gap = end - lowest, lowest - train_best, end - train_end
+
+    def noticed(difference: float) -> bool:
+        return difference > max(_FLOOR * gain, 1e-6 * float(np.ptp(validation)))
+
+    # A score to be maximized between 0 and 1 is a share of the rows or, as AUC, no surer than one.
+    shares = bool((sign < 0 or _rows_of_shares(values)) and values.min() >= 0 and values.max() <= 1)
+    worse = statistic > 1 and noticed(rose) and (not shares or _beyond_rows(rows, sign * scale * np.array([lowest, end])))
+    late = float(levels[count - 2 * quarter : count - quarter].mean() - levels[-quarter:].mean())
+    falls = change(-levels, quarter, count - 2 * quarter) > _CERTAIN and noticed(late)
+    spread = float(np.hypot(*errors(levels - train_levels, sixteenth)[[at, -1]]))
+
+    epoch = onset = None
+    if ended:
+        verdict = "diverging"
+    elif worse and not (falls and count * late >= quarter * rose):
+        # Overfitting goes on learning the training rows; a run that lost these too since validation's best is unstable instead.
+        lost = change(train_levels, sixteenth, at)
+        verdict = "overfitted" if large(rose, gain, train_gain) else "slightly overfitted"
+        if verdict == "overfitted" and rows is not None and rows < _FEW_ROWS:
+            verdict = "possibly overfitted"
+        if lost > _CERTAIN and train_end - train_best > 0.1 * rose:
+            verdict = "diverging"
+        else:
+            first, final = bottom(levels, wider)
+            # The lowest window says that there is a bottom, medians of three say where in it: a mean drags a steep fall's end to the right.
+            place = skipped + at * size
+            medians = np.median(sliding_window_view(np.pad(validation, 1, mode="edge"), 3), axis=1)[place : place + sixteenth * size]
+            epoch = int(epochs[place + int(np.argmin(medians))])
+            onset = min(epoch, int(epochs[skipped + first * size])), max(epoch, int(epochs[skipped + (final + 1) * size - 1]))
+    elif falls:
+        verdict = "still improving"
+    elif len(epochs) < _SHORT:
+        verdict = "too short to tell"
+    elif final_gap > max(_WIDE * gain, 3 * spread) and training[0] - train_end > final_gap:
+        verdict = "memorized"
+    else:
+        verdict = "no change detected"
+
+    def unit(*values: float) -> Any:
+        return tuple(scale * value for value in values)
+
+    gap, final_gap, rose_by = unit(gap, final_gap, rose)
+    return Diagnosis(
+        verdict,
+        metric,
+        epoch,
+        onset,
+        gap=gap,
+        final_gap=sign * (last[0] - last[1]) if ended else final_gap,
+        rise=sign * last[0] - scale * lowest if ended else rose_by,
+        share=rose / gain if gain > 0 else math.inf if rose > 0 else 0.0,
+        statistic=max(statistic, 0.0),
+        validation=(sign * scale * lowest, last[0] if ended else sign * scale * end),
+        training=(sign * scale * train_best, last[1] if ended else sign * scale * train_end),
+        rows=rows,
+    )
+
+
+def _rows_of_shares(values: np.ndarray) -> int | None:
+    """How many rows a score is a share of, such as an accuracy in steps of 1/42; None where it is no such score."""
+    steps = np.unique(np.round(values, 7))
+    if len(steps) < 2 or steps[0] < 0 or steps[-1] > 1:
+        return None
+    rows = round(1 / np.diff(steps).min())
+    return rows if rows <= 1000 and np.abs(steps * rows - np.round(steps * rows)).max() < 1e-3 else None
+
+
+def _beyond_rows(rows: int | None, shares: np.ndarray) -> bool:
+    """Whether the difference of two shares of as many rows is more than chance among rows, one-sided at 5%.
+
+    The shares count as of different rows. They are of the same, so that the true level is lower; how much, only the predictions tell.
+    """
+    return rows is None or abs(shares[1] - shares[0]) > 1.645 * math.sqrt((shares * (1 - shares)).sum() / rows)

@@ -265,8 +265,10 @@ def _end_epoch(
     loss, validation = jnp.isfinite(means["loss"]), jnp.isfinite(means.get("val_loss", 0.0))
     finite = loss & (validation if missing is None else validation | missing) & _all_finite((train.params, train.collections))
     # An epoch that broke down is never best, whatever its monitor says.
-    stopper = plan.stopping.update(state.stopper, jnp.where(finite, means[plan.stopping.monitor], jnp.nan), epoch)
-    if missing is not None and plan.stopping.monitor.startswith("val_"):
+    monitor = plan.stopping.monitor
+    training = means.get(monitor.removeprefix("val_"))
+    stopper = plan.stopping.update(state.stopper, jnp.where(finite, means[monitor], jnp.nan), epoch, training)
+    if missing is not None and monitor.startswith("val_"):
         stopper = _choose(missing, replace(state.stopper, improved=jnp.zeros((), bool)), stopper)
     means["best_epoch"] = stopper.best_epoch
     changes = {

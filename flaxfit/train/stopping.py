@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from flaxfit.arguments import Mode, mode_of
-from flaxfit.state import StopperState
+from flaxfit.curves import CAPACITY, large, lowest_and_last, rise
+from flaxfit.state import CurveState, StopperState
+
+_MANY_LOOKS = 1.75  # factor on the critical value of a test that is repeated as a run grows
 
 
 class Monitored:
@@ -49,12 +53,19 @@ class EarlyStopping(Monitored):
     Two differences, both where Keras loses something: NaN and infinities never count as best, and there is no
     `restore_best_weights`, because best and last are both returned.
 
+    `patience="auto"` needs no number: the run stops when the test of `flaxfit.diagnose` finds that the monitor got worse, beyond noise
+    and by over a twentieth of what it had gained. It looks after each of the first 40 epochs and then each time the run is about a
+    twentieth longer, and so that many looks are not fooled more often than one, the rise must be 1.75 times as large as for `diagnose`.
+    The curve so far is kept as fewer than 128 means of equally many epochs, so that memory does not grow. `diagnose` cuts a finished run
+    likewise, but from its end, and besides asks whether training diverges, whether validation is falling again, and whether the rows
+    that validate are too few; the stopper does not.
+
     Attributes:
       monitor: a column of the history, such as `val_loss`.
-      patience: stop after this many checks in a row without improvement (0 stops at the first, as 1 does).
+      patience: stop after this many checks in a row without improvement (0 stops at the first, as 1 does); or "auto".
       min_delta: an improvement must be larger than this.
       mode: "min", "max", or "auto": as the metric says, see `flaxfit.Metric`.
-      baseline: improvements count only once the metric is better than this.
+      baseline: improvements count only once the metric is better than this. Not with `patience="auto"`.
       start_from_epoch: epochs before the first check.
 
     Raises:
@@ -70,7 +81,7 @@ class EarlyStopping(Monitored):
     """
 
     monitor: str = "val_loss"
-    patience: int = 0
+    patience: int | Literal["auto"] = 0
     min_delta: float = 0.0
     mode: Literal["auto", "min", "max"] = "auto"
     baseline: float | None = None
@@ -79,8 +90,11 @@ class EarlyStopping(Monitored):
     def __post_init__(self) -> None:
         for name in ("patience", "start_from_epoch"):
             value = getattr(self, name)
+            if name == "patience" and value == "auto":
+                continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-                raise ValueError(f"EarlyStopping({name}=...) counts epochs: an integer of 0 or more, got {value!r}.")
+                least = "an integer of 0 or more" + (', or "auto"' if name == "patience" else "")
+                raise ValueError(f"EarlyStopping({name}=...) counts epochs: {least}, got {value!r}.")
             object.__setattr__(self, name, int(value))
         if not isinstance(self.monitor, str):
             raise TypeError(f"EarlyStopping(monitor=...) is the name of a metric, got {self.monitor!r}.")
@@ -90,6 +104,8 @@ class EarlyStopping(Monitored):
             raise ValueError(f"EarlyStopping(min_delta=...) must be 0 or more, got {self.min_delta!r}.")
         if self.baseline is not None and not math.isfinite(self.baseline):
             raise ValueError(f"EarlyStopping(baseline=...) must be finite, got {self.baseline!r}.")
+        if self.baseline is not None and self.patience == "auto":
+            raise ValueError('EarlyStopping(baseline=...) resets a patience that counts epochs: leave it out with patience="auto".')
         if self.mode not in ("auto", "min", "max"):
             raise ValueError(f'EarlyStopping(mode=...) is "auto", "min" or "max", got {self.mode!r}.')
 
@@ -97,10 +113,22 @@ class EarlyStopping(Monitored):
         """Nothing seen yet."""
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         worst = jnp.inf if self.direction == "min" else -jnp.inf
-        return StopperState(jnp.asarray(worst, jnp.float32), zero, zero, no, no)
+        curve = None
+        if self.patience == "auto":
+            levels, none = jnp.zeros(CAPACITY, jnp.float32), jnp.full(2, jnp.nan, jnp.float32)
+            curve = CurveState(levels, zero, zero + 1, levels[0], zero, none[0], none)
+        return StopperState(jnp.asarray(worst, jnp.float32), zero, zero, no, no, curve)
 
-    def update(self, state: StopperState, value: Array | float, epoch: Array | int) -> StopperState:
-        """The state after epoch `epoch` (from 1) gave `value`. Pure; once stopped, stays stopped."""
+    def update(self, state: StopperState, value: Array | float, epoch: Array | int, training: Array | float | None = None) -> StopperState:
+        """The state after an epoch. Pure; once stopped, stays stopped.
+
+        Args:
+          state: before it.
+          value: the monitor.
+          epoch: its number, from 1.
+          training: what the monitor is on the training rows. `patience="auto"` uses it, where it is known, at the start of a run that
+            has learned next to nothing.
+        """
         value, epoch = jnp.asarray(value, jnp.float32), jnp.asarray(epoch, jnp.int32)
         sign = 1 if self.direction == "min" else -1
 
@@ -111,11 +139,48 @@ class EarlyStopping(Monitored):
         improved = checks & jnp.isfinite(value) & (better(state.best) | (state.best_epoch == 0))
         restart = improved if self.baseline is None else improved & better(self.baseline)
         wait = jnp.where(restart, 0, state.wait + checks)
-        stops = checks & ~improved & (wait >= self.patience) & (epoch > 1)
+        curve = state.curve
+        if self.patience != "auto":
+            stops = checks & ~improved & (wait >= self.patience) & (epoch > 1)
+        elif curve is None:
+            raise ValueError('this state is not of a stopper with patience="auto": begin with its own init().')
+        else:
+            seen = jnp.nan if training is None else sign * jnp.asarray(training, jnp.float32)
+            longer, look = _longer(curve, sign * value, seen)
+            counts = checks & jnp.isfinite(value)
+            curve = jax.tree.map(lambda new, old: jnp.where(counts, new, old), longer, curve)
+            stops = lax.cond(counts & look, _overfits, lambda curve: jnp.zeros((), bool), curve)
         return StopperState(
             best=jnp.where(improved, value, state.best),
             best_epoch=jnp.where(improved, epoch, state.best_epoch),
             wait=wait,
             improved=improved,
             stopped=state.stopped | stops,
+            curve=curve,
         )
+
+
+def _longer(curve: CurveState, value: Array, training: Array | float) -> tuple[CurveState, Array]:
+    """The curve with one more epoch, smaller is better; and whether to look at it now, which only its length decides."""
+    total, filled = curve.sum + value, curve.filled + 1
+    full = filled == curve.size
+    levels = jnp.where((jnp.arange(CAPACITY) == curve.count) & full, total / curve.size, curve.levels)
+    count = curve.count + full
+    merge = count == CAPACITY
+    halved = jnp.concatenate([levels.reshape(-1, 2).mean(1), jnp.zeros(CAPACITY // 2, jnp.float32)])
+    longer = CurveState(
+        levels=jnp.where(merge, halved, levels),
+        count=jnp.where(merge, CAPACITY // 2, count),
+        size=jnp.where(merge, 2 * curve.size, curve.size),
+        sum=jnp.where(full, 0.0, total),
+        filled=jnp.where(full, 0, filled),
+        first=jnp.where(jnp.isnan(curve.first), value, curve.first),
+        training=jnp.stack([jnp.where(jnp.isnan(curve.training[0]), training, curve.training[0]), jnp.fmin(curve.training[1], training)]),
+    )
+    return longer, full & (longer.count >= 5) & (longer.count % jnp.maximum(1, longer.count // 20) == 0)
+
+
+def _overfits(curve: CurveState) -> Array:
+    lowest, _, last = lowest_and_last(curve.levels, curve.count, jnp)
+    learned = jnp.nan_to_num(curve.training[0] - curve.training[1])
+    return (rise(curve.levels, curve.count, jnp, jax.vmap)[0] > _MANY_LOOKS) & large(last - lowest, curve.first - lowest, learned)

@@ -93,3 +93,10 @@ def test_synthetic_rows_have_the_shapes_of_the_originals(synthetic_cache):
     higgs = ff.data.load("higgs", train=10_000, validation=1_000)
     assert higgs.train.x.shape == (10_000, 28)
     assert ff.data.load("imdb", vocabulary=100).train.x.shape == (25_000, 100)
+
+
+def test_the_diagnosis_is_measured_on_curves_whose_truth_is_known(run, monkeypatch):
+    monkeypatch.delenv("FLAXFIT_ORIGINALS", raising=False)
+    text = run("diagnosis.py", "--quick")
+    for words in ("white noise", "rate drops at 0.5, then 16 sd", "Histories: left out. Name a directory", "Networks: verdicts", "| auto "):
+        assert words in text

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from scipy.signal import lfilter
 
 from flaxfit.history import History
-from flaxfit.report.diagnosis import Diagnosis, diagnose
+from flaxfit.report.diagnosis import diagnose
 
-VERDICTS = {"overfitted", "close to overfitting", "still improving", "converged", "diverging", "too short to tell"}
+ROSE = {"overfitted", "possibly overfitted", "slightly overfitted"}
+VERDICTS = ROSE | {"memorized", "still improving", "no change detected", "diverging", "too short to tell"}
 
 
 def make(training, validation, name="mse", first_epoch=1):
@@ -34,24 +36,25 @@ def curves(verdict, count):
     turn = count // 4
     return {
         "overfitted": (0.3 + 0.3 * down, 0.5 + 0.2 * np.maximum(turn - t, 0) / turn + 0.3 * np.maximum(t - turn, 0) / count, turn),
-        "close to overfitting": (0.3 + 0.3 * down, 0.5 + 0.2 * np.maximum(turn - t, 0) / turn, turn),
+        "memorized": (0.3 + 0.3 * down, 0.5 + 0.2 * np.maximum(turn - t, 0) / turn, turn),
         "still improving": (0.3 + 0.4 * down, 0.4 + 0.4 * down, None),
-        "converged": (0.3 + 0.4 * np.exp(-20 * t / count), 0.32 + 0.4 * np.exp(-20 * t / count), None),
+        "no change detected": (0.3 + 0.4 * np.exp(-20 * t / count), 0.305 + 0.4 * np.exp(-20 * t / count), None),
         "diverging": (0.3 + np.maximum(t - count / 2, 0) / count, 0.4 + np.maximum(t - count / 2, 0) / count, None),
     }[verdict]
 
 
 @pytest.mark.parametrize("sd", [0.0, 0.002])
-@pytest.mark.parametrize("count", [20, 50, 205, 1000, 10_000])
-@pytest.mark.parametrize("verdict", sorted(VERDICTS - {"too short to tell"}))
+@pytest.mark.parametrize("count", [30, 50, 205, 1000, 10_000])
+@pytest.mark.parametrize("verdict", ["overfitted", "memorized", "still improving", "no change detected", "diverging"])
 def test_every_verdict_at_every_length(verdict, count, sd):
     training, validation, turn = curves(verdict, count)
     rng = np.random.default_rng(count)
     found = diagnose(make(training + sd / 4 * noise(rng, count), validation + sd * noise(rng, count, 0.3)))
     assert found.verdict == verdict
-    if turn is None:
+    if verdict != "overfitted":
         assert found.epoch is None
     else:
+        assert found.onset[0] <= turn <= found.onset[1]
         assert found.epoch == pytest.approx(turn, abs=2 + 0.04 * count)
 
 
@@ -62,7 +65,7 @@ def test_noise_is_not_over_fitting(count, phi):
     for shape in (np.zeros(count), 0.5 * np.exp(-8 * t / count), 0.3 * (t + 5.0) ** -0.3):
         validations = [0.5 + shape + 0.03 * noise(rng, count, phi) for _ in range(runs)]
         verdicts = Counter(diagnose(make(0.45 + shape, validation)).verdict for validation in validations)
-        assert verdicts["overfitted"] + verdicts["diverging"] <= 0.025 * runs
+        assert verdicts["overfitted"] + verdicts["diverging"] <= 0.05 * runs  # 2%, and three standard errors of 200 runs
         # Without allowance for the noise, nearly all of them would have been.
         naive = np.mean([validation[-1] > 1.01 * validation.min() for validation in validations])
         assert naive > 0.5
@@ -105,37 +108,14 @@ def test_onset_of_a_broad_minimum():
 def test_numbers_are_levels_of_the_curves():
     training, validation, _ = curves("overfitted", 1000)
     found = diagnose(make(training, validation))
-    assert found.validation == pytest.approx((0.5, 0.5 + 0.3 * 0.75), abs=0.01)
-    assert found.training == pytest.approx((training[249], training[-1]), abs=0.01)
-    assert found.gap == pytest.approx(validation[249] - training[249], abs=0.01)
-    assert found.final_gap == pytest.approx(validation[-1] - training[-1], abs=0.01)
-    assert found.rise == pytest.approx(0.225, abs=0.01)
-    assert found.statistic > 100 * found.critical > 100
+    assert found.validation == pytest.approx((0.5, 0.5 + 0.3 * 0.75), abs=0.02)
+    assert found.training == pytest.approx((training[249], training[-1]), abs=0.02)
+    assert found.gap == pytest.approx(validation[249] - training[249], abs=0.02)
+    assert found.final_gap == pytest.approx(validation[-1] - training[-1], abs=0.02)
+    assert found.rise == pytest.approx(0.225, abs=0.02)
+    assert found.statistic > 100
+    assert found.share == pytest.approx(0.225 / 0.2, rel=0.1)
     assert found.metric == "mse"
-
-
-def test_a_trivial_rise_without_noise_is_none():
-    t = np.arange(100.0)
-    training = np.full(100, 0.4)
-    assert diagnose(make(training, 0.5 + 4e-5 * t)).verdict == "converged"
-    assert diagnose(make(training, 0.5 + 4e-4 * t)).verdict == "overfitted"
-
-
-def test_training_that_falls_with_validation_is_not_close_to_over_fitting():
-    """Validation's noise hides its last improvement, which training shows: that alone is no stall."""
-    rng, t = np.random.default_rng(0), np.linspace(0, 1, 300)
-    both = 0.5 + 0.2 * np.exp(-5 * t)
-    found = Counter(diagnose(make(both, both + 0.02 * noise(rng, 300))).verdict for _ in range(100))
-    assert found["close to overfitting"] <= 2
-
-
-def test_a_gap_that_grows_while_training_does_not_improve_is_not_close_to_over_fitting():
-    """Both share their noise, as where it comes from the weights: the gap shows what neither curve does."""
-    rng, t = np.random.default_rng(0), np.linspace(0, 1, 300)
-    shared = [0.03 * noise(rng, 300) for _ in range(100)]
-    found = Counter(diagnose(make(0.5 + wobble, 0.6 + 0.015 * t + wobble)).verdict for wobble in shared)
-    assert found["close to overfitting"] <= 2
-    assert found["converged"] >= 80
 
 
 def test_training_that_is_worse_than_at_validations_best_diverges_even_if_the_gap_grows():
@@ -172,7 +152,7 @@ def test_gaps_inside_are_left_out_and_epochs_keep_their_numbers():
     assert diagnose(make(training[100:], validation[100:], first_epoch=101)).epoch == 101
 
 
-@pytest.mark.parametrize("verdict", ["overfitted", "close to overfitting", "still improving", "converged"])
+@pytest.mark.parametrize("verdict", ["overfitted", "memorized", "still improving", "no change detected"])
 def test_one_wild_epoch_changes_nothing(verdict):
     training, validation, _ = curves(verdict, 400)
     validation += 0.003 * noise(np.random.default_rng(0), 400)
@@ -180,7 +160,6 @@ def test_one_wild_epoch_changes_nothing(verdict):
     validation[50] = 50.0
     wild = diagnose(make(training, validation))
     assert wild.verdict == calm.verdict == verdict
-    assert wild.critical == calm.critical
     assert wild.rise == pytest.approx(calm.rise, abs=0.005)
 
 
@@ -216,7 +195,7 @@ def test_the_data_loss_is_the_default_and_a_metric_may_be_named():
     flat = np.ones(100)
     history = History({"loss": training, "mse": flat, "mae": training, "val_loss": validation, "val_mse": flat, "val_mae": validation})
     assert diagnose(history) == diagnose(history, "val_mse")
-    assert diagnose(history).verdict == "converged"
+    assert diagnose(history).verdict == "no change detected"
     assert diagnose(history, "mae", mode="min").verdict == diagnose(history, "loss").verdict == "overfitted"
     # A data loss by any name is smaller the better.
     assert diagnose(make(training, validation, "my_f1_like")).verdict == "overfitted"
@@ -236,30 +215,6 @@ def test_errors_say_what_to_do():
         diagnose(History({"mse": [1.0]}))
 
 
-def test_sentences():
-    levels: dict[str, Any] = {"gap": 0.03, "final_gap": 0.43, "rise": 0.222, "statistic": 21.04, "critical": 4.13}
-    levels |= {"validation": (0.512, 0.734), "training": (0.482, 0.301)}
-    name = "binary_crossentropy"
-    assert str(Diagnosis("overfitted", name, 37, **levels)) == (
-        "overfitted from epoch 37: val_binary_crossentropy rose from 0.512 to 0.734 (z = 21, critical 4.1) "
-        "while binary_crossentropy fell from 0.482 to 0.301; the gap grew from 0.03 to 0.43"
-    )
-    assert str(Diagnosis("close to overfitting", name, 37, **levels)) == (
-        "close to overfitting from epoch 37: val_binary_crossentropy stalled at 0.734 "
-        "while binary_crossentropy fell from 0.482 to 0.301; the gap grew from 0.03 to 0.43"
-    )
-    for verdict in ("still improving", "converged"):
-        assert str(Diagnosis(verdict, name, **levels)) == (
-            f"{verdict}: val_binary_crossentropy is at 0.734, binary_crossentropy at 0.301, the gap is 0.43"
-        )
-    flat = {**levels, "training": (0.3, 0.3)}
-    assert "while binary_crossentropy stayed at 0.3;" in str(Diagnosis("overfitted", name, 37, **flat))
-    assert str(Diagnosis("diverging", name, **levels)) == (
-        "diverging: val_binary_crossentropy rose from 0.512 to 0.734 and binary_crossentropy fell from 0.482 to 0.301"
-    )
-    assert str(Diagnosis("too short to tell", name)).startswith("too short to tell: ")
-
-
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(5, 400), drift=st.floats(-0.3, 0.3), power=st.integers(-60, 60))
 @settings(max_examples=60, deadline=None)
 def test_the_unit_of_the_loss_does_not_matter(seed, count, drift, power):
@@ -267,7 +222,7 @@ def test_the_unit_of_the_loss_does_not_matter(seed, count, drift, power):
     validation = 0.5 + drift * np.linspace(0, 1, count) ** 2 + 0.01 * noise(rng, count, 0.5)
     training = 0.5 - 0.2 * np.linspace(0, 1, count) + 0.002 * noise(rng, count)
     one, scaled = diagnose(make(training, validation)), diagnose(make(2.0**power * training, 2.0**power * validation))
-    for field in ("verdict", "epoch", "statistic", "critical"):
+    for field in ("verdict", "epoch", "onset", "statistic", "share"):
         assert getattr(one, field) == getattr(scaled, field)
     for field in ("gap", "final_gap", "rise"):
         assert 2.0**power * getattr(one, field) == getattr(scaled, field)
@@ -281,7 +236,134 @@ def test_anything_a_run_can_log_gets_a_verdict(rows):
     found = diagnose(history)
     assert found.verdict in VERDICTS
     assert str(found).startswith(found.verdict)
-    assert (found.epoch is not None) == (found.verdict in ("overfitted", "close to overfitting"))
+    assert (found.epoch is not None) == (found.onset is not None) == (found.verdict in ROSE)
     assert found.epoch is None or found.epoch in history.epochs
     if rows and not np.isfinite(rows[-1]).all():
         assert found.verdict == "diverging"
+
+
+def share_of_false_alarms(make_validation, runs, training=None):
+    """How many of `runs` flat or falling validation curves are called overfitted, of whatever degree."""
+    validations = [make_validation() for _ in range(runs)]
+    found = [diagnose(make(np.linspace(1, 0.5, len(v)) if training is None else training, v)).verdict for v in validations]
+    return np.mean([verdict in ROSE for verdict in found])
+
+
+@pytest.mark.parametrize("count", [12, 40, 100, 1000])
+def test_noise_that_grows_or_is_wild_or_correlates_is_not_overfitting(count):
+    """At most 2% of flat curves are called overfitted, and 5% with a correlation of 0.9; three standard errors of 300 runs more here."""
+    rng, runs = np.random.default_rng(count), 300
+    limit = 0.02 + 3 * math.sqrt(0.02 * 0.98 / runs)
+    assert share_of_false_alarms(lambda: 5 + rng.standard_normal(count) * np.linspace(0.3, 1.7, count), runs) <= limit
+    assert share_of_false_alarms(lambda: 5 + rng.standard_t(2, count), runs) <= limit
+    assert share_of_false_alarms(lambda: 5 + noise(rng, count, 0.9), runs) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
+
+
+@pytest.mark.parametrize("rows", [42, 100])
+def test_accuracies_of_few_rows_need_many_rows_that_changed(rows):
+    """Rows whose margins wander: the accuracy walks in steps of 1 / rows."""
+    rng = np.random.default_rng(rows)
+
+    def validation():
+        margins = 1 + rng.standard_normal((rows, 1)) + np.stack([noise(rng, 50, 0.9) for _ in range(rows)])
+        return 1 - (margins > 0).mean(0)
+
+    assert share_of_false_alarms(validation, 100) <= 0.05
+    t = np.arange(100)
+    wrong = np.where(t < 40, 2 + (40 - t) // 4, 2 + (t - 40) // 3) / rows
+    found = diagnose(make(np.linspace(0.5, 0, 100), wrong))
+    assert found.rows == rows
+    assert found.verdict == ("possibly overfitted" if rows < 100 else "overfitted")
+    assert ("on these 42 rows" in str(found)) == (rows == 42)
+
+
+def test_a_rise_after_the_learning_rate_fell_is_found():
+    """The drop is large, and the noise before it hides the rise after it from any test that takes the noise as one number."""
+    rng, t = np.random.default_rng(0), np.arange(100)
+    curve = np.where(t < 50, 10.0, 0.0) + 16 * 0.3 * np.maximum(t - 50, 0) / 50
+    sd = np.where(t < 50, 1.0, 0.3)
+    found = [diagnose(make(np.linspace(20, 0, 100), 20 + curve + sd * rng.standard_normal(100))) for _ in range(40)]
+    assert {one.verdict for one in found} == {"overfitted"}
+    assert np.mean([one.onset[0] <= 51 <= one.onset[1] for one in found]) >= 0.9
+
+
+def test_double_descent_is_still_improving():
+    rng, t = np.random.default_rng(0), np.linspace(0, 1, 200)
+    curve = np.interp(t, [0, 0.15, 0.4, 1], [10, 0, 5, -3])
+    found = Counter(diagnose(make(10 * np.exp(-5 * t), curve + 0.3 * rng.standard_normal(200))).verdict for _ in range(40))
+    assert found["still improving"] >= 38
+
+
+def test_a_last_wild_epoch_is_no_rise():
+    rng = np.random.default_rng(0)
+    validation = 0.5 + 0.3 * np.exp(-np.arange(60) / 8) + 0.002 * noise(rng, 60)
+    validation[-1] = 3.0
+    assert diagnose(make(np.linspace(0.7, 0.5, 60), validation)).verdict not in ROSE
+
+
+def test_a_fall_of_fifty_times_is_not_overfitting_from_epoch_2():
+    t = np.arange(200)
+    validation = 0.02 + 0.98 * np.exp(-t / 8) + 0.002 * noise(np.random.default_rng(0), 200)
+    found = diagnose(make(0.9 * np.exp(-t / 8), validation))
+    assert found.verdict == "no change detected"
+    assert found.epoch is None
+
+
+def test_a_curve_that_falls_slowly_has_not_converged():
+    """By less than a hundredth of its level in the last third, which a metric's origin makes large or small."""
+    rng, t = np.random.default_rng(0), np.linspace(0, 1, 300)
+    validation = 10 + 0.3 * np.exp(-2 * t) + 0.01 * noise(rng, 300)
+    assert diagnose(make(10 + 0.3 * np.exp(-3 * t), validation)).verdict == "still improving"
+
+
+@pytest.mark.parametrize("shift", [-1e3, -0.5, 0.0, 100.0])
+def test_the_origin_of_a_metric_does_not_matter(shift):
+    rng, t = np.random.default_rng(0), np.linspace(0, 1, 100)
+    validation = np.exp(-10 * t) + 0.15 * np.maximum(t - 0.4, 0) + 0.002 * noise(rng, 100)
+    found = diagnose(make(shift + 0.9 * np.exp(-10 * t), shift + validation))
+    assert (found.verdict, found.share) == ("overfitted", pytest.approx(0.068, abs=0.002))
+    assert diagnose(make(shift - t, shift + validation - 0.1 * np.maximum(t - 0.4, 0))).verdict == "slightly overfitted"
+
+
+def test_an_accuracy_that_falls_from_its_ceiling():
+    rng, t = np.random.default_rng(0), np.arange(100)
+    accuracy = 0.995 - 0.3 * np.exp(-t / 4) - 0.008 * np.maximum(t - 40, 0) / 60 + 0.0005 * noise(rng, 100)
+    columns = {"loss": np.zeros(100), "accuracy": 1 - 0.5 * np.exp(-t / 6), "val_accuracy": accuracy}
+    found = diagnose(History(columns, validation_rows=10_000), "accuracy", mode="max")
+    assert found.verdict == "slightly overfitted"
+    assert "val_accuracy fell from 0.995 to 0.987" in str(found)
+
+
+def test_a_baseline_measures_the_gain_from_the_constant_prediction():
+    t = np.arange(40)
+    validation = 0.28 + 0.05 * np.exp(-t / 2) + 0.0002 * t
+    plain, from_chance = (diagnose(make(0.3 * np.exp(-t / 10), validation, "crossentropy"), baseline=b) for b in (None, math.log(2)))
+    assert (plain.verdict, from_chance.verdict) == ("overfitted", "slightly overfitted")
+    assert plain.rise == from_chance.rise
+
+
+def test_several_runs_get_the_verdict_of_their_mean_and_say_how_many_agree():
+    rng, t = np.random.default_rng(0), np.linspace(0, 1, 60)
+    curve = 1 + 5 * np.exp(-12 * t) + 1.2 * np.maximum(t - 0.5, 0)
+    runs = [make(5 * np.exp(-5 * t), curve + 0.45 * noise(rng, 60)) for _ in range(8)]
+    found, alone = diagnose(runs), [diagnose(run).verdict for run in runs]
+    assert (found.verdict, found.runs, found.agree) == ("overfitted", 8, alone.count("overfitted"))
+    assert found.agree < 8
+    assert str(found).endswith(f"; {found.agree} of 8 runs say so by themselves")
+    stopped = [History({name: run[name][: 40 + i] for name in run}) for i, run in enumerate(runs)]
+    assert diagnose(stopped).verdict == Counter(diagnose(run).verdict for run in stopped).most_common(1)[0][0]
+    with pytest.raises(ValueError, match="at least one run"):
+        diagnose([])
+    with pytest.raises(TypeError, match="a Study, got int"):
+        diagnose(3)
+
+
+def test_histories_judged_by_hand():
+    """Li et al. 2024: 419 training histories of 1,000 epochs, 44 of which they call overfit."""
+    path = Path(os.environ.get("FLAXFIT_ORIGINALS") or "missing") / "histories" / "simulated.npz"
+    if not path.is_file():
+        pytest.skip("needs FLAXFIT_ORIGINALS, a directory of original data files, with histories/simulated.npz")
+    data = np.load(path)
+    called = [diagnose(make(*curves)).verdict == "overfitted" for curves in zip(data["train_loss"], data["val_loss"], strict=True)]
+    right = np.sum(called & data["overfit"])
+    assert 2 * right / (np.sum(called) + np.sum(data["overfit"])) >= 0.95

@@ -3,12 +3,14 @@ from __future__ import annotations
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flaxfit.curves import CAPACITY, blocks, rise
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.stopping import EarlyStopping
 
@@ -93,9 +95,11 @@ def test_auto_mode_guesses_nothing_by_name(monitor, direction):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"patience": True}, "an integer of 0 or more, got True"),
-        ({"patience": -1}, r"patience=\.\.\.\) counts epochs: an integer of 0 or more, got -1"),
-        ({"patience": 2.5}, "an integer of 0 or more, got 2.5"),
+        ({"patience": True}, 'an integer of 0 or more, or "auto", got True'),
+        ({"patience": -1}, r"patience=\.\.\.\) counts epochs: an integer of 0 or more, or \"auto\", got -1"),
+        ({"patience": "automatic"}, "got 'automatic'"),
+        ({"patience": "auto", "baseline": 0.5}, r"baseline=\.\.\.\) resets a patience that counts epochs"),
+        ({"patience": 2.5}, 'an integer of 0 or more, or "auto", got 2.5'),
         ({"min_delta": -0.1}, "must be 0 or more, got -0.1"),
         ({"min_delta": math.nan}, "must be 0 or more, got nan"),
         ({"mode": "minimum"}, 'is "auto", "min" or "max", got \'minimum\''),
@@ -145,3 +149,106 @@ def test_a_plateau_alone_guesses_nothing():
         Plateau("val_margin").init()
     assert float(Plateau("val_margin", mode="max").init().best) == -math.inf
     assert Plateau("val_loss").direction == "min"
+
+
+def replayed(values, training=None, **options):
+    """(the epoch it stops after, or None; best epoch) of a stopper with patience="auto"."""
+    stopping = EarlyStopping("val_loss", "auto", **options)
+    update, state = jax.jit(stopping.update), stopping.init()
+    for epoch, value in enumerate(values, start=1):
+        state = update(state, value, epoch, math.nan if training is None else training[epoch - 1])
+        if state.stopped:
+            return epoch, int(state.best_epoch)
+    return None, int(state.best_epoch)
+
+
+def test_auto_stops_soon_after_a_minimum_and_not_before_it():
+    rng, t = np.random.default_rng(0), np.arange(400)
+    curve = 0.5 + np.exp(-t / 15) + 0.004 * np.maximum(t - 90, 0)
+    values = curve + 0.01 * rng.standard_normal(400)
+    stop, best = replayed(values)
+    assert best == 1 + np.argmin(values)
+    assert 95 < stop < 150
+    assert replayed(-values, mode="max") == (stop, best)
+    assert replayed(1000 + values)[0] == pytest.approx(stop, abs=10)
+    assert replayed(curve[:90] + 0.01 * rng.standard_normal(90)) == (None, pytest.approx(75, abs=15))
+
+
+def test_auto_skips_what_is_not_finite():
+    t = np.arange(120)
+    values = 0.5 + np.exp(-t / 6) + 0.01 * np.maximum(t - 30, 0)
+    stop, best = replayed(values)
+    holed = np.insert(values, 20, [math.nan, math.inf])
+    assert replayed(holed) == (stop + 2, best + 2)
+
+
+def test_auto_waits_on_the_plateau_of_a_constant_predictor():
+    """Training begins to move, validation gets worse by next to nothing, and has gained still less: that is a start, not an end."""
+    t = np.arange(60)
+    validation, training = 0.693 + 1e-5 * t, 0.693 - 1e-3 * t
+    assert replayed(validation, training)[0] is None
+    assert replayed(validation)[0] is not None
+    assert replayed(0.693 + 5e-4 * t, training)[0] is not None
+
+
+def test_auto_rarely_stops_a_run_that_only_wobbles():
+    rng, t = np.random.default_rng(1), np.arange(150)
+    runs = 0.5 + 0.5 * np.exp(-t / 10) + 0.02 * rng.standard_normal((20, 150))
+    assert sum(replayed(run)[0] is not None for run in runs) <= 2
+
+
+def test_auto_in_chunks_and_populations_and_after_a_resume(table, tmp_path):
+    """Where a chunk ends, who trains beside and whether the run was cut do not matter."""
+    import flaxfit as ff
+
+    train, validation = table
+    task = ff.Task(ff.nn.MLP((32,), 1), ff.losses.binary_crossentropy, optax.adam(2e-2))
+    how = {"validation": validation, "batch_size": 50, "epochs": 150, "early_stopping": ff.EarlyStopping("val_loss", "auto")}
+    whole = ff.fit(task, train, seed=0, **how)
+    assert whole.stop_reason == "early_stopping"
+    assert 10 < len(whole.history.epochs) < 150
+    assert whole.best_epoch == 1 + np.argmin(whole.history["val_loss"])
+    assert ff.diagnose(whole.history).verdict == "overfitted"
+
+    class EachEpoch(ff.callbacks.Callback):
+        every_epochs = 1
+
+    assert ff.fit(task, train, seed=0, callbacks=[EachEpoch()], **how).history == whole.history
+    ff.fit(task, train, seed=0, run_dir=tmp_path / "run", **{**how, "epochs": 9})
+    resumed = ff.fit(task, train, seed=0, run_dir=tmp_path / "run", **how)
+    assert resumed.history == whole.history
+    study = ff.fit_many(task, None, train, seeds=2, **how)
+    assert study.results[0].stop_reason == "early_stopping"
+    assert len(study.results[0].history.epochs) == pytest.approx(len(whole.history.epochs), abs=3)
+
+
+def test_auto_and_diagnose_are_one_test():
+    """The compiled statistic of the stopper's blocks is that of the host's, at all lengths, whatever the curve's unit."""
+    compiled = jax.jit(lambda levels, count: rise(levels, count, jnp, jax.vmap))
+    rng = np.random.default_rng(0)
+    for count in (5, 9, 20, 47, 100, 127):
+        for scale in (1e-6, 1.0, 1e6):
+            curve = scale * (1 + np.linspace(0, 2, count) ** 4 / 4 + rng.standard_normal((20, count)))
+            padded = jnp.pad(jnp.asarray(curve, jnp.float32), ((0, 0), (0, CAPACITY - count)))
+            found, expected = compiled(padded, count), rise(curve, count)
+            assert np.asarray(found[0]) == pytest.approx(expected[0], rel=1e-2, abs=1e-2)
+            assert np.mean(np.asarray(found[1]) == expected[1]) > 0.9
+
+
+def test_the_blocks_of_auto_are_those_of_diagnose():
+    values = np.random.default_rng(0).standard_normal(1000)
+    stopping = EarlyStopping("val_loss", "auto")
+    states, _ = jax.lax.scan(lambda state, v: (stopping.update(state, v[0], v[1]), None), stopping.init(), (values, np.arange(1, 1001)))
+    levels, size = blocks(values)  # they end with the last epoch, here as there
+    assert (int(states.curve.count), int(states.curve.size)) == (len(levels), size)
+    assert np.asarray(states.curve.levels[: len(levels)]) == pytest.approx(levels, abs=1e-6)
+
+
+def test_a_patience_in_epochs_costs_what_it_did():
+    """No curve in the state and no test in the program, unless "auto" asks for them."""
+    stopping, auto = EarlyStopping("val_loss", 5), EarlyStopping("val_loss", "auto")
+    assert len(jax.tree.leaves(stopping.init())) == 5
+    assert "cond" not in str(jax.make_jaxpr(stopping.update)(stopping.init(), 1.0, 1, 1.0))
+    assert "cond" in str(jax.make_jaxpr(auto.update)(auto.init(), 1.0, 1, 1.0))
+    with pytest.raises(ValueError, match="begin with its own init"):
+        auto.update(stopping.init(), 1.0, 1)
