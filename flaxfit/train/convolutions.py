@@ -21,6 +21,8 @@ from jax.extend.core import primitives as p
 
 _FEW = 32
 """With at most so many numbers in the window of a convolution, all channels counted, a matrix product of the windows is faster."""
+_GROUPS = 32
+"""So many groups are computed one by one."""
 _TAPS = 64
 """The longest window of a pooling that is written out."""
 _NESTED = (p.jit_p, p.scan_p, p.while_p, p.cond_p, p.remat_p)
@@ -100,15 +102,74 @@ def _replaced(value: Any) -> Any:
 
 
 def _convolution(x: Array, kernel: Array, **params: Any) -> Array:
-    """A convolution whose gradients run as fast as itself."""
-    spec, spatial = params["dimension_numbers"], x.ndim - 2
+    """A convolution in the form whose value and gradients are fastest."""
+    spec, spatial, groups = params["dimension_numbers"], x.ndim - 2, params["feature_group_count"]
     channels, *window = (kernel.shape[axis] for axis in spec.rhs_spec[1:])
     if not jnp.issubdtype(x.dtype, jnp.floating) or not spatial or params["batch_group_count"] > 1:
         return p.conv_general_dilated_p.bind(x, kernel, **params)
-    small = channels * math.prod(window) <= _FEW or math.prod(window) == 1
-    if small and params["feature_group_count"] == 1 and params["lhs_dilation"] == (1,) * spatial:
+    together = params["lhs_dilation"] == (1,) * spatial
+    form = None
+    if groups > 1 and channels == 1 and together:
+        form = _by_channels
+    elif groups == 1 and not together and params["window_strides"] == (1,) * spatial:
+        form = _transposed
+    if form is not None:  # sums are not rounded to half precision on the way
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        result = form(x.astype(wide), kernel.astype(wide), **params | {"preferred_element_type": None})
+        return result.astype(params["preferred_element_type"] or x.dtype)
+    if 1 < groups <= _GROUPS:
+        parts = zip(jnp.split(x, groups, spec.lhs_spec[1]), jnp.split(kernel, groups, spec.rhs_spec[0]), strict=True)
+        params |= {"feature_group_count": 1}
+        return lax.concatenate([_convolution(*part, **params) for part in parts], spec.out_spec[1])
+    few = channels * math.prod(window) <= (_FEW if spatial < 3 else 8 * _FEW) or math.prod(window) == 1
+    if groups == 1 and together and few:
         return _by_windows(x, kernel, **params)
     return _with_gradients(x, kernel, tuple(params.items()))
+
+
+def _product(a: Array, b: Array, params: Mapping[str, Any]) -> Array:
+    """The last axis of `a` times the first of the matrix `b`."""
+    how = {name: params[name] for name in ("precision", "preferred_element_type")}
+    return lax.dot_general(a.reshape(-1, a.shape[-1]), b, (((1,), (0,)), ((), ())), **how).reshape(*a.shape[:-1], b.shape[-1])
+
+
+def _transposed(x: Array, kernel: Array, **params: Any) -> Array:
+    """A convolution of a dilated input: what each number contributes to the windows it is in, by one product, added up in its place."""
+    spec, shapes = params["dimension_numbers"], (x, kernel)
+    size = jax.eval_shape(functools.partial(p.conv_general_dilated_p.bind, **params), *shapes).shape
+    x, kernel = x.transpose(_channels_last(spec.lhs_spec)), kernel.transpose(_outputs_last(spec.rhs_spec))
+    *window, inputs, outputs = kernel.shape
+    y = _product(x, jnp.moveaxis(kernel, -2, 0).reshape(inputs, -1), params)
+    y = y.reshape(*y.shape[:-1], *window, outputs)  # (batch, *spatial, *window, outputs)
+    zero = jnp.zeros((), y.dtype)
+    for axis, (taps, stride, dilation, (low, _)) in enumerate(
+        zip(window, params["lhs_dilation"], params["rhs_dilation"], params["padding"], strict=True), 1
+    ):
+        parts = []
+        for tap in range(taps):
+            part, first = lax.index_in_dim(y, tap, 1 + len(window), keepdims=False), low - tap * dilation
+            edges: list[tuple[int, int, int]] = [(0, 0, 0)] * part.ndim
+            edges[axis] = (first, size[spec.out_spec[axis + 1]] - first - (part.shape[axis] - 1) * stride - 1, stride - 1)
+            parts.append(lax.pad(part, zero, edges))
+        y = functools.reduce(lax.add, parts)
+    return y.transpose(_inverse(_channels_last(spec.out_spec)))
+
+
+def _by_channels(x: Array, kernel: Array, **params: Any) -> Array:
+    """A convolution of each channel by itself ("depthwise"): products of numbers, added up over the window."""
+    spec = params["dimension_numbers"]
+    x, kernel = x.transpose(_channels_last(spec.lhs_spec)), kernel.transpose(_outputs_last(spec.rhs_spec))
+    *window, _, outputs = kernel.shape
+    x = jnp.repeat(x, outputs // x.shape[-1], -1)
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in params["padding"]), (0, 0, 0)])
+
+    def summed(x: Array, kernel: Array, axis: int) -> Array:
+        if axis > len(window):
+            return x * kernel[0]
+        parts = _taps(x, axis, window[axis - 1], params["rhs_dilation"][axis - 1], params["window_strides"][axis - 1])
+        return functools.reduce(lax.add, [summed(part, kernel[tap], axis + 1) for tap, part in enumerate(parts)])
+
+    return summed(x, kernel, 1).transpose(_inverse(_channels_last(spec.out_spec)))
 
 
 def _by_windows(x: Array, kernel: Array, **params: Any) -> Array:
@@ -120,14 +181,8 @@ def _by_windows(x: Array, kernel: Array, **params: Any) -> Array:
     for axis in range(len(window), 0, -1):
         parts = _taps(x, axis, window[axis - 1], params["rhs_dilation"][axis - 1], params["window_strides"][axis - 1])
         x = jnp.concatenate(parts, -1)
-    product = lax.dot_general(
-        x.reshape(-1, x.shape[-1]),
-        kernel.reshape(-1, outputs),
-        (((1,), (0,)), ((), ())),
-        precision=params["precision"],
-        preferred_element_type=params["preferred_element_type"],
-    )
-    return product.reshape(*x.shape[:-1], outputs).transpose(_inverse(_channels_last(spec.out_spec)))
+    product = _product(x, kernel.reshape(-1, outputs), params)
+    return product.transpose(_inverse(_channels_last(spec.out_spec)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

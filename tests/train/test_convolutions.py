@@ -70,10 +70,30 @@ def convolutions(draw):
     return convolve, x, kernel
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(convolutions())
 def test_convolutions_have_jaxs_values_and_gradients(drawn):
     check_alike(*drawn)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("how", [{}, {"lhs_dilation": (2, 2)}, {"feature_group_count": 8}, {"preferred_element_type": jnp.float32}])
+def test_convolutions_in_half_precision(dtype, how):
+    x, kernel = random(2, 6, 6, 8).astype(dtype), random(3, 3, 8 // how.get("feature_group_count", 1), 8, seed=1).astype(dtype)
+
+    def convolve(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=LAYOUTS[2], **how)
+
+    expected, found = jax.jit(convolve)(x, kernel), jax.jit(lambda *args: rewritten(convolve, *args))(x, kernel)
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(*(np.asarray(a, np.float32) for a in (found, expected)), rtol=0.02, atol=0.1)
+    if "preferred_element_type" not in how:  # JAX has no gradient of those
+        grads = [
+            jax.jit(jax.grad(lambda k, f=f: f(x, k).astype(jnp.float32).sum()))(kernel)
+            for f in (convolve, lambda *a: rewritten(convolve, *a))
+        ]
+        assert grads[1].dtype == dtype
+        np.testing.assert_allclose(*(np.asarray(a, np.float32) for a in grads), rtol=0.05, atol=0.5)
 
 
 @st.composite
@@ -100,7 +120,7 @@ def poolings(draw):
     return pool, x
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(poolings())
 def test_pooling_has_jaxs_values_and_gradients_ties_included(drawn):
     check_alike(*drawn, tolerance=1e-6)
