@@ -87,6 +87,7 @@ def fit_many(
     class_weight: Mapping[int, float] | None = None,
     replacement: bool = False,
     terminate_on_nan: bool = True,
+    validation_batch_size: int | None = None,
     callbacks: Callable[[Member], Sequence[Callback]] | None = None,
     progress: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
@@ -107,7 +108,8 @@ def fit_many(
       train: the training rows.
       seeds: how many (0, 1, ...), or which.
       validation: the validation rows, or None.
-      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan: as `flaxfit.TrainConfig` says.
+      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan, validation_batch_size: as
+        `flaxfit.TrainConfig` says.
       splits: instead of `train` and `validation` a list of `flaxfit.data.split`'s: each setting is trained on each, whose place in the
         list is `member.fold`. `study.evaluate([s.test for s in splits])` scores each member on its own test rows.
       callbacks: member -> its callbacks. Their files go to the directory `members/NAME` of `run_dir`.
@@ -150,7 +152,7 @@ def fit_many(
     if splits is not None:
         rows = [(part.train, part.validation, fold, None, _split(part)) for fold, part in enumerate(splits)]
     trials = [Trial(setting, seed, *part) for setting in settings for part in rows for seed in check_seeds(seeds)]
-    config = TrainConfig(epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan)
+    config = TrainConfig(epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan, validation_batch_size)
     return train_all(make_task, trials, traced, config, callbacks, progress, run_dir, resume, strategy, workers)
 
 

@@ -23,6 +23,8 @@ class TrainConfig:
       class_weight: integer class -> factor on the training loss of its rows, as in Keras; or None.
       replacement: whether each batch is drawn with replacement.
       terminate_on_nan: whether to end at the first epoch with a loss or a weight that is not finite.
+      validation_batch_size: rows of a step of validation; the scores depend on it by rounding only. None: as many as 4 MB hold of the
+        model's widest layer, and at least 256. A run's record has the number. A task with a `flaxfit.losses.of_batch` has its own.
 
     Raises:
       ValueError, TypeError: an argument that cannot work.
@@ -40,10 +42,13 @@ class TrainConfig:
     class_weight: Mapping[int, float] | None = None
     replacement: bool = False
     terminate_on_nan: bool = True
+    validation_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", check_count("epochs", self.epochs, 1, "epochs"))
         object.__setattr__(self, "batch_size", check_count("batch_size", self.batch_size, 1, "rows of a step"))
+        if (size := self.validation_batch_size) is not None:
+            object.__setattr__(self, "validation_batch_size", check_count("validation_batch_size", size, 1, "rows of a step"))
         if self.early_stopping is not None and not isinstance(self.early_stopping, EarlyStopping):
             raise TypeError(f'early_stopping must be ff.EarlyStopping("val_loss", patience=...), got {self.early_stopping!r}.')
         if self.plateau is not None and not isinstance(self.plateau, Plateau):
@@ -85,6 +90,7 @@ class TrainOptions(TypedDict, total=False):
     class_weight: Mapping[int, float] | None
     replacement: bool
     terminate_on_nan: bool
+    validation_batch_size: int | None
 
 
 def check_seed(seed: Any) -> int:

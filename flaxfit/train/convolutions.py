@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from jax.core import ShapedArray, eval_jaxpr
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.extend.core import primitives as p
 
-_FEW = 32
+_FEW = 64
 """With at most so many numbers in the window of a convolution, all channels counted, a matrix product of the windows is faster."""
 _GROUPS = 32
 """So many groups are computed one by one."""
@@ -43,8 +43,6 @@ def rewritten(function: Callable[..., Any], *args: Any) -> Any:
       18.0
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-    if not _concerns(closed.jaxpr):
-        return function(*args)
     outputs = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args), _RULES)
     return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
@@ -55,13 +53,18 @@ def _inner(params: dict[str, Any]) -> list[Jaxpr]:
     return [value.jaxpr if isinstance(value, ClosedJaxpr) else value for value in values if isinstance(value, ClosedJaxpr | Jaxpr)]
 
 
-def _concerns(jaxpr: Jaxpr) -> bool:
+def _concerns(jaxpr: Jaxpr, rules: Collection[Any]) -> bool:
     """Whether there is anything to replace."""
-    return any(eqn.primitive in _RULES or (eqn.primitive in _NESTED and any(map(_concerns, _inner(eqn.params)))) for eqn in jaxpr.eqns)
+    return any(
+        eqn.primitive in rules or (eqn.primitive in _NESTED and any(_concerns(inner, rules) for inner in _inner(eqn.params)))
+        for eqn in jaxpr.eqns
+    )
 
 
 def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], rules: Mapping[Any, Callable[..., Any]]) -> list[Any]:
     """What a jaxpr computes, by the rules."""
+    if not _concerns(jaxpr, rules):
+        return eval_jaxpr(jaxpr, consts, *args)
     values: dict[Any, Any] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
 
     def given(atoms: Sequence[Any]) -> list[Any]:
@@ -72,8 +75,8 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], rules: M
             found = rules[eqn.primitive](*given(eqn.invars), **eqn.params)
             found = found if eqn.primitive.multiple_results else [found]
         else:
-            if eqn.primitive in _NESTED and any(map(_concerns, _inner(eqn.params))):
-                eqn = eqn.replace(params={name: _replaced(value) for name, value in eqn.params.items()})
+            if eqn.primitive in _NESTED and any(_concerns(inner, rules) for inner in _inner(eqn.params)):
+                eqn = eqn.replace(params={name: _replaced(value, rules) for name, value in eqn.params.items()})
             taken = list(dict.fromkeys(atom for atom in eqn.invars if not isinstance(atom, Literal)))
             alone = jaxpr.replace(constvars=[], invars=taken, outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects)
             found = eval_jaxpr(alone, (), *given(taken))
@@ -81,19 +84,19 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], rules: M
     return given(jaxpr.outvars)
 
 
-def _replaced(value: Any) -> Any:
+def _replaced(value: Any, rules: Mapping[Any, Callable[..., Any]]) -> Any:
     """A parameter of an equation, with what it holds of functions rewritten where that is possible."""
     if type(value) is tuple:
-        return tuple(map(_replaced, value))
+        return tuple(_replaced(one, rules) for one in value)
     jaxpr = value.jaxpr if isinstance(value, ClosedJaxpr) else value
-    if not isinstance(jaxpr, Jaxpr) or not _concerns(jaxpr):
+    if not isinstance(jaxpr, Jaxpr) or not _concerns(jaxpr, rules):
         return value
     consts = value.consts if isinstance(value, ClosedJaxpr) else ()
     avals: list[Any] = [v.aval for v in jaxpr.invars]
     if not all(isinstance(aval, ShapedArray) for aval in avals) or len(consts) != len(jaxpr.constvars):
         return value
     shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type) for aval in avals]
-    closed = jax.make_jaxpr(lambda *args: _evaluate(jaxpr, consts, args, _RULES))(*shapes)
+    closed = jax.make_jaxpr(lambda *args: _evaluate(jaxpr, consts, args, rules))(*shapes)
     if [v.aval for v in closed.jaxpr.outvars] != [v.aval for v in jaxpr.outvars]:
         return value
     if isinstance(value, ClosedJaxpr):
@@ -121,7 +124,7 @@ def _convolution(x: Array, kernel: Array, **params: Any) -> Array:
         parts = zip(jnp.split(x, groups, spec.lhs_spec[1]), jnp.split(kernel, groups, spec.rhs_spec[0]), strict=True)
         params |= {"feature_group_count": 1}
         return lax.concatenate([_convolution(*part, **params) for part in parts], spec.out_spec[1])
-    few = channels * math.prod(window) <= (_FEW if spatial < 3 else 8 * _FEW) or math.prod(window) == 1
+    few = channels * math.prod(window) <= (_FEW if spatial < 3 else 4 * _FEW) or math.prod(window) == 1
     if groups == 1 and together and few:
         return _by_windows(x, kernel, **params)
     return _with_gradients(x, kernel, tuple(params.items()))

@@ -38,6 +38,7 @@ from flaxfit.train.rows import check_rows_apart
 from flaxfit.train.set_metrics import computed, on_host
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
+from flaxfit.train.widths import validation_rows
 
 
 class Split(NamedTuple):
@@ -283,7 +284,10 @@ def validate(
 
     data = weighted(data)
     total = len(train) * placement.team.size
-    batch_size, evaluated = min(config.batch_size, total), task.eval_batch_size or program.Plan.eval_batch_size
+    batch_size = min(config.batch_size, total)
+    if validation is not None and config.validation_batch_size is None and task.eval_batch_size is None:
+        config = replace(config, validation_batch_size=validation_rows(programs, member.numbers, data[:1], batch_size))
+    evaluated = task.eval_batch_size or config.validation_batch_size or program.Plan.eval_batch_size
     training = program.batch_sizes(total, batch_size)
     evaluation = () if validation is None else program.batch_sizes(len(validation), evaluated)
     shapes, logits, measures = check_program(programs, task, member.numbers, data, training, evaluation)
@@ -303,6 +307,7 @@ def validate(
         batch_size,
         stopping,
         config.early_stopping is not None,
+        evaluated,
         replacement=config.replacement,
         terminate_on_nan=config.terminate_on_nan,
         plateau=config.plateau,
