@@ -27,7 +27,7 @@ Peer = Callable[[], tuple[float, float]]
 
 @dataclass(frozen=True)
 class Workload:
-    """What all programs train: the same dense layers, on the same examples, in the same batches."""
+    """What all programs train: the same layers, on the same examples, in the same batches."""
 
     title: str
     train: ff.Dataset
@@ -45,6 +45,8 @@ class Workload:
     """Whether batches are drawn with replacement, which all but Keras can do."""
     tolerance: float = 0.03
     """How far validation losses may differ. Programs that differ more have not done the same work."""
+    filters: Sequence[int] = ()
+    """Convolutions of 3 x 3 before the dense layers, each followed by the activation and max pooling of 2 x 2: how many filters."""
 
     @property
     def rows(self) -> tuple[np.ndarray, ...]:
@@ -53,7 +55,8 @@ class Workload:
 
     def task(self, l2: Any = 0.0) -> ff.Task:
         """flaxfit's; without a penalty where `l2` is the number 0."""
-        model = ff.nn.MLP(tuple(self.hidden), self.outputs, activation=self.activation, initializer=self.initializer)
+        model: Any = ff.nn.MLP(tuple(self.hidden), self.outputs, activation=self.activation, initializer=self.initializer)
+        model = network(self) if self.filters else model
         two = self.outputs == 1
         loss = ff.losses.binary_crossentropy if two else ff.losses.categorical_crossentropy
         accuracy = ff.metrics.binary_accuracy if two else ff.metrics.categorical_accuracy
@@ -75,19 +78,39 @@ def higgs(hidden: Sequence[int], title: str, originals: Path | None) -> Workload
     return Workload(title, train, validation, hidden, 1, "elu", "glorot_uniform", optimizer, keras_optimizer, 500)
 
 
-def by_hand(work: Workload, epochs: int, l2: float = 0.0) -> Peer:
-    """What an experienced user would write: one jitted scan per epoch with a donated state, and the order by NumPy."""
-    optimizer, batch, (x, y, xv, yv) = work.optimizer, work.batch, work.rows
-    initializer = getattr(nn.initializers, work.initializer)()
+def images(filters: Sequence[int], title: str, originals: Path | None) -> Workload:
+    """Fashion-MNIST with 2,560 images to train on and 1,000 to validate on, batches of 64: convolutions, 64 units, and Adam."""
+    splits = ff.data.load("fashion_mnist", validation=1_000, train=2_560, originals=originals)
+    train, validation = (ff.Dataset(np.array(part.x, np.float32) / 255, part.y) for part in (splits.train, splits.validation))
+    optimizers = {"optimizer": optax.adam(1e-3), "keras_optimizer": lambda keras: keras.optimizers.Adam(1e-3)}
+    layers = {"hidden": (64,), "outputs": 10, "activation": "relu", "initializer": "glorot_uniform", "filters": filters}
+    return Workload(title, train, validation, **layers, **optimizers, batch=64, tolerance=0.15)
+
+
+def network(work: Workload) -> nn.Module:
+    """The layers in Linen."""
+    initializer, activation = getattr(nn.initializers, work.initializer)(), getattr(nn, work.activation)
 
     class Net(nn.Module):
         @nn.compact
         def __call__(self, x):
+            for filters in work.filters:
+                x = nn.max_pool(activation(nn.Conv(filters, (3, 3), kernel_init=initializer)(x)), (2, 2), (2, 2))
+            x = x.reshape(x.shape[0], -1)
             for width in work.hidden:
-                x = getattr(nn, work.activation)(nn.Dense(width, kernel_init=initializer)(x))
+                x = activation(nn.Dense(width, kernel_init=initializer)(x))
             return nn.Dense(work.outputs, kernel_init=initializer)(x)
 
-    net = Net()
+    return Net()
+
+
+def by_hand(work: Workload, epochs: int, l2: float = 0.0, *, loop: bool = False) -> Peer:
+    """What an experienced user would write: one jitted scan per epoch with a donated state, and the order by NumPy.
+
+    With `loop`, the steps are a Python loop over a jitted step instead.
+    """
+    optimizer, batch, (x, y, xv, yv) = work.optimizer, work.batch, work.rows
+    net = network(work)
 
     def objective(params, x, y):
         logits = jnp.asarray(net.apply(params, x))
@@ -99,16 +122,31 @@ def by_hand(work: Workload, epochs: int, l2: float = 0.0) -> Peer:
         penalty = sum(jnp.square(w).sum() for w in jax.tree.leaves(params) if w.ndim > 1) if l2 else 0.0
         return loss.mean() + l2 * penalty, right.mean()
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def epoch(params, opt_state, order, x, y, xv, yv):
-        def step(carry, rows):
-            params, opt_state = carry
-            scores, gradients = jax.value_and_grad(objective, has_aux=True)(params, x[rows], y[rows])
-            updates, opt_state = optimizer.update(gradients, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), scores
+    def update(params, opt_state, rows, x, y):
+        scores, gradients = jax.value_and_grad(objective, has_aux=True)(params, x[rows], y[rows])
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, scores
 
-        (params, opt_state), (loss, accuracy) = jax.lax.scan(step, (params, opt_state), order)
+    step, score = jax.jit(update, donate_argnums=(0, 1)), jax.jit(objective)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def scan(params, opt_state, order, x, y, xv, yv):
+        def body(carry, rows):
+            params, opt_state, scores = update(carry[0], carry[1], rows, x, y)
+            return (params, opt_state), scores
+
+        (params, opt_state), (loss, accuracy) = jax.lax.scan(body, (params, opt_state), order)
         return params, opt_state, (loss.mean(), accuracy.mean(), *objective(params, xv, yv))
+
+    def steps(params, opt_state, order, x, y, xv, yv):
+        scores = []
+        for rows in order:
+            params, opt_state, found = step(params, opt_state, rows, x, y)
+            scores.append(found)
+        loss, accuracy = np.mean(jax.device_get(scores), axis=0)
+        return params, opt_state, (loss, accuracy, *score(params, xv, yv))
+
+    epoch: Callable[..., Any] = steps if loop else scan
 
     on_device = jax.device_put((x, y, xv, yv))
 
@@ -133,7 +171,12 @@ def keras_fit(work: Workload, steps: int, l2: float = 0.0) -> Callable[[int], tu
 
     x, y, xv, yv = work.rows
     options = {"kernel_initializer": work.initializer, "kernel_regularizer": keras.regularizers.L2(l2) if l2 else None}
-    layers = [keras.layers.Dense(width, activation=work.activation, **options) for width in work.hidden]
+    layers: list[Any] = []
+    for filters in work.filters:
+        convolution = keras.layers.Conv2D(filters, 3, padding="same", activation=work.activation, **options)
+        layers += [convolution, keras.layers.MaxPooling2D()]
+    layers += [keras.layers.Flatten()] if work.filters else []
+    layers += [keras.layers.Dense(width, activation=work.activation, **options) for width in work.hidden]
     model = keras.Sequential([keras.Input(x.shape[1:]), *layers, keras.layers.Dense(work.outputs, **options)])
     if work.outputs == 1:
         loss, metric = keras.losses.BinaryCrossentropy(from_logits=True), keras.metrics.BinaryAccuracy(threshold=0.0)

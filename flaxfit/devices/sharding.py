@@ -96,6 +96,11 @@ class Placement:
         return cls(Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names)), rule)
 
     @property
+    def platform(self) -> str:
+        """The platform of the devices, such as "cpu"."""
+        return jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
+
+    @property
     def team(self) -> Team:
         """The processes that the devices belong to."""
         return Team(1 if self.mesh is None else len({device.process_index for device in self.mesh.devices.flat}))

@@ -92,6 +92,7 @@ def fit_many(
     shuffle: bool = True,
     validation_split: float | None = None,
     validation_every: int = 1,
+    validation_batch_size: int | None = None,
     callbacks: Callable[[Member], Sequence[Callback]] | None = None,
     progress: str | None = None,
     run_dir: str | os.PathLike[str] | None = None,
@@ -112,8 +113,8 @@ def fit_many(
       train: the training rows.
       seeds: how many (0, 1, ...), or which.
       validation: the validation rows, or None.
-      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan, shuffle, validation_split, validation_every:
-        as `flaxfit.TrainConfig` says.
+      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan, shuffle, validation_split,
+        validation_every, validation_batch_size: as `flaxfit.TrainConfig` says.
       splits: instead of `train` and `validation` a list of `flaxfit.data.split`'s: each setting is trained on each, whose place in the
         list is `member.fold`. `study.evaluate([s.test for s in splits])` scores each member on its own test rows.
       callbacks: member -> its callbacks. Their files go to the directory `members/NAME` of `run_dir`.
@@ -164,6 +165,7 @@ def fit_many(
         shuffle,
         validation_split,
         validation_every,
+        validation_batch_size,
     )
     settings, traced = expand(grid)
     if splits is None:

@@ -31,6 +31,8 @@ class TrainConfig:
       validation_every: validate at the end of every so many epochs only, those whose number it divides, as Keras's `validation_freq`. In
         the others the `val_` columns are NaN; early stopping and plateaus on one of them wait, so that their patience counts validations.
       terminate_on_nan: whether to end at the first epoch with a loss or a weight that is not finite.
+      validation_batch_size: rows of a step of validation; the scores depend on it by rounding only. None: as many as 4 MB hold of the
+        model's widest layer, and at least 256. A run's record has the number. A task with a `flaxfit.losses.of_batch` has its own.
 
     Raises:
       ValueError, TypeError: an argument that cannot work.
@@ -51,6 +53,7 @@ class TrainConfig:
     shuffle: bool = True
     validation_split: float | None = None
     validation_every: int = 1
+    validation_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", check_count("epochs", self.epochs, 1, "epochs"))
@@ -64,6 +67,8 @@ class TrainConfig:
             raise ValueError(f"validation_split must be a share between 0 and 1, or None, got {self.validation_split!r}.")
         if self.replacement and not self.shuffle:
             raise ValueError("shuffle=False takes rows in order, replacement=True draws them at random: choose one.")
+        if (size := self.validation_batch_size) is not None:
+            object.__setattr__(self, "validation_batch_size", check_count("validation_batch_size", size, 1, "rows of a step"))
         if self.early_stopping is not None and not isinstance(self.early_stopping, EarlyStopping):
             raise TypeError(f'early_stopping must be ff.EarlyStopping("val_loss", patience=...), got {self.early_stopping!r}.')
         if self.plateau is not None and not isinstance(self.plateau, Plateau):
@@ -111,6 +116,7 @@ class TrainOptions(TypedDict, total=False):
     shuffle: bool
     validation_split: float | None
     validation_every: int
+    validation_batch_size: int | None
 
 
 def _key(label: Any) -> str:

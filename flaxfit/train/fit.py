@@ -54,6 +54,7 @@ def fit(
     shuffle: bool = True,
     validation_split: float | None = None,
     validation_every: int = 1,
+    validation_batch_size: int | None = None,
     mesh: Mesh | None = None,
     shard: Shard | None = None,
     run_dir: str | os.PathLike[str] | None = None,
@@ -66,8 +67,8 @@ def fit(
       train: the training rows, which are moved to the device once; or a `flaxfit.data.Stream` of more than fit there.
         What a table needs to be encoded is learned from its rows.
       validation: rows that each epoch is validated on, or None.
-      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan, shuffle, validation_split, validation_every:
-        how to train, as `flaxfit.TrainConfig` says.
+      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan, shuffle, validation_split,
+        validation_every, validation_batch_size: how to train, as `flaxfit.TrainConfig` says.
       seed: decides the initial weights, the order of rows and all other randomness; below 2**32.
       callbacks: what is called between chunks (see `flaxfit.callbacks`).
       initial: start from these weights instead of fresh ones, and from this optimizer state where there is one.
@@ -118,6 +119,7 @@ def fit(
         shuffle,
         validation_split,
         validation_every,
+        validation_batch_size,
     )
     train, validation = encoded(*held_out(train, validation, config.validation_split))
     member = Member({}, check_seed(seed), task, programs=programs_of(task))
@@ -130,10 +132,10 @@ def fit(
             job = validate(member, train, validation, config, initial, placement)
             chosen = run_callbacks(callbacks, job.run(task), durable=run_dir is not None)
         if team.size > 1:
-            job.check_team(described(task, config, seed, {}, job.initial))
+            job.check_team(described(task, job.config, seed, {}, job.initial))
         session = None
         if run_dir is not None:
-            session = stack.enter_context(Session(run_dir, resume, described(task, config, seed, job.recorded, job.initial), team))
+            session = stack.enter_context(Session(run_dir, resume, described(task, job.config, seed, job.recorded, job.initial), team))
         batch = stack.enter_context(Single(job, member))
         found = None
         if session is not None:

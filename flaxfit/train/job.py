@@ -39,6 +39,7 @@ from flaxfit.train.rows import check_positions, check_rows_apart
 from flaxfit.train.set_metrics import computed, on_host
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
+from flaxfit.train.widths import validation_rows
 
 
 class Split(NamedTuple):
@@ -280,7 +281,10 @@ def validate(
             )
 
     total = len(train) * placement.team.size
-    batch_size, evaluated = min(config.batch_size, total), task.eval_batch_size or program.Plan.eval_batch_size
+    batch_size = min(config.batch_size, total)
+    if validation is not None and config.validation_batch_size is None and task.eval_batch_size is None:
+        config = replace(config, validation_batch_size=validation_rows(programs, member.numbers, data[:1], batch_size))
+    evaluated = task.eval_batch_size or config.validation_batch_size or program.Plan.eval_batch_size
     training = program.batch_sizes(total, batch_size)
     evaluation = () if validation is None else program.batch_sizes(len(validation), evaluated)
     by_class = config.class_weight
@@ -318,6 +322,7 @@ def validate(
         batch_size,
         stopping,
         config.early_stopping is not None,
+        evaluated,
         replacement=config.replacement,
         shuffle=config.shuffle,
         validation_every=config.validation_every if validation is not None else 1,

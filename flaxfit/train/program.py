@@ -141,7 +141,7 @@ def advance(
     def one_step(state: RunState, rows: Array, size: int) -> RunState:
         batch = _slice(data.rows, rows, size) if isinstance(data, Chunk) else data[rows]
         scale = None if state.plateau is None else state.plateau.scale
-        train, sums = train_step(task, state.train, state.key, *_fields(plan.placement.batch(batch)), scale)
+        train, sums = train_step(task, state.train, state.key, *_fields(plan.placement.batch(batch)), scale, plan.placement.platform)
         train = plan.placement.kept(train, train.params)
         sums = state.sums + jnp.stack([sums[name] for name in _summed(task)]).astype(jnp.float32)
         return _unless_ended(plan, state, train=train, sums=sums, step=state.step + 1)
@@ -302,7 +302,7 @@ def score(
     whole, rest = divmod(len(data), batch_size)
 
     def part(first: Array | int, size: int) -> tuple[Any, Any]:
-        sums, outputs = scored(task, state, *_fields(placement.batch(_slice(data, first, size))))
+        sums, outputs = scored(task, state, *_fields(placement.batch(_slice(data, first, size))), placement.platform)
         return sums, outputs if keeps else None
 
     def put(outputs: Any, more: Any, index: Array | int) -> Any:

@@ -87,6 +87,8 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Any, r
       UserWarning: only the program differs, and so do the versions that made it.
     """
     ignored = ["arguments.epochs", "environment", "program"]
+    if "validation_batch_size" not in old["arguments"]:  # an older record, whose program tells
+        ignored.append("arguments.validation_batch_size")
     old, rows = _completed(old), [about["data"]["train"].get("rows") for about in (old, new)]
     if None in rows:  # of several processes, which have some each: the checksum tells
         ignored.append("data.train.rows")

@@ -39,7 +39,14 @@ def _row_sums(task: Task, logits: Any, y: Any, weight: Weights | None) -> Sums:
 
 
 def train_step(
-    task: Task, state: TrainState, key: Key, x: Any, y: Any, weight: Weights | None = None, scale: Scalar | None = None
+    task: Task,
+    state: TrainState,
+    key: Key,
+    x: Any,
+    y: Any,
+    weight: Weights | None = None,
+    scale: Scalar | None = None,
+    platform: str | None = None,
 ) -> tuple[TrainState, Sums]:
     """One update of the weights.
 
@@ -53,6 +60,8 @@ def train_step(
       y: targets, likewise.
       weight: of each row, shape (rows,), or of each of its positions, such as (rows, time steps); or None.
       scale: what the updates are multiplied by, as `flaxfit.Plateau` asks; None: nothing.
+      platform: of the devices, such as "cpu", where the step is part of a compiled loop; else None. On a CPU, convolutions and pooling
+        then take forms that are fast in a loop and equal to rounding.
 
     Returns:
       The state after the update, and sums over the rows of `loss` (the objective), the data loss, `penalty` where there is one,
@@ -67,7 +76,7 @@ def train_step(
 
     def objective(trained: Any) -> tuple[Scalar, tuple[Sums, Scalar, Any]]:
         params = optimizers.completed(trained, state.params)
-        logits, collections, sown = task.forward(params, state.collections, x, rngs)
+        logits, collections, sown = task.forward(params, state.collections, x, rngs, platform)
         sums = _row_sums(task, logits, y, weight)
         penalty = task.penalized(params)
         value = sums[task.loss_name] / _at_least_one(sums, rows) + penalty
@@ -104,8 +113,8 @@ def eval_step(task: Task, state: TrainState, x: Any, y: Any, weight: Weights | N
     return scored(task, state, x, y, weight)[0]
 
 
-def scored(task: Task, state: TrainState, x: Any, y: Any, weight: Weights | None = None) -> tuple[Sums, Any]:
-    """What `eval_step` returns, and the model's outputs."""
-    logits, _, sown = task.forward(state.params, state.collections, task.prepared(x))
+def scored(task: Task, state: TrainState, x: Any, y: Any, weight: Weights | None = None, platform: str | None = None) -> tuple[Sums, Any]:
+    """What `eval_step` returns, and the model's outputs. `platform` as for `train_step`."""
+    logits, _, sown = task.forward(state.params, state.collections, task.prepared(x), platform=platform)
     sums = _row_sums(task, logits, y, weight)
     return (sums if sown is None else sums | {SOWN: sown.sum()}), logits

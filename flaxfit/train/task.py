@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ from flaxfit.regularize.masks import Mask
 from flaxfit.rng import stream
 from flaxfit.state import TrainState
 from flaxfit.storage.predictor import COUNTED, SOWN
-from flaxfit.train import freezing, models, optimizers
+from flaxfit.train import convolutions, freezing, models, optimizers
 
 _LOGGED = {
     "loss",
@@ -189,10 +190,18 @@ class Task:
         """
         return self.forward(params, collections, x, rngs)[:2]
 
-    def forward(self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Array] | None = None) -> tuple[Any, Any, Array | None]:
-        """What `apply` gives, and the losses that the model sowed: their sum for each row, shape (rows,), or None."""
+    def forward(
+        self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Array] | None = None, platform: str | None = None
+    ) -> tuple[Any, Any, Array | None]:
+        """What `apply` gives, and the losses that the model sowed: their sum for each row, shape (rows,), or None.
+
+        `platform` is that of the devices, where this is part of a compiled loop: on "cpu" some operations then take other forms.
+        """
         frozen = None if self.trainable is None else freezing.frozen_modules(self.trainable, params)
-        logits, new, sown = self.network.apply(params, collections, x, rngs, frozen)
+        apply = functools.partial(self.network.apply, frozen=frozen)
+        if platform == "cpu":
+            apply = functools.partial(convolutions.rewritten, apply)
+        logits, new, sown = apply(params, collections, x, rngs)
         new = new if frozen is None else freezing.kept(frozen, new, collections)
         return jax.tree.map(_at_least_float32, logits), new, models.auxiliary(sown, jax.tree.leaves(x)[0].shape[0])
 

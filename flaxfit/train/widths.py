@@ -1,0 +1,50 @@
+"""How many rows a step of validation takes: as many as keep what is computed in the processor's cache, from shapes alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from flaxfit.data.dataset import Dataset
+from flaxfit.train.checks import check_model
+from flaxfit.train.compiled import Programs
+from flaxfit.train.task import Task
+
+_BYTES = 4 * 2**20
+_LEAST = 256
+_USUAL = 1024
+_FREE = ("reshape", "squeeze", "broadcast_in_dim")
+"""Operations that compute nothing."""
+
+
+def validation_rows(programs: Programs, numbers: Mapping[str, Any], row: Dataset, rows: int) -> int:
+    """As many rows as 4 MB hold of the widest array that the model computes for each, and 64 MB of its inputs; at least 256.
+
+    Args:
+      programs: of the task.
+      numbers: its traced hyperparameters.
+      row: a row.
+      rows: how many rows to trace; a model may refuse other numbers.
+    """
+    try:
+        widest, inputs = programs.found(("widest", rows), lambda n, x: _widest(programs.task(n), x, rows), numbers, row.x)
+    except Exception:  # what is wrong, the checks say
+        return _USUAL
+    return max(_LEAST, min(_BYTES // max(widest, 1), 16 * _BYTES // max(inputs, 1)))
+
+
+def _widest(task: Task, x: Any, rows: int) -> tuple[int, int]:
+    """The most bytes a row of an array that the model computes, and the bytes a row of what it is given."""
+    state = check_model(task, x, rows)
+    x = jax.eval_shape(task.prepared, jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), x))
+    closed = jax.make_jaxpr(task.apply)(state.params, state.collections, x)
+    shapes: list[Any] = [out.aval for eqn in closed.jaxpr.eqns if eqn.primitive.name not in _FREE for out in eqn.outvars]
+    widest = max((_bytes(a) for a in shapes if getattr(a, "shape", ())[:1] == (rows,)), default=0)
+    return widest, sum(map(_bytes, jax.tree.leaves(x)))
+
+
+def _bytes(array: Any) -> int:
+    return math.prod(array.shape[1:]) * array.dtype.itemsize
