@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from numpy.lib.stride_tricks import sliding_window_view
 
 from flaxfit.arguments import check_count
 from flaxfit.data import order
@@ -37,7 +38,8 @@ class RangeTest:
       rates: the learning rate of each step, shape (steps,).
       losses: the objective of each step's batch before the step, shape (steps,); NaN or infinity where training broke down.
       smoothed: their exponential mean, in which the first steps are not pulled to zero (as Adam corrects its bias).
-      steepest: the rate at which the smoothed loss falls fastest against the logarithm of the rate; NaN where it never falls.
+      steepest: the rate at which the loss falls fastest against the logarithm of the rate, by the slope of a line through a fifth of the
+        steps; NaN where it never falls.
       tenth: a tenth of the rate at which the smoothed loss is smallest.
     """
 
@@ -57,8 +59,14 @@ class RangeTest:
         object.__setattr__(self, "smoothed", smoothed)
         count = int(np.isfinite(smoothed).sum())
         best = int(np.argmin(smoothed[:count])) if count else 0
-        slopes = np.gradient(smoothed[: best + 1], np.log(self.rates[: best + 1])) if best else np.zeros(1)
-        object.__setattr__(self, "steepest", float(self.rates[np.argmin(slopes)]) if slopes.min() < 0 else math.nan)
+        window = min(max(3, len(self.rates) // 5), best + 1)
+        steepest = math.nan
+        if window > 1:  # wide windows, of lines through the losses themselves: the difference of two batches says nothing
+            logs, losses = (sliding_window_view(a[: best + 1], window) for a in (np.log(self.rates), self.losses))
+            slopes = ((logs - logs.mean(1, keepdims=True)) * losses).sum(1)
+            if slopes.min() < 0:
+                steepest = float(np.exp(logs[np.argmin(slopes)].mean()))
+        object.__setattr__(self, "steepest", steepest)
         object.__setattr__(self, "tenth", float(self.rates[best] / 10) if best else math.nan)
 
     @property
