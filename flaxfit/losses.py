@@ -275,7 +275,9 @@ class of_batch:
         rows = jax.tree.leaves(y)[0].shape[0]
         value = jnp.asarray(self.function(logits, y, **options))
         if value.shape not in ((), (rows,)):
-            raise ValueError(f"of_batch({self.__name__}) must return one number for the batch, or one a row, got shape {value.shape}.")
+            raise ValueError(
+                f"of_batch({self.__name__}) must return one number for the batch, or one for each example, got shape {value.shape}."
+            )
         return jnp.broadcast_to(value.mean(), (rows,))
 
 
@@ -303,7 +305,9 @@ def class_numbers(logits: Outputs, y: Targets) -> Any:
       ValueError: neither fits the logits; a class number that is not whole, where `y` is not traced.
     """
     if logits.ndim < 2 or logits.shape[-1] < 2:
-        raise ValueError(f"logits (n, classes) need two classes or more, got {logits.shape}: for one logit a row use the binary functions.")
+        raise ValueError(
+            f"logits (n, classes) need two classes or more, got {logits.shape}: with one logit for each example, use the binary functions."
+        )
     if y.shape == logits.shape:
         return None
     if not _has_classes(logits, y):

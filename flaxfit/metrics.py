@@ -44,7 +44,7 @@ class Metric:
 
     def __post_init__(self) -> None:
         if self.mode not in ("min", "max"):
-            raise ValueError(f'Metric(mode=...) is "min" or "max", got {self.mode!r}.')
+            raise ValueError(f'Metric(mode=...) must be "min" or "max", got {self.mode!r}.')
         object.__setattr__(self, "function", of_whole_set(self.function, "the function of a Metric"))
 
     def __call__(self, logits: Any, y: Any) -> Any:
@@ -324,7 +324,7 @@ def confusion_matrix(logits: Any, y: Any) -> np.ndarray:
     predicted = (scores.ravel() > 0).astype(int) if binary else scores.argmax(1)
     true = labels.argmax(1) if labels.ndim == 2 and labels.shape[1] > 1 else labels.ravel().astype(int)
     if predicted.shape != true.shape:
-        raise ValueError(f"logits {scores.shape} and labels {labels.shape} differ in rows.")
+        raise ValueError(f"logits {scores.shape} and labels {labels.shape} have different numbers of rows.")
     if true.size and not 0 <= true.min() <= true.max() < classes:
         raise ValueError(f"labels run from {true.min()} to {true.max()}, logits {scores.shape} tell {classes} classes apart.")
     return metrics.confusion_matrix(true, predicted, labels=np.arange(classes))
@@ -363,7 +363,7 @@ class from_sklearn:
             needs = _needs(unwrapped(self.function))
             object.__setattr__(self, "needs", needs)
         if needs not in ("classes", "probabilities", "values"):
-            raise ValueError(f'from_sklearn(needs=...) is "classes", "probabilities" or "values", got {needs!r}.')
+            raise ValueError(f'from_sklearn(needs=...) must be "classes", "probabilities" or "values", got {needs!r}.')
 
     @property
     def mode(self) -> Mode | None:
@@ -441,9 +441,9 @@ def _averaged(share: Callable[..., Any], logits: Any, y: Any, average: str | Non
     single = jnp.ndim(logits) < 2 or jnp.shape(logits)[-1] == 1
     average = average or ("binary" if single else "macro")
     if average not in ("binary", "macro", "micro", "weighted"):
-        raise ValueError(f'average=... is "binary", "macro", "micro" or "weighted", got {average!r}.')
+        raise ValueError(f'average=... must be "binary", "macro", "micro" or "weighted", got {average!r}.')
     if average == "binary" and not single:
-        raise ValueError(f'average="binary" needs one logit a row, got logits of shape {jnp.shape(logits)}: use "macro".')
+        raise ValueError(f'average="binary" needs one logit for each example, got logits of shape {jnp.shape(logits)}: use "macro".')
     if average == "micro":
         counts = tuple(count.sum(keepdims=True) for count in counts)
     above, below = share(*counts)

@@ -47,7 +47,7 @@ def native(x: Any) -> Any:
 
     found = nw.from_native(x, pass_through=True, allow_series=True)
     if isinstance(found, nw.LazyFrame):
-        raise TypeError(f"a lazy frame, {type(x).__name__}, has no rows yet: give frame.collect().")
+        raise TypeError(f"a lazy frame, {type(x).__name__}, has no rows yet: call frame.collect() first.")
     return found if isinstance(found, nw.DataFrame | nw.Series) else None
 
 
@@ -100,7 +100,7 @@ def array_of(found: Any, name: str) -> np.ndarray:
     wrong = [f"{column!r} ({cells.holds})" for column, (_, cells) in columns.items() if cells.holds not in ("number", "boolean")]
     if wrong:
         raise TypeError(
-            f"Dataset: {name} has columns that are no numbers: {', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}. "
+            f"Dataset: {name} has columns that are not numeric: {', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}. "
             "ff.data.Table(frame, target) encodes text, categories and dates."
         )
     if not columns:

@@ -106,7 +106,7 @@ class Table:
         for column in self.tells:
             if self.kinds.get(column) != "drop":
                 warnings.warn(
-                    f"Table: the column {column!r} tells {self.target!r} exactly, as one does that was made from it: if so, leave it out, "
+                    f"Table: the column {column!r} tells {self.target!r} exactly, as a column made from it would: if so, leave it out with "
                     f'kinds={{"{column}": "drop"}}.',
                     UserWarning,
                     stacklevel=2,
@@ -153,7 +153,7 @@ class Table:
         Raises:
           TypeError: always.
         """
-        raise TypeError("a Table is no array: give the numbers that it is encoded as, table.dataset(train.encoding).x.")
+        raise TypeError("a Table is not an array: pass its encoded numbers, table.dataset(train.encoding).x.")
 
     def __repr__(self) -> str:
         return f"Table({len(self)} rows, {len(self.cells)} columns, target {self.target!r}: {self._target()})"
@@ -286,7 +286,7 @@ def _targets(name: str, labels: Cells, kind: str | None, decimal_comma: bool) ->
     taken, written = parsing.meaning(labels[~missing], decimal_comma)
     values = parsing.numbers(labels, written) if taken == "number" else None
     if kind == "number" and values is None:
-        raise ValueError(f"Table: the target {name!r} holds text that is no numbers, such as {labels.values[~missing][0]!r}.")
+        raise ValueError(f"Table: the target {name!r} must be numbers, but has the text {labels.values[~missing][0]!r}.")
     if kind is None and values is not None:
         different = np.unique(values[~missing])
         whole = bool((different % 1 == 0).all())

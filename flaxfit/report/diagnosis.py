@@ -178,7 +178,9 @@ def _histories(runs: Any) -> list[History] | None:
         return None
     settings = getattr(runs, "settings", ())
     if len(settings) > 1:
-        raise ValueError(f"one diagnosis is of one setting, this study has {len(settings)}: diagnose(study.select(...)) each of them.")
+        raise ValueError(
+            f"diagnose takes the runs of one setting, but this study has {len(settings)}: diagnose(study.select(...)) each of them."
+        )
     if not isinstance(each := getattr(runs, "results", runs), Iterable) or isinstance(each, str | dict):
         _history(each)
     if not (found := [_history(run) for run in cast(Iterable[Any], each)]):

@@ -75,9 +75,9 @@ def learning_curves(
     """
     first = _first(histories)
     if not 0 <= smooth < np.inf:
-        raise ValueError(f"smooth=... is a standard deviation in epochs, 0 or more, got {smooth!r}")
+        raise ValueError(f"smooth=... must be a standard deviation in epochs, 0 or more, got {smooth!r}")
     if ylim is not None and (len(ylim) != 2 or not ylim[0] < ylim[1]):
-        raise ValueError(f"ylim=... is (lower, upper), got {ylim!r}")
+        raise ValueError(f"ylim=... must be (lower, upper), got {ylim!r}")
     metric = (first.data_loss if metric is None else metric).removeprefix("val_")
     ax = panels(size=(9, 5))[1][0] if ax is None else _styled(ax)
     styles: dict[str, dict[str, Any]] = {"training": _LINE}  # what the gray part of the legend explains: only what is there
@@ -210,7 +210,7 @@ def scores(
       ['plain', 'dropout']
     """
     if not groups:
-        raise ValueError("groups=... maps names of settings to their scores, at least one.")
+        raise ValueError("groups=... must map names of settings to their scores, at least one.")
     figure, (ax,) = panels(1, (9, 1.3 + 0.45 * len(groups)))
     for row, (color, (name, values)) in enumerate(_colored(groups, colors)):
         mean = interval(values, level)
@@ -284,7 +284,7 @@ def lr_range(test: Any, *, ax: Axes | None = None, title: str | None = None) -> 
 
 def _first(histories: Mapping[str, History]) -> History:
     if not isinstance(histories, Mapping) or isinstance(histories, History) or not histories:
-        raise ValueError(f'histories=... maps names of runs, at least one: {{"Tiny": result.history}}, got {histories!r}')
+        raise ValueError(f'histories=... must map names of runs to histories, at least one: {{"Tiny": result.history}}, got {histories!r}')
     for run, history in histories.items():
         if not isinstance(history, History):
             raise TypeError(f"histories[{run!r}] must be a History, such as result.history, got {type(history).__name__}")

@@ -518,7 +518,7 @@ def _placements(y: Any, scores: Sequence[Any]) -> tuple[np.ndarray, tuple[np.nda
         np.stack([np.ravel(np.asarray(score, float)) for score in scores]) if len({np.size(s) for s in scores}) == 1 else np.zeros((1, 0))
     )
     if logits.shape[1] != y.size or not np.isfinite(logits).all():
-        raise ValueError(f"DeLong's areas need one finite logit a row of each model, for {y.size} labels.")
+        raise ValueError(f"DeLong's areas need one finite logit for each example and model, for {y.size} labels.")
     if not np.isin(y, (0, 1)).all() or y.min() == y.max():
         raise ValueError("DeLong's areas need labels 0 and 1, and rows of both.")
     one, zero = logits[:, y == 1], logits[:, y == 0]

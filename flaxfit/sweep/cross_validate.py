@@ -130,7 +130,7 @@ class CrossValidation:
           ValueError: of hold-out, where some rows are never held out.
         """
         if len(set(np.bincount(np.concatenate([test for _, test in self.folds]), minlength=len(self.data)))) > 1:
-            raise ValueError("out_of_fold needs folds, of which each row is in one: cross_validate(test=...) drew rows at random.")
+            raise ValueError("out_of_fold needs folds that cover each row once, but cross_validate(test=...) drew rows at random.")
         groups = 1 if self.chosen else len(self.study.settings)
         repeats = sum(len(test) for _, test in self.folds) // len(self.data)
         outputs = None

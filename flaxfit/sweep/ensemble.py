@@ -131,7 +131,7 @@ def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
         raise TypeError(f"members must be pairs (task, state), such as [(task, result.best)], got {type(members).__name__}.")
     pairs = [_member(index, member) for index, member in enumerate(members)]
     if not pairs:
-        raise ValueError("an ensemble needs a member or more: pairs (task, state), such as (task, result.best).")
+        raise ValueError("an ensemble needs at least one member: pairs (task, state), such as (task, result.best).")
     tasks, states = [task for task, _ in pairs], [state for _, state in pairs]
     first = tasks[0]
     for index, task in enumerate(tasks):

@@ -98,7 +98,7 @@ class Scored:
           ValueError: neither the metric nor `mode` says it.
         """
         if mode is None and not self.name:
-            raise ValueError('an array of scores does not say whether larger is better: give mode="min" or mode="max".')
+            raise ValueError('it is not known whether these scores are best when small or large: pass mode="min" or mode="max".')
         return self.history.mode(self.name, mode) == "max"
 
     def table(self, level: float) -> Table:
@@ -235,7 +235,7 @@ def check_objective(members: Sequence[Member], name: str) -> None:
         return
     if len({name_of(member.setting) for member in members}) > 1:
         raise ValueError(
-            f"{name} contains each setting's own penalty, which says nothing about what it learned: compare the data loss "
+            f"{name} includes the penalty of each setting, which says nothing about what it learned: compare the data loss "
             f"({members[0].task.loss_name}, the default) or a metric."
         )
 

@@ -92,7 +92,7 @@ def narrow(
     """
     low, high = (float(end) for end in interval)
     if not -np.inf < low < high < np.inf:
-        raise ValueError(f"narrow(interval=...) is (lowest, highest) of finite numbers, got {interval!r}.")
+        raise ValueError(f"narrow(interval=...) must be (lowest, highest), two finite numbers, got {interval!r}.")
     check_count("rounds", rounds, 1, "rounds of populations")
     check_count("points", points, 3, "values a round")
     studies, best = [], low

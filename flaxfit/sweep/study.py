@@ -252,7 +252,7 @@ class Study:
             raise ValueError(unknown("member", member, names))
         if directory is None:
             if self.directory is None:
-                raise ValueError("this population has no directory: give export(member, data, directory).")
+                raise ValueError("this population has no directory: pass one, export(member, data, directory).")
             directory = self.directory.member(member).export
         m, result = self.members[names.index(member)], self.results[names.index(member)]
         about = {"best_epoch": result.best_epoch, "epochs": len(result.history.epochs), "stop_reason": result.stop_reason}

@@ -169,7 +169,9 @@ def _check_program(
 ) -> tuple[TrainState, Any, tuple[str, ...]]:
     state, key = check_model(task, data.x, (training or evaluation)[0]), jax.eval_shape(lambda: jax.random.key(0))
     if data.sample_weight is not None and declared_of_batch(task.loss) is not None:
-        raise ValueError(f"the loss {task.loss_name} is of a whole batch, so that rows cannot have weights: leave them out.")
+        raise ValueError(
+            f"the loss {task.loss_name} is computed from a whole batch, so that examples cannot have weights: remove sample_weight."
+        )
     logits: Any = None
     for rows in training:
         _check_batch(task, state, abstract(data, rows), dict.fromkeys(task.rngs, key), "" if rows == training[0] else _LAST)
@@ -247,9 +249,9 @@ def _check_rows(what: str, result: Any, rows: int, logits: Any, y: Any) -> None:
     if shape == ():
         whole = "; a metric of the whole set goes into Task(set_metrics=...)" if what.startswith("the metric") else ""
         raise ValueError(
-            f"{what} returns one number for the whole batch; it must return one number a row, shape (rows,): leave out the mean "
+            f"{what} returns one number for the whole batch; it must return one number for each example, shape (rows,): remove the mean "
             "(in Keras, reduction=None). "
-            f"A function in which rows meet, as in a contrastive loss, is declared by ff.losses.of_batch(...){whole}."
+            f"Declare a function that mixes examples, such as a contrastive loss, with ff.losses.of_batch(...){whole}."
         )
     if shape != (rows,):
         got = (
@@ -257,7 +259,7 @@ def _check_rows(what: str, result: Any, rows: int, logits: Any, y: Any) -> None:
             if shape is None
             else f"shape {tuple('rows' if size == rows else size for size in shape)}".replace("'", "")
         )
-        raise ValueError(f"{what} must return one number a row, shape (rows,), got {got}.{broadcast_hint(logits, y)}")
+        raise ValueError(f"{what} must return one number for each example, shape (rows,), got {got}.{broadcast_hint(logits, y)}")
 
 
 def broadcast_hint(logits: Any, y: Any) -> str:

@@ -96,7 +96,7 @@ def score_rows(
       ValueError: a loss or metric that gives other than one number a row; rows of which different shares count.
     """
     if task.eval_batch_size is not None:
-        raise ValueError("a loss or metric of the task is computed from whole batches, so that nothing is known of the rows' noise.")
+        raise ValueError("a loss or metric of the task is computed from whole batches, so that there is no interval for it.")
     logits = predict_member(programs, task, numbers, state, data.x, batch_size)
     functions: dict[str, Any] = {name: lambda logits, y, _, metric=metric: metric(logits, y) for name, metric in task.row_metrics.items()}
     functions = {task.loss_name: functools.partial(row_losses, task), **functions}
@@ -109,7 +109,7 @@ def score_rows(
     rows = {name: np.concatenate(values) if values[0].ndim else np.zeros(0) for name, values in parts.items()}
     for name, values in rows.items():
         if values.shape != (len(data),):
-            raise ValueError(f"{name} gives no number for each row, so that nothing is known of the rows' noise.")
+            raise ValueError(f"{name} does not return a number for each example, which an interval needs.")
     if task.counted is not None:
         shares = np.asarray(task.counted.shares(logits, np.asarray(data.y)), np.float64)
         if len(set(shares[shares > 0])) > 1:
@@ -132,10 +132,10 @@ def evaluate_member(
     check_data("data", first)
     batch_size = check_count("batch_size", batch_size, 1, "rows a step")
     if not isinstance(metrics or {}, Mapping):
-        raise TypeError('evaluate(metrics=...) maps names to functions of the whole set, as in {"auc": ff.metrics.auc}.')
+        raise TypeError('evaluate(metrics=...) must map names to functions of the whole set, such as {"auc": ff.metrics.auc}.')
     for name in metrics or ():
         if name in (*program.logged(task), *task.set_metrics):
-            raise ValueError(f"evaluate(metrics=...) may not hold {name!r}: that name is scored already; call the metric something else.")
+            raise ValueError(f"evaluate(metrics=...) must not have the name {name!r}, which is in use: give the metric another name.")
     batch_size = task.eval_batch_size or batch_size
     sizes = program.batch_sizes(len(data), batch_size)
     shapes, logits, _ = check_program(programs, task, numbers, first, (), sizes)

@@ -198,7 +198,7 @@ def _write(directory: Path, files: Mapping[str, bytes]) -> None:
     """The files and their sums as a directory, all or nothing."""
     directory = directory.absolute()
     if directory.exists() and not (directory.is_dir() and {file.name for file in directory.iterdir()} <= {*PARTS, SUMS}):
-        raise FileExistsError(f"{directory} holds other things than an export, which would be lost: name a directory of its own.")
+        raise FileExistsError(f"{directory} has files that are not part of an export and would be lost: use an empty directory.")
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
     new, old = (directory.with_name(f".{directory.name}.{os.getpid()}.{word}") for word in ("new", "old"))
     try:

@@ -207,7 +207,7 @@ def resume(
     directory = RunDirectory(run_dir)
     record = directory.read_config()
     if record is None:
-        raise FileNotFoundError(f"{directory.path} holds no run to resume.")
+        raise FileNotFoundError(f"{directory.path} has no run to resume.")
     arguments = record["arguments"] | ({} if epochs is None else {"epochs": epochs})
     options: dict[str, Any] = {**vars(TrainConfig.from_record(arguments)), "seed": arguments["seed"]}
     options |= {"mesh": mesh, "shard": shard, "callbacks": callbacks, "initial": initial}

@@ -217,7 +217,7 @@ class Job:
             return
         rows = team.gather(len(self.data)).tolist()
         if len(set(rows)) > 1:
-            raise ValueError(f"each process must pass equally many training rows, in order of the processes they pass {rows}.")
+            raise ValueError(f"each process must pass the same number of training rows, but they pass {rows}.")
         shapes = {path: (leaf.shape, str(leaf.dtype)) for path, leaf in self.data.leaves()}
         for what, fact in {
             "the task or the arguments of fit are": facts,
@@ -269,7 +269,7 @@ def validate(
     task, programs, whole = member.task, member.programs, not isinstance(train, Stream)
     data = train if whole else train[:1]
     if not whole and placement.team.size > 1:
-        raise TypeError("a Stream is read by one process: of several, give each its part of the rows as a Dataset.")
+        raise TypeError("a Stream works in one process only: with several, pass each its part of the rows as a Dataset.")
     check_data("train", data)
     if validation is not None:
         check_data("validation", validation)

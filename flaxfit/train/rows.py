@@ -90,8 +90,8 @@ def check_rows_apart(
                     if not np.allclose(one[kept], two[kept], rtol=1e-5, atol=1e-6 * scale, equal_nan=True):
                         name = getattr(unwrapped(functions[what]), "__name__", "...")
                         raise ValueError(
-                            f"{what} mixes rows: what it returns for a row depends on the other rows of the batch."
-                            f"{broadcast_hint(logits, targets) or ' Compute each row from its own outputs and targets.'}\n"
+                            f"{what} mixes examples: its value for one example depends on the others in the batch."
+                            f"{broadcast_hint(logits, targets) or ' Compute the value of each example from its own outputs and targets.'}\n"
                             f"Where rows are meant to meet, as in a contrastive loss, declare it: ff.losses.of_batch({name})."
                         )
 

@@ -97,7 +97,7 @@ class EarlyStopping(Monitored):
                 raise ValueError(f"EarlyStopping({name}=...) counts epochs: {least}, got {value!r}.")
             object.__setattr__(self, name, int(value))
         if not isinstance(self.monitor, str):
-            raise TypeError(f"EarlyStopping(monitor=...) is the name of a metric, got {self.monitor!r}.")
+            raise TypeError(f"EarlyStopping(monitor=...) must be the name of a metric, got {self.monitor!r}.")
         object.__setattr__(self, "min_delta", float(self.min_delta))
         object.__setattr__(self, "baseline", None if self.baseline is None else float(self.baseline))
         if not 0 <= self.min_delta < math.inf:
@@ -107,7 +107,7 @@ class EarlyStopping(Monitored):
         if self.baseline is not None and self.patience == "auto":
             raise ValueError('EarlyStopping(baseline=...) resets a patience that counts epochs: leave it out with patience="auto".')
         if self.mode not in ("auto", "min", "max"):
-            raise ValueError(f'EarlyStopping(mode=...) is "auto", "min" or "max", got {self.mode!r}.')
+            raise ValueError(f'EarlyStopping(mode=...) must be "auto", "min" or "max", got {self.mode!r}.')
 
     def init(self) -> StopperState:
         """Nothing seen yet."""

@@ -115,7 +115,7 @@ class Task:
         object.__setattr__(self, "optimizer", optimizers.adapted(self.optimizer))
         for what in ("metrics", "set_metrics"):
             if not isinstance(getattr(self, what), Mapping):
-                raise TypeError(f'Task({what}=...) maps names to functions, as in {{"accuracy": ff.metrics.binary_accuracy}}.')
+                raise TypeError(f'Task({what}=...) must map names to functions, such as {{"accuracy": ff.metrics.binary_accuracy}}.')
         functions = {"loss": self.loss, **{f"metrics[{name!r}]": metric for name, metric in self.metrics.items()}}
         optional = {name: getattr(self, name) for name in ("penalty", "constraint", "augment", "preprocess", "eval_params")}
         others = {f"set_metrics[{name!r}]": metric for name, metric in self.set_metrics.items()}
@@ -126,13 +126,11 @@ class Task:
         for name, function in functions.items():
             if is_sklearn(function):
                 cure = "flaxfit.losses has losses that JAX can differentiate" if name == "loss" else "use Task(set_metrics=...)"
-                raise TypeError(f"Task({name}=...) is a function of scikit-learn, which is of a whole set of NumPy arrays: {cure}.")
+                raise TypeError(f"Task({name}=...) is a function of scikit-learn, which computes one number for a whole set: {cure}.")
         for what, taken in (("metrics", {self.loss_name}), ("set_metrics", {self.loss_name, *self.metrics})):
             for name in getattr(self, what):
                 if name in _LOGGED | taken or name.startswith("val_"):
-                    raise ValueError(
-                        f"Task({what}=...) may not hold {name!r}: that name is logged already; call the metric something else."
-                    )
+                    raise ValueError(f"Task({what}=...) must not have the name {name!r}, which is in use: give the metric another name.")
         object.__setattr__(self, "loss", in_order(self.loss, "Task(loss=...)"))
         metrics = {name: in_order(metric, f"Task(metrics=...), {name!r},") for name, metric in self.metrics.items()}
         object.__setattr__(self, "metrics", metrics)
@@ -143,7 +141,7 @@ class Task:
         object.__setattr__(self, "set_metrics", set_metrics)
         sizes = {declared.batch_size for declared in map(declared_of_batch, (self.loss, *self.metrics.values())) if declared is not None}
         if len(sizes) > 1:
-            raise ValueError(f"all of_batch(..., batch_size=...) of a Task must have one batch size, got {sorted(sizes)}.")
+            raise ValueError(f"all of_batch(..., batch_size=...) of a Task must have the same batch size, got {sorted(sizes)}.")
         if sizes and self.counted is not None:
             raise ValueError("Task(ignore_label=...) needs losses and metrics of single examples: of_batch computes with all of a batch.")
         object.__setattr__(self, "eval_batch_size", next(iter(sizes), None))

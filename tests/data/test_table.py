@@ -86,7 +86,7 @@ def test_what_is_no_table():
         ff.Dataset(ff.data.Table(people(), "sold"), np.zeros(60))
     with pytest.raises(ValueError, match="no column besides the target, 'it'"):
         ff.data.Table({"it": [1, 2]}, "it")
-    with pytest.raises(ValueError, match=r"the target 'sold' holds text that is no numbers, such as"):
+    with pytest.raises(ValueError, match=r"the target 'sold' must be numbers, but has the text"):
         ff.data.Table(people(), "sold", kinds={"sold": "number"})
     with pytest.raises(ValueError, match="the target is a number or a category"):
         ff.data.Table(people(), "sold", kinds={"sold": "datetime"})
@@ -211,7 +211,7 @@ def test_frames_of_numbers_are_datasets():
         assert np.asarray(data.x, np.float32).tolist() == [[20, 1, 0], [30, 0, 1], [40, 1, 0]]
     assert ff.Dataset(frame, [0, 1, 0]).x.dtype == np.float32
     assert np.isnan(ff.Dataset(pd.DataFrame({"a": pd.array([1, None], "Int64")}), [0, 1]).x).tolist() == [[False], [True]]
-    with pytest.raises(TypeError, match=r"columns that are no numbers: 'b' \(text\)\. ff\.data\.Table"):
+    with pytest.raises(TypeError, match=r"columns that are not numeric: 'b' \(text\)\. ff\.data\.Table"):
         ff.Dataset(pd.DataFrame({"a": [1], "b": ["x"]}), [0])
 
 

@@ -174,4 +174,4 @@ def test_unequal_parts_are_refused_by_all(pair):
     codes, _, errors = pair.ended()
     assert codes == [1, 1]
     for said in errors:
-        assert "each process must pass equally many training rows, in order of the processes they pass [125, 120]." in said
+        assert "each process must pass the same number of training rows, but they pass [125, 120]." in said

@@ -124,7 +124,7 @@ def cases():
     yield "streams", trained(Draws()), ValueError, r"draws from a random stream that it is not given; Task\(rngs=\.\.\.\) names"
     yield "mask", trained(penalty=ff.penalties.l2(1e-3, mask="Dens_0")), ValueError, r"Dens_0.*Dense_0/kernel"
     yield "scalar", trained(loss=lambda z, y: jnp.mean(z)), ValueError, r"one number for the whole batch; .* leave out the mean"
-    yield "columns", trained(loss=lambda z, y: z), ValueError, r"must return one number a row, shape \(rows,\)"
+    yield "columns", trained(loss=lambda z, y: z), ValueError, r"must return one number for each example, shape \(rows,\)"
     yield "metric", trained(metrics={"m": lambda z, y: z.mean()}), ValueError, "the metric 'm' returns one number for the whole batch"
     yield (
         "refuses",

@@ -546,5 +546,5 @@ except ValueError as error:
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("the frame has no column 'age', which the encoding needs. It has: city, price, when, more.")
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(TypeError, match=r"columns that are no numbers: 'city' \(text\)"):
+    with pytest.raises(TypeError, match=r"columns that are not numeric: 'city' \(text\)"):
         ff.load(tmp_path / "run").evaluate(ff.Dataset(new, [0, 1, 0]))

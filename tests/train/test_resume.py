@@ -213,9 +213,9 @@ def test_another_run_in_the_directory_is_refused_with_the_differences(task, tabl
 
 def test_whether_to_resume(task, table, tmp_path):
     train, _ = table
-    with pytest.raises(FileNotFoundError, match="holds no run to resume"):
+    with pytest.raises(FileNotFoundError, match="has no run to resume"):
         ff.fit(task, train, run_dir=tmp_path / "run", resume="must")
-    with pytest.raises(FileNotFoundError, match="holds no run to resume"):
+    with pytest.raises(FileNotFoundError, match="has no run to resume"):
         ff.resume(tmp_path / "run", task, train)
     ff.fit(task, train, run_dir=tmp_path / "run", resume="never")
     with pytest.raises(FileExistsError, match="holds a run"):

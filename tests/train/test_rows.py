@@ -226,7 +226,9 @@ def test_what_is_no_loss_of_a_batch(line):
     def halves(logits, y):
         return logits[: len(y) // 2, 0]
 
-    with pytest.raises(ValueError, match=r"of_batch\(halves\) must return one number for the batch, or one a row, got shape \(101,\)"):
+    with pytest.raises(
+        ValueError, match=r"of_batch\(halves\) must return one number for the batch, or one for each example, got shape \(101,\)"
+    ):
         ff.fit(task_of(of_batch(halves)), line, batch_size=203)
     with pytest.raises(ValueError, match="info_nce is of a whole batch, so that rows cannot have weights"):
         ff.fit(task_of(of_batch(info_nce), outputs=4), ff.Dataset(line.x, line.y, np.ones(203)))
