@@ -88,7 +88,7 @@ def test_facts_are_fields(tmp_path):
     history = History({"loss": [0.5], "auc": [0.7], "own": [0.4]}, data_loss="own", rows=10, validation_rows=4, modes={"auc": "max"})
     assert (history.data_loss, history.rows, history.validation_rows, history.best_epoch) == ("own", 10, 4, None)
     assert [history.mode(name) for name in ("val_auc", "own", "val_loss")] == ["max", "min", "min"]
-    with pytest.raises(ValueError, match="'accuracy' does not say whether larger is better"):
+    with pytest.raises(ValueError, match="'accuracy' is best when small or large"):
         history.mode("accuracy")
     history.to_jsonl(tmp_path / "m.jsonl")
     assert History.from_jsonl(tmp_path / "m.jsonl", data_loss="own", modes={"auc": "max"}).mode("auc") == "max"

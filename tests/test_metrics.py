@@ -111,7 +111,7 @@ def test_confusion_matrix_of_two_classes_and_of_classes_that_never_occur():
 
 
 def test_confusion_matrix_errors():
-    with pytest.raises(ValueError, match="differ in rows"):
+    with pytest.raises(ValueError, match="have different numbers of rows"):
         metrics.confusion_matrix(LOGITS, LABELS[:10])
     with pytest.raises(ValueError, match="labels run from 0 to 5"):
         metrics.confusion_matrix(LOGITS, LABELS + (LABELS == 4))
@@ -142,7 +142,7 @@ def test_f1_precision_and_recall_against_scikit_learn(name, kind, average):
     single = kind in ("binary", "column")
     metric, oracle = getattr(metrics, name), getattr(sklearn.metrics, f"{name}_score")
     if average == "binary" and not single:
-        with pytest.raises(ValueError, match="needs one logit a row"):
+        with pytest.raises(ValueError, match="needs one logit for each example"):
             metric(logits, y, average)
         return
     expected = oracle(y.ravel(), taken, average=average or ("binary" if single else "macro"), zero_division=0)

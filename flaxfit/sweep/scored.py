@@ -250,7 +250,7 @@ def check_comparable(members: Sequence[Member]) -> None:
     for what, found in kinds.items():
         if len(different := list(dict.fromkeys(found))) > 1:
             raise ValueError(
-                f"these runs have different {what} ({different[0]} and {different[1]}): say what to compare them by, metric=..., such as "
+                f"these runs have different {what} ({different[0]} and {different[1]}): name the metric to compare, metric=..., such as "
                 "an accuracy."
             )
 

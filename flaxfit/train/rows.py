@@ -41,7 +41,7 @@ def check_rows_apart(
       sizes: batch sizes that occur.
 
     Raises:
-      ValueError: one of them mixes rows, and is not declared to.
+      ValueError: one of them mixes examples, and is not declared to.
     """
     functions = {what: function for what, function in named_functions(task).items() if declared_of_batch(function) is None}
     enough = sorted(size for size in sizes if size >= _FEW)
@@ -92,7 +92,7 @@ def check_rows_apart(
                         raise ValueError(
                             f"{what} mixes examples: its value for one example depends on the others in the batch."
                             f"{broadcast_hint(logits, targets) or ' Compute the value of each example from its own outputs and targets.'}\n"
-                            f"Where rows are meant to meet, as in a contrastive loss, declare it: ff.losses.of_batch({name})."
+                            f"If that is intended, as in a contrastive loss, declare it: ff.losses.of_batch({name})."
                         )
 
     programs.kept(("rows", shapes), check)

@@ -82,7 +82,7 @@ def test_what_is_no_table():
         ff.data.Table(people(), [1, 2, 3])
     with pytest.raises(TypeError, match="must be a data frame of pandas, Polars or Arrow, got ndarray"):
         ff.data.Table(np.ones((3, 2)), [1, 2, 3])
-    with pytest.raises(TypeError, match=r"a Table is no array: give .* table\.dataset\(train\.encoding\)\.x"):
+    with pytest.raises(TypeError, match=r"a Table is not an array: pass .* table\.dataset\(train\.encoding\)\.x"):
         ff.Dataset(ff.data.Table(people(), "sold"), np.zeros(60))
     with pytest.raises(ValueError, match="no column besides the target, 'it'"):
         ff.data.Table({"it": [1, 2]}, "it")

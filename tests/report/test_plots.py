@@ -184,7 +184,7 @@ def test_errors_say_what_to_do():
     for draw in (plots.learning_curves, plots.weight_norms):
         with pytest.raises(ValueError, match=r"at least one: \{\"Tiny\": result.history\}"):
             draw({})
-        with pytest.raises(ValueError, match=r"maps names of runs.*got History\(40 epochs"):
+        with pytest.raises(ValueError, match=r"must map names of runs.*got History\(40 epochs"):
             draw(history)
     with pytest.raises(KeyError, match=r"no column 'acuracy' in the history of 'Tiny'; did you mean 'accuracy'"):
         plots.learning_curves({"Tiny": history}, "acuracy")

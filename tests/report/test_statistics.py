@@ -290,7 +290,7 @@ def test_delong_is_its_definition():
     assert delong(y, scores[0], scores[0]).p_value == 1
     with pytest.raises(ValueError, match="labels 0 and 1"):
         delong(y * 2, *scores)
-    with pytest.raises(ValueError, match="one finite logit a row"):
+    with pytest.raises(ValueError, match="one finite logit for each example"):
         delong(y, scores[0], scores[1][1:])
 
 

@@ -239,7 +239,7 @@ def test_what_is_no_ensemble_is_refused_at_the_door(table, binary, classes, regr
     ):
         with pytest.raises(TypeError, match=message):
             ff.ensemble(members)
-    with pytest.raises(ValueError, match="a member or more"):
+    with pytest.raises(ValueError, match="at least one member"):
         ff.ensemble([])
     with pytest.raises(ValueError, match="share the loss: member 0 has binary_crossentropy, member 1 mse"):
         ff.ensemble([binary[0], regression[1][0]])

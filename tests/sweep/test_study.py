@@ -187,7 +187,7 @@ def test_the_data_loss_is_compared_and_not_each_settings_own_penalty(penalized):
     data_loss = [penalized.select(**s).scores(name, "last") for s in (plain, l2)]
     assert stats.ttest_rel(*objective).pvalue < 0.01 < stats.ttest_rel(*data_loss).pvalue  # what the penalty makes of it
     for ask in (penalized.table, penalized.rank, lambda metric: penalized.compare(plain, l2, metric)):
-        with pytest.raises(ValueError, match=r"val_loss contains each setting's own penalty.*mse, the default"):
+        with pytest.raises(ValueError, match=r"val_loss includes the penalty of each setting.*mse, the default"):
             ask("val_loss")
     assert len(penalized.select(l2=1e-2).table("val_loss").rows) == 1  # one setting has one penalty
     for result in penalized.results:
@@ -196,7 +196,7 @@ def test_the_data_loss_is_compared_and_not_each_settings_own_penalty(penalized):
 
 def test_different_losses_and_class_weights_need_a_metric(line, table):
     study = ff.fit_many(_squares, [{"loss": "squared"}, {"loss": "absolute"}], line.train, validation=line.validation, epochs=1)
-    with pytest.raises(ValueError, match=r"different losses \(mse and mae\): say what to compare them by"):
+    with pytest.raises(ValueError, match=r"different losses \(mse and mae\): name the metric to compare"):
         study.table()
     assert len(study.table(study.evaluate(line.test)["loss"]).rows) == 2
     apart = [ff.fit_many(_squares, [{"loss": loss}], line.train, validation=line.validation, epochs=1) for loss in ("squared", "absolute")]

@@ -123,7 +123,7 @@ def cases():
     yield "growing", trained(Grows()), ValueError, r"a training step does not fit the fresh state: .*seen"
     yield "streams", trained(Draws()), ValueError, r"draws from a random stream that it is not given; Task\(rngs=\.\.\.\) names"
     yield "mask", trained(penalty=ff.penalties.l2(1e-3, mask="Dens_0")), ValueError, r"Dens_0.*Dense_0/kernel"
-    yield "scalar", trained(loss=lambda z, y: jnp.mean(z)), ValueError, r"one number for the whole batch; .* leave out the mean"
+    yield "scalar", trained(loss=lambda z, y: jnp.mean(z)), ValueError, r"one number for the whole batch; .* remove the mean"
     yield "columns", trained(loss=lambda z, y: z), ValueError, r"must return one number for each example, shape \(rows,\)"
     yield "metric", trained(metrics={"m": lambda z, y: z.mean()}), ValueError, "the metric 'm' returns one number for the whole batch"
     yield (
@@ -141,22 +141,22 @@ def cases():
         TypeError,
         r"optax transformation such as optax.adam\(1e-3\), got float",
     )
-    yield "metrics", lambda net, d: task_of(net(), metrics=[len]), TypeError, "maps names to functions"
+    yield "metrics", lambda net, d: task_of(net(), metrics=[len]), TypeError, "must map names to functions"
     yield "loss", lambda net, d: task_of(net(), loss="mse"), TypeError, r"Task\(loss=\.\.\.\) must be a function, got str"
     yield "task", lambda net, d: ff.fit(net(), d), TypeError, "task must be a flaxfit.Task, got Net"
     yield (
         "taken name",
         lambda net, d: task_of(net(), metrics={"loss": ff.metrics.mae}),
         ValueError,
-        "may not hold 'loss': that name is logged already",
+        "must not have the name 'loss', which is in use",
     )
-    yield "the loss's name", lambda net, d: task_of(net(), metrics={"binary_crossentropy": ff.metrics.mae}), ValueError, "logged already"
-    yield "val_ name", lambda net, d: task_of(net(), metrics={"val_x": ff.metrics.mae}), ValueError, "logged already"
+    yield "the loss's name", lambda net, d: task_of(net(), metrics={"binary_crossentropy": ff.metrics.mae}), ValueError, "which is in use"
+    yield "val_ name", lambda net, d: task_of(net(), metrics={"val_x": ff.metrics.mae}), ValueError, "which is in use"
     yield (
         "wrong axis",
         trained(Outputs(2), loss=lambda z, y: (z**2).mean(0)),
         ValueError,
-        r"one number a row, shape \(rows,\), got shape \(2,\)",
+        r"one number for each example, shape \(rows,\), got shape \(2,\)",
     )
     yield "augment", trained(augment=lambda k, x, y: (x[:7], y[:7])), ValueError, "must keep the number of rows"
     yield "augment's form", trained(augment=lambda x: x), ValueError, r"Task\(augment=\.\.\.\) must be \(key, x, y\) -> \(x, y\)"
@@ -178,7 +178,7 @@ def cases():
     yield "seconds", fit(callbacks=[every(every_seconds=0)]), ValueError, "every_seconds must be more than 0"
     yield "stopping", fit(early_stopping="val_loss"), TypeError, r"early_stopping must be ff\.EarlyStopping"
     yield "stopping class", fit(early_stopping=ff.EarlyStopping), TypeError, r"early_stopping must be ff\.EarlyStopping"
-    yield "monitor's type", lambda net, d: stop(5), TypeError, "is the name of a metric, got 5"
+    yield "monitor's type", lambda net, d: stop(5), TypeError, "must be the name of a metric, got 5"
     yield "own hook class", fit(callbacks=[object()]), TypeError, "derive its class from Callback"
     yield (
         "NumPy metric",
@@ -246,7 +246,7 @@ def test_a_state_of_another_model_or_none_is_refused(net, table):
             call(state)
         with pytest.raises(TypeError, match=r"must be a flaxfit.TrainState, such as result.best or result.last, got dict"):
             call({"params": {}})
-    with pytest.raises(ValueError, match=r"may not hold 'loss'"):
+    with pytest.raises(ValueError, match=r"must not have the name 'loss'"):
         ff.evaluate(task_of(net()), state, train, metrics={"loss": ff.metrics.auc})
 
 

@@ -499,7 +499,7 @@ def test_an_export_is_replaced_as_a_whole_and_nothing_else_is(saved, tmp_path, m
     assert not load(export(directory, saved.task, other, saved.train)).params["Dense_0"]["kernel"].any()
     assert os.listdir(tmp_path) == ["export"]
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(FileExistsError, match="holds other things than an export"):
+    with pytest.raises(FileExistsError, match="has files that are not part of an export"):
         export(tmp_path, saved.task, other, saved.train)
     assert sorted(os.listdir(tmp_path)) == ["export", "notes.txt"]
 

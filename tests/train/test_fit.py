@@ -432,7 +432,7 @@ def test_a_metric_that_fails_in_evaluation_is_named(net, table):
     with pytest.raises(ZeroDivisionError) as caught:
         ff.evaluate(task, state, table[1], metrics={"broken": lambda logits, y: 1 / 0})
     assert caught.value.__notes__ == ["in evaluate(metrics=...), the metric 'broken'"]
-    with pytest.raises(TypeError, match="maps names to functions"):
+    with pytest.raises(TypeError, match="must map names to functions"):
         ff.evaluate(task, state, table[1], metrics=[ff.metrics.auc])
 
 

@@ -57,19 +57,21 @@ def test_rows_that_meet_are_found_before_training(line, function, batch_size, mo
         raise AssertionError("compiled before the check")
 
     monkeypatch.setattr("flaxfit.train.compiled.Programs.compiled", compiled)
-    with pytest.raises(ValueError, match=rf"the loss {function.__name__} mixes rows: .*\n.*ff\.losses\.of_batch\({function.__name__}\)"):
+    with pytest.raises(
+        ValueError, match=rf"the loss {function.__name__} mixes examples: .*\n.*ff\.losses\.of_batch\({function.__name__}\)"
+    ):
         ff.fit(task_of(function), line, batch_size=batch_size)
-    with pytest.raises(ValueError, match="the metric 'm' mixes rows"):
+    with pytest.raises(ValueError, match="the metric 'm' mixes examples"):
         ff.fit(task_of(ff.losses.mse, metrics={"m": function}), line, batch_size=batch_size)
 
 
 def test_found_by_evaluate_and_in_populations_and_of_streams_too(line):
     state = ff.fit(task_of(ff.losses.mse), line).best
-    with pytest.raises(ValueError, match="mixes rows"):
+    with pytest.raises(ValueError, match="mixes examples"):
         ff.evaluate(task_of(broadcast), state, line)
-    with pytest.raises(ValueError, match="mixes rows"):
+    with pytest.raises(ValueError, match="mixes examples"):
         ff.fit_many(lambda hp: ff.Task(ff.nn.MLP((), 1), broadcast, optax.sgd(hp["rate"])), {"rate": [0.1, 0.2]}, line)
-    with pytest.raises(ValueError, match="mixes rows"):
+    with pytest.raises(ValueError, match="mixes examples"):
         ff.fit(task_of(broadcast), ff.data.Stream(line))
 
 
@@ -104,7 +106,7 @@ def broadcast_accuracy(logits, y):
 @pytest.mark.parametrize("ones", [1, 3, 100, 202])
 def test_rare_labels_and_sorted_ones(line, ones):
     y = (np.arange(203) < ones).astype(np.int32)
-    with pytest.raises(ValueError, match="the metric 'm' mixes rows"):
+    with pytest.raises(ValueError, match="the metric 'm' mixes examples"):
         ff.fit(task_of(ff.losses.binary_crossentropy, metrics={"m": broadcast_accuracy}), ff.Dataset(line.x, y))
 
 
@@ -115,7 +117,7 @@ def test_outputs_that_all_rows_share(line):
             return {"z": nn.Dense(1)(x)[:, 0], "scale": self.param("scale", nn.initializers.ones, ())}
 
     ff.fit(task_of(lambda z, y: z["scale"] * (z["z"] - y) ** 2, model=Scaled()), line)
-    with pytest.raises(ValueError, match="mixes rows"):
+    with pytest.raises(ValueError, match="mixes examples"):
         ff.fit(task_of(lambda z, y: z["scale"] * (z["z"] - z["z"].max()) ** 2, model=Scaled()), line)
 
 
@@ -230,9 +232,9 @@ def test_what_is_no_loss_of_a_batch(line):
         ValueError, match=r"of_batch\(halves\) must return one number for the batch, or one for each example, got shape \(101,\)"
     ):
         ff.fit(task_of(of_batch(halves)), line, batch_size=203)
-    with pytest.raises(ValueError, match="info_nce is of a whole batch, so that rows cannot have weights"):
+    with pytest.raises(ValueError, match="info_nce is computed from a whole batch, so that examples cannot have weights"):
         ff.fit(task_of(of_batch(info_nce), outputs=4), ff.Dataset(line.x, line.y, np.ones(203)))
-    with pytest.raises(ValueError, match=r"must have one batch size, got \[8, 16\]"):
+    with pytest.raises(ValueError, match=r"must have the same batch size, got \[8, 16\]"):
         task_of(of_batch(info_nce, 8), metrics={"m": of_batch(info_nce, 16)})
     with pytest.raises(ValueError, match=r"one number for the whole batch.*is declared by ff\.losses\.of_batch"):
         ff.fit(task_of(info_nce, outputs=4), line)

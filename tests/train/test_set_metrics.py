@@ -193,9 +193,9 @@ def test_what_is_no_metric_of_a_set(net, table):
         fit(broken=lambda z, y: 1 / (0 * len(np.asarray(z))))
     assert raised.value.__notes__ == ["in Task(set_metrics=...), the metric 'broken'"]
     for name in ("m", "loss", "val_x", "binary_crossentropy"):
-        with pytest.raises(ValueError, match=rf"Task\(set_metrics=\.\.\.\) may not hold '{name}'"):
+        with pytest.raises(ValueError, match=rf"Task\(set_metrics=\.\.\.\) must not have the name '{name}'"):
             task(**{name: ff.metrics.f1})
-    with pytest.raises(TypeError, match=r"Task\(set_metrics=\.\.\.\) maps names to functions"):
+    with pytest.raises(TypeError, match=r"Task\(set_metrics=\.\.\.\) must map names to functions"):
         ff.Task(net(), ff.losses.mse, optax.sgd(0.1), set_metrics=[ff.metrics.f1])
     with pytest.raises(TypeError, match=r"set_metrics\['f'\]=\.\.\.\) must be a function, got str"):
         task(f="f1")

@@ -145,7 +145,7 @@ def test_metrics_say_whether_larger_is_better(table):
 
 
 def test_a_plateau_alone_guesses_nothing():
-    with pytest.raises(ValueError, match="does not say whether larger is better"):
+    with pytest.raises(ValueError, match="is best when small or large"):
         Plateau("val_margin").init()
     assert float(Plateau("val_margin", mode="max").init().best) == -math.inf
     assert Plateau("val_loss").direction == "min"
