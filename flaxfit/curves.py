@@ -186,7 +186,7 @@ def _after(levels: Any, count: Any, first: Any, xp: Any) -> Any:
     values = levels[..., xp.minimum(near + first, levels.shape[-1] - 1)]
     left_out = (near == place) | (near >= rest)
     low, high = xp.where(left_out, xp.inf, values).min(-2), xp.where(left_out, -xp.inf, values).max(-2)
-    wider = xp.where(place < rest - 1, (high - low) / 2, 0.0)  # the last has no later ones to agree with
+    wider = (high - low) / xp.where(place < rest - 1, 2, 4)  # the last has no later ones to agree with
     piece = xp.clip(levels[..., xp.minimum(place + first, levels.shape[-1] - 1)], low - wider, high + wider)
     return xp.where(place < rest, piece, 0.0)
 

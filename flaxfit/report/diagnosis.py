@@ -136,7 +136,7 @@ def diagnose(runs: Any, metric: str | None = None, mode: Mode | None = None, *, 
       >>> history = History({"loss": falling + 0.1, "mse": falling + 0.1, "val_loss": falling + rising, "val_mse": falling + rising + 0.2})
       >>> diagnosis = diagnose(history)
       >>> diagnosis.verdict, diagnosis.epoch, diagnosis.onset
-      ('overfitted', 41, (37, 44))
+      ('overfitted', 41, (32, 48))
     """
     histories = _histories(runs)
     if histories is None:
