@@ -232,7 +232,7 @@ def train_all(
             _side_by_side(waiting, signals)
         else:
             _in_threads(waiting, workers, signals)
-    monitor = entries[0].job.plan.stopping.monitor
+    monitor = entries[0].job.plan.stopping.column
     if signals.heard is not None:
         ended = {entry.member: entry.result for entry in entries if entry.result is not None}
         some = Study([*ended], [*ended.values()], monitor, time.perf_counter() - began, directory) if ended else None

@@ -18,24 +18,26 @@ class TrainConfig:
     """How a run is trained: the arguments that `fit`, `fit_many` and `cross_validate` have in common.
 
     Attributes:
-      epochs: how many epochs to train at most.
-      batch_size: rows of a step. The last step of an epoch takes the rows that are left.
-      early_stopping: when to stop sooner, or None.
+      epochs: the number of epochs to train at most.
+      batch_size: the number of examples of a step. The last step of an epoch takes the examples that are left.
+      early_stopping: when to stop before that, or None.
       plateau: when to lower the learning rate, or None.
-      class_weight: class -> factor on the training loss of its rows, as in Keras, by number or by the name that `Dataset.classes` has; or
-        "balanced": rows / (classes * rows of the class), as in scikit-learn, of the training rows; or None.
+      class_weight: class -> factor on the training loss of its examples, as in Keras. A class is given by its number or by its name in
+        `Dataset.classes`. "balanced" makes the factors n / (classes * n of the class), as in scikit-learn, from the n training examples.
       replacement: whether each batch is drawn with replacement.
-      shuffle: whether each epoch takes the rows in a new order; if not, in the order of the data, as Keras's `shuffle=False`.
-      validation_split: the share of the training rows that are held out as validation rows: the last ones of the data, before any
-        shuffling, as in Keras. Rows that are sorted, by class say, need `flaxfit.data.split` instead. None: no rows.
-      validation_every: validate at the end of every so many epochs only, those whose number it divides, as Keras's `validation_freq`. In
-        the others the `val_` columns are NaN; early stopping and plateaus on one of them wait, so that their patience counts validations.
-      terminate_on_nan: whether to end at the first epoch with a loss or a weight that is not finite.
-      validation_batch_size: rows of a step of validation; the scores depend on it by rounding only. None: as many as 4 MB hold of the
-        model's widest layer, and at least 256. A run's record has the number. A task with a `flaxfit.losses.of_batch` has its own.
+      shuffle: whether each epoch takes the examples in a new order. If not, they are taken in the order of the data, as in Keras.
+      validation_split: the fraction of the training examples that is held out for validation, as in Keras: the last ones of the data,
+        before any shuffling. Use `flaxfit.data.split` for data that are sorted, for instance by class. None holds out nothing.
+      validation_every: validate only at the end of each epoch whose number is a multiple of this, as with Keras's `validation_freq`. In the
+        other epochs the `val_` columns are NaN, and early stopping and plateaus on such a column wait: their patience counts validations.
+      terminate_on_nan: whether to end at the first epoch in which a loss or a weight is not finite.
+      validation_batch_size: the number of examples of a validation step. It changes scores by rounding only. By default as many as fit into
+        4 MB of the widest layer of the model, at least 256; the record of the run has the number. A task with a `flaxfit.losses.of_batch`
+        uses that batch size.
 
     Raises:
-      ValueError, TypeError: an argument that cannot work.
+      ValueError: an argument is out of range, or contradicts another one.
+      TypeError: an argument has the wrong type.
 
     Example:
       >>> config = TrainConfig(epochs=10, early_stopping=EarlyStopping("val_loss", patience=3))
@@ -57,18 +59,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", check_count("epochs", self.epochs, 1, "epochs"))
-        object.__setattr__(self, "batch_size", check_count("batch_size", self.batch_size, 1, "rows of a step"))
+        object.__setattr__(self, "batch_size", check_count("batch_size", self.batch_size, 1, "examples of a step"))
         object.__setattr__(self, "validation_every", check_count("validation_every", self.validation_every, 1, "epochs"))
         if self.validation_every > self.epochs:
             raise ValueError(
-                f"validation_every={self.validation_every} is more than epochs={self.epochs}, so that no epoch would validate."
+                f"validation_every={self.validation_every} is more than epochs={self.epochs}, so that there would be no validation."
             )
         if self.validation_split is not None and not 0 < self.validation_split < 1:
-            raise ValueError(f"validation_split must be a share between 0 and 1, or None, got {self.validation_split!r}.")
+            raise ValueError(f"validation_split must be a fraction between 0 and 1, or None, got {self.validation_split!r}.")
         if self.replacement and not self.shuffle:
-            raise ValueError("shuffle=False takes rows in order, replacement=True draws them at random: choose one.")
+            raise ValueError("shuffle=False takes examples in order, but replacement=True draws them at random: choose one.")
         if (size := self.validation_batch_size) is not None:
-            object.__setattr__(self, "validation_batch_size", check_count("validation_batch_size", size, 1, "rows of a step"))
+            object.__setattr__(self, "validation_batch_size", check_count("validation_batch_size", size, 1, "examples of a step"))
         if self.early_stopping is not None and not isinstance(self.early_stopping, EarlyStopping):
             raise TypeError(f'early_stopping must be ff.EarlyStopping("val_loss", patience=...), got {self.early_stopping!r}.')
         if self.plateau is not None and not isinstance(self.plateau, Plateau):
@@ -76,13 +78,13 @@ class TrainConfig:
         if self.class_weight is not None:
             if not isinstance(self.class_weight, Mapping) and self.class_weight != "balanced":
                 raise TypeError(
-                    f'class_weight maps classes to factors, as in {{0: 1.0, 1: 5.0}}, or is "balanced", got {self.class_weight!r}.'
+                    f'class_weight must map classes to factors, such as {{0: 1.0, 1: 5.0}}, or be "balanced", got {self.class_weight!r}.'
                 )
             if isinstance(self.class_weight, Mapping):
                 object.__setattr__(self, "class_weight", dict(self.class_weight))
 
     def record(self) -> dict[str, Any]:
-        """The configuration as plain values for JSON."""
+        """Returns the configuration as plain values for JSON."""
         weights = self.class_weight
         return {
             **{field.name: getattr(self, field.name) for field in fields(self)},
@@ -93,7 +95,7 @@ class TrainConfig:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> TrainConfig:
-        """The configuration that `record` gave; what an older record lacks has its default."""
+        """Returns the configuration of a record. Arguments that an older record does not have get their defaults."""
         values = {field.name: record[field.name] for field in fields(cls) if field.name in record}
         for name, kind in (("early_stopping", EarlyStopping), ("plateau", Plateau)):
             if values.get(name) is not None:
@@ -104,7 +106,7 @@ class TrainConfig:
 
 
 class TrainOptions(TypedDict, total=False):
-    """The arguments of `TrainConfig` as keywords, for functions that hand them on."""
+    """The arguments of `TrainConfig` as keywords, for functions that pass them on."""
 
     epochs: int
     batch_size: int
@@ -120,12 +122,12 @@ class TrainOptions(TypedDict, total=False):
 
 
 def _key(label: Any) -> str:
-    """A class as text from which `ast.literal_eval` makes it again: 3, or 'yes' in quotes."""
+    """Returns a class as text that `ast.literal_eval` reads: 3, or 'yes' in quotes."""
     return repr(label) if isinstance(label, str) else str(int(label))
 
 
 def check_seed(seed: Any) -> int:
-    """`seed` as an integer that JAX takes as it is."""
+    """Returns `seed` as an int, after checking that JAX takes it without reducing it."""
     if check_count("seed", seed, 0, "below 2**32") >= 2**32:
-        raise ValueError(f"seed must be below 2**32, got {seed}: JAX would take it modulo that.")
+        raise ValueError(f"seed must be below 2**32, got {seed}.")
     return int(seed)

@@ -38,24 +38,27 @@ def evaluate(
     metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], Any]] | None = None,
     interval: bool = False,
 ) -> dict[str, Any]:
-    """Scores a state, exactly over all rows.
+    """Computes the loss and the metrics of a trained state over all examples.
 
     Args:
-      task: what was trained.
-      state: `result.best`, `result.last`, or any state of this task.
-      data: the rows to score; those of a stream piece by piece.
-      batch_size: rows a step, for memory; the result does not depend on it. A task with a `flaxfit.losses.of_batch` has its own.
-      metrics: more metrics, of the whole set at once: name -> (logits, y) -> number or array, such as `flaxfit.metrics.auc` or a function
-        of `sklearn.metrics`. Logits and targets are in memory for them, of a stream too.
-      interval: whether scores are 95% intervals (`flaxfit.statistics.Interval`), which cover which rows were scored, but neither seeds
-        nor which rows were trained on: Student's over rows, Wilson's for shares such as accuracies, DeLong's for `flaxfit.metrics.auc`.
-        Other `metrics` and the penalty stay numbers. Needs a Dataset.
+      task: the task that was trained.
+      state: `result.best`, `result.last`, or another state of this task.
+      data: the examples. A stream is read piece by piece.
+      batch_size: how many examples to compute at once. It bounds the memory, and changes scores by rounding only. A task with a
+        `flaxfit.losses.of_batch` uses that batch size.
+      metrics: more metrics, which are computed from the whole set: name -> (logits, y) -> number or array, such as `flaxfit.metrics.auc`
+        or a function of `sklearn.metrics`. All logits and targets are then in memory, also those of a stream.
+      interval: whether to return 95% intervals (`flaxfit.statistics.Interval`): Student's over examples, Wilson's for proportions such as
+        accuracies, DeLong's for `flaxfit.metrics.auc`. They cover the choice of these examples, but neither seeds nor the choice of the
+        training examples. Other `metrics` and the penalty remain numbers. It needs a Dataset.
 
     Returns:
-      `loss` (the objective), the data loss under its name, `penalty` where there is one, the task's metrics and set metrics, and `metrics`.
+      `loss` (the objective), the data loss under its name, `penalty` if there is one, the metrics and set metrics of the task, and
+      `metrics`.
 
     Raises:
-      ValueError, TypeError: as `fit`, or a state of another model; `interval` with a stream.
+      ValueError: as `fit`; the state is of another model.
+      TypeError: as `fit`; `interval` with a stream.
 
     Example:
       >>> import flaxfit as ff, optax
@@ -185,22 +188,22 @@ def evaluate_member(
 
 
 def predict(task: Task, state: TrainState, x: Any, *, batch_size: int = 1024, classes: Sequence[Any] | None = None) -> Any:
-    """The model's outputs (logits) for rows, or the classes that they choose, with the model in evaluation mode.
+    """Returns the outputs of a model, such as logits, or the classes that it predicts. The model is in evaluation mode.
 
     Args:
-      task: what was trained.
-      state: `result.best`, `result.last`, or any state of this task.
+      task: the task that was trained.
+      state: `result.best`, `result.last`, or another state of this task.
       x: inputs as in training: arrays with leading axis (rows,).
-      batch_size: rows a step, for memory.
-      classes: the names of the classes, such as `train.classes`, to get names instead of logits: that of the largest logit, or the second
-        one where a single logit is above 0.
+      batch_size: how many examples to compute at once.
+      classes: the names of the classes, such as `train.classes`, to return names instead of logits: the class of the largest logit, or the
+        second class if a single logit is above 0.
 
     Returns:
-      NumPy arrays with leading axis (rows,); with `classes` an array of them, shape (rows,) or of labels at each position.
+      NumPy arrays with leading axis (rows,). With `classes` an array of names, of shape (rows,) or with one for each position.
 
     Raises:
-      ValueError, TypeError: rows that the model refuses, or that are not finite; a state of another model; another number of classes than
-        the model tells apart.
+      ValueError, TypeError: the model does not take these inputs, or they are not finite; the state is of another model; the number of
+        classes is not that of the model.
 
     Example:
       >>> import flaxfit as ff, optax
@@ -239,11 +242,11 @@ def predict_member(programs: Programs, task: Task, numbers: Mapping[str, Any], s
 
 
 def summary(task: Task, x: Any) -> str:
-    """A table of the model's layers: parameters, output shapes, floating-point operations of a call. Plain text.
+    """Returns a table of the layers of a model, as plain text: parameters, output shapes, floating-point operations of a call.
 
     Args:
-      task: whose model; `x` goes through its `preprocess`.
-      x: a few rows, such as `x[:1]`.
+      task: the task of the model. Its `preprocess` is applied to `x`.
+      x: inputs of a few examples, such as `x[:1]`.
 
     Example:
       >>> import flaxfit as ff, optax

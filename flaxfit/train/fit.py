@@ -60,43 +60,44 @@ def fit(
     run_dir: str | os.PathLike[str] | None = None,
     resume: Resume = "auto",
 ) -> Result:
-    """Trains a task.
+    """Trains a model as one compiled program.
 
     Args:
-      task: what to train. It holds its compiled programs: fit the same object again and nothing compiles.
-      train: the training rows, which are moved to the device once; or a `flaxfit.data.Stream` of more than fit there.
-        What a table needs to be encoded is learned from its rows.
-      validation: rows that each epoch is validated on, or None.
+      task: what to train. It keeps its compiled programs, so that a second call with the same object compiles nothing.
+      train: the training examples, which are moved to the device once; or a `flaxfit.data.Stream` of more than fit there. The encoding of a
+        table is learned from its rows.
+      validation: the examples that each epoch is validated on, or None.
       epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan, shuffle, validation_split,
         validation_every, validation_batch_size: how to train, as `flaxfit.TrainConfig` says.
-      seed: decides the initial weights, the order of rows and all other randomness; below 2**32.
-      callbacks: what is called between chunks (see `flaxfit.callbacks`).
-      initial: start from these weights instead of fresh ones, and from this optimizer state where there is one.
-      mesh: devices to share the work, with the same losses but for rounding: the rows of each step are spread along its first axis. Each
-        of several processes (`flaxfit.distributed`) passes its part of the training rows, equally many, and all validation rows; the
-        first process has the callbacks and the directory.
-      shard: how parameters, and with them the optimizer's state, are spread over the mesh: `flaxfit.sharding.fsdp()`, or regular
-        expressions on the path -> `PartitionSpec`. By default each device has all of them.
+      seed: the seed of the initial weights, the order of the examples and all other randomness, below 2**32.
+      callbacks: objects that are called between chunks (see `flaxfit.callbacks`).
+      initial: weights to start from instead of fresh ones, and the state of the optimizer if it has one.
+      mesh: the devices that share the work. The examples of each step are spread along its first axis, and losses change by rounding only.
+        With several processes (`flaxfit.distributed`), each passes its part of the training examples, the same number for all, and all
+        validation examples. The first process calls the callbacks and writes the directory.
+      shard: how parameters and the state of the optimizer are spread over the mesh: `flaxfit.sharding.fsdp()`, or regular expressions on
+        the path -> `PartitionSpec`. By default each device has all of them.
       run_dir: a directory for this run: configuration, metrics, checkpoints and, in the end, the model for `flaxfit.load`.
-      resume: where `run_dir` holds this run, "auto" continues it from its last checkpoint, with the same bits as if it had never stopped,
-        or returns it if it is finished. "never" refuses to; "must" refuses to start anew; "force" also continues a run whose
-        configuration was another. `epochs` may be larger than before.
+      resume: what to do if `run_dir` has this run already. "auto" resumes it from its last checkpoint, with the same bits as if it had
+        never stopped, or returns it if it is finished. "never" raises an error; "must" raises one if there is no run; "force" also
+        resumes a run whose configuration is another. `epochs` may be larger than before.
 
     Returns:
-      A `Result`; the timing of a resumed run is of this process. If Ctrl-C or the stop button of a notebook ends the run in an interactive
-      session, it is the result so far, with `stop_reason` "interrupted".
+      A `Result`. The timing of a resumed run covers this process only. If Ctrl-C or the stop button of a notebook ends the run in an
+      interactive session, it is the result so far, with `stop_reason` "interrupted".
 
     Raises:
-      ValueError, TypeError: an input that cannot work, before anything compiles; a stream's rows are checked when they are read. A run in
-        `run_dir` that was another: the message lists the differences.
-      RuntimeError: another process runs in `run_dir`; one of this run's processes failed or was lost.
-      FileExistsError, FileNotFoundError: what `resume` refuses.
+      ValueError, TypeError: an argument cannot work, which is found before anything compiles (the examples of a stream are checked when
+        they are read); or `run_dir` has another run, and the message lists the differences.
+      RuntimeError: another process uses `run_dir`; or a process of this run failed or was lost.
+      FileExistsError, FileNotFoundError: there is a run and `resume` is "never", or there is none and it is "must".
       KeyboardInterrupt: Ctrl-C ended the run in a script. Everything is saved, and the error's attribute `result` is the result so far.
         After SIGTERM and SIGHUP everything is saved, too, before the process ends. A second signal ends it at once.
 
     Warns:
-      UserWarning: the rows of a step do not divide over the mesh; a resumed run was made by other versions.
-      RuntimeWarning: the run ended on a value that is not finite; says which and when.
+      UserWarning: the examples of a step do not divide over the mesh; the resumed run was made by other versions; the model is likely to be
+        wrong, such as probabilities before a loss of logits.
+      RuntimeWarning: the run ended on a value that is not finite.
 
     Example:
       >>> import flaxfit as ff, numpy as np, optax
@@ -167,7 +168,7 @@ def fit(
 
 
 def run_callbacks(callbacks: Any, run: Run, durable: bool) -> list[Callback]:
-    """The callbacks of a run, checked; of one with a directory, with those that fill it."""
+    """Returns the callbacks of a run after checking them, with those that write its directory if it has one."""
     callbacks = check_callbacks(callbacks, run)
     if durable and not any(isinstance(callback, Checkpoint) for callback in callbacks):
         callbacks.append(Checkpoint(every_seconds=60))
@@ -186,23 +187,23 @@ def resume(
     mesh: Mesh | None = None,
     shard: Shard | None = None,
 ) -> Result:
-    """Continues a run; all arguments of `fit` that are not given here come from its directory.
+    """Resumes a run. All arguments of `fit` that are not given here come from its directory.
 
     Args:
-      run_dir: the run's directory.
-      task: what was trained, as it was.
-      train: the training rows, as they were.
-      validation: the validation rows, as they were.
+      run_dir: the directory of the run.
+      task: the same task as before.
+      train: the same training examples.
+      validation: the same validation examples.
       callbacks: as for `fit`.
-      initial: as it was.
-      epochs: how many epochs in all, if more than before.
-      mesh, shard: as for `fit`. They may differ from before; the bits are the same only where they do not.
+      initial: the same initial weights.
+      epochs: the number of epochs in all, if more than before.
+      mesh, shard: as for `fit`. They may differ from before, but then the bits may differ, too.
 
     Returns:
-      What `fit` returns.
+      A `Result`, as `fit`.
 
     Raises:
-      FileNotFoundError: there is no run; and what `fit` raises.
+      FileNotFoundError: there is no run. Other errors are those of `fit`.
     """
     directory = RunDirectory(run_dir)
     record = directory.read_config()

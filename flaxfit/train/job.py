@@ -136,7 +136,7 @@ class Job:
         validation = None if self.validation is None else len(self.validation)
         stopping = self.plan.stopping
         return Run(
-            task, self.columns, stopping.monitor, stopping.direction, self.rows, validation, self.steps, self.config.epochs, self.origins,
+            task, self.columns, stopping.column, stopping.direction, self.rows, validation, self.steps, self.config.epochs, self.origins,
             validation_every=self.config.validation_every, **place,
         )  # fmt: skip
 
@@ -317,7 +317,9 @@ def validate(
             if jnp.issubdtype(leaf.dtype, jnp.inexact):
                 check_finite(f"initial{jax.tree_util.keystr(path)}", jnp.atleast_1d(leaf))
     check_rows_apart(programs, task, member.numbers, train, logits, (evaluation or training[:1])[-1], (*training, *evaluation))
-    stopping = config.early_stopping or EarlyStopping(task.loss_name if validation is None else f"val_{task.loss_name}", mode="min")
+    default = task.loss_name if validation is None else f"val_{task.loss_name}"
+    stopping = (config.early_stopping or EarlyStopping()).monitoring(default)
+    plateau = config.plateau and config.plateau.monitoring(default)
     plan = program.Plan(
         batch_size,
         stopping,
@@ -327,16 +329,16 @@ def validate(
         shuffle=config.shuffle,
         validation_every=config.validation_every if validation is not None else 1,
         terminate_on_nan=config.terminate_on_nan,
-        plateau=config.plateau,
+        plateau=plateau,
         placement=placement,
         on_host=() if validation is None else on_host(programs, task, member.numbers, logits, data[:1].y, len(validation)),
     )
     check_last_step(task, shapes, data, total, plan.batch_size)
     columns = program.columns(task, validation is not None, plan, measures)
-    for rule in (stopping, config.plateau):
+    for rule in (stopping, plateau):
         if rule is not None:
-            check_monitor(rule.monitor, columns[:-1])
-    plan = replace(plan, stopping=stopping.resolved(task.modes), plateau=config.plateau and config.plateau.resolved(task.modes))
+            check_monitor(rule.column, columns[:-1])
+    plan = replace(plan, stopping=stopping.resolved(task.modes), plateau=plateau and plateau.resolved(task.modes))
     if placement.mesh is not None and (ways := placement.mesh.devices.shape[0]) and plan.batch_size % ways:
         message = f"steps of {plan.batch_size} rows do not divide over {ways} devices, so that each computes all of them"
         warnings.warn(f"{message}: take a batch_size that does.", UserWarning, stacklevel=3)

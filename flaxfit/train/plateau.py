@@ -23,7 +23,8 @@ class Plateau(Monitored):
     is logged in each epoch as `learning_rate_scale`, and is part of the compiled run and of its checkpoints.
 
     Attributes:
-      monitor: a column of the history, such as `val_loss`.
+      monitor: the metric to monitor, a column of the history such as `val_accuracy`. None for the data loss of the validation examples, or
+        of the training examples if there are no others.
       factor: the factor by which the scale is lowered, above 0 and below 1.
       patience: the number of epochs without improvement after which it is lowered.
       min_delta: the smallest change that counts as an improvement.
@@ -44,7 +45,7 @@ class Plateau(Monitored):
       0.5
     """
 
-    monitor: str = "val_loss"
+    monitor: str | None = None
     factor: float = 0.1
     patience: int = 10
     min_delta: float = 1e-4
@@ -55,8 +56,8 @@ class Plateau(Monitored):
     def __post_init__(self) -> None:
         check_count("Plateau(patience=...)", self.patience, 0, "epochs")
         check_count("Plateau(cooldown=...)", self.cooldown, 0, "epochs")
-        if not isinstance(self.monitor, str):
-            raise TypeError(f"Plateau(monitor=...) must be the name of a metric, got {self.monitor!r}.")
+        if self.monitor is not None and not isinstance(self.monitor, str):
+            raise TypeError(f"Plateau(monitor=...) must be the name of a metric, or None for the data loss, got {self.monitor!r}.")
         if not 0 < self.factor < 1:
             raise ValueError(f"Plateau(factor=...) must be above 0 and below 1, got {self.factor!r}.")
         if not 0 <= self.min_scale <= 1:

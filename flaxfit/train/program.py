@@ -265,7 +265,7 @@ def _end_epoch(
     loss, validation = jnp.isfinite(means["loss"]), jnp.isfinite(means.get("val_loss", 0.0))
     finite = loss & (validation if missing is None else validation | missing) & _all_finite((train.params, train.collections))
     # An epoch that broke down is never best, whatever its monitor says.
-    monitor = plan.stopping.monitor
+    monitor = plan.stopping.column
     training = means.get(monitor.removeprefix("val_"))
     stopper = plan.stopping.update(state.stopper, jnp.where(finite, means[monitor], jnp.nan), epoch, training)
     if missing is not None and monitor.startswith("val_"):
@@ -283,8 +283,8 @@ def _end_epoch(
         means["learning_rate_scale"] = state.plateau.scale  # the epoch's own: a reduction acts from the next epoch on
         if "learning_rate" in means:
             means["learning_rate"] *= state.plateau.scale
-        changes["plateau"] = plan.plateau.update(state.plateau, means[plan.plateau.monitor])
-        if missing is not None and plan.plateau.monitor.startswith("val_"):
+        changes["plateau"] = plan.plateau.update(state.plateau, means[plan.plateau.column])
+        if missing is not None and plan.plateau.column.startswith("val_"):
             changes["plateau"] = _choose(missing, state.plateau, changes["plateau"])
     return changes, means
 

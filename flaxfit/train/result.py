@@ -1,4 +1,4 @@
-"""What a run gave."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from flaxfit.train.task import Task
 
 @dataclass(frozen=True)
 class Timing:
-    """Where a fit's wall time went.
+    """The wall time of a run by part.
 
     Attributes:
-      compile: seconds before the first step: checks, tracing and compiling, which a task and shapes seen before need not again, and
-        moving the data to the device.
-      train: seconds inside the compiled chunks.
-      epoch: seconds an epoch, of `train`.
-      chunks: compiled calls.
+      compile: the seconds before the first step: checks, tracing, compiling (not needed again for the same task and shapes), and moving the
+        data to the device.
+      train: the seconds inside compiled chunks.
+      epoch: the seconds of `train` for each epoch.
+      chunks: the number of compiled calls.
     """
 
     compile: float
@@ -33,18 +33,18 @@ class Timing:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave.
+    """The result of a run.
 
     Attributes:
-      history: every logged metric by epoch, from 1.
-      best: the evaluation state of the best epoch by the monitor (without early stopping: the data loss of the validation rows, or of
-        the training rows where there are none); where the monitor was never a number, of the last epoch, or of the initial weights if
-        the run ended on a value that is not finite.
-      last: the state in which the run ended. If it ended on a loss or weight that is not finite, that is such a state.
-      best_epoch: the best epoch, None where the monitor was never a number.
+      history: all logged metrics by epoch, from 1.
+      best: the weights of the best epoch, for evaluation. The best epoch is that of the monitored metric, which is the data loss of the
+        validation examples (or of the training examples if there are no others) unless early stopping names another. If the metric was
+        never finite, they are those of the last epoch, or the initial ones if the run ended on a value that is not finite.
+      last: the state at the end of the run. It has values that are not finite if the run ended on one.
+      best_epoch: the best epoch, or None if the metric was never finite.
       stop_reason: "epochs", "early_stopping", "non_finite", "callback" or "interrupted".
-      timing: where the time went.
-      data: "train" and, where there is one, "validation" -> where the rows come from, as plain values.
+      timing: the wall time by part.
+      data: "train" and, if there is one, "validation" -> where the examples come from, as plain values.
     """
 
     history: History
@@ -68,14 +68,14 @@ class Result:
 
 
 def result_of(task: Task, state: RunState, history: History, reason: StopReason, timing: Timing, data: Mapping[str, Any]) -> Result:
-    """What a run gave that ended in `state`."""
+    """Returns the result of a run that ended in `state`."""
     # Before any best epoch, `state.best` is the initial state: finite, where the end is not.
     best = state.best if int(state.stopper.best_epoch) or reason == "non_finite" else task.evaluated(state.train)
     return Result(history, best, state.train, history.best_epoch, reason, timing, data)
 
 
 def what_was_not_finite(history: History) -> str:
-    """The warning of a run that ended on a value that is not finite."""
+    """Returns the warning for a run that ended on a value that is not finite."""
     epoch, values = history.epochs[-1], history.row(-1)
     names = [name for name in ("loss", "val_loss")[: 1 + bool(history.validated[-1])] if not math.isfinite(values.get(name, 0.0))]
     what = " and ".join(f"{name} is {values[name]}" for name in names) or "a weight or batch statistic is not finite"

@@ -20,38 +20,48 @@ _MANY_LOOKS = 1.75  # factor on the critical value of a test that is repeated as
 
 
 class Monitored:
-    """What `EarlyStopping` and `Plateau` have in common: a monitor, and whether it is best when small or large."""
+    """What `EarlyStopping` and `Plateau` have in common: a monitored metric and its mode."""
 
-    monitor: str
+    monitor: str | None
     mode: Literal["auto", "min", "max"]
 
+    def monitoring(self, default: str) -> Self:
+        """Returns the same rule for the metric `default`, unless a metric is named."""
+        return self if self.monitor is not None else replace(cast(Any, self), monitor=default)
+
     def resolved(self, modes: Mapping[str, Mode]) -> Self:
-        """The same rule with the mode that the metric says.
+        """Returns the same rule with the mode of its metric.
 
         Args:
-          modes: base name -> mode, such as `Task.modes`.
+          modes: name without `val_` -> mode, such as `Task.modes`.
 
         Raises:
-          ValueError: the mode is "auto", and the metric does not say.
+          ValueError: the mode is "auto", and that of the metric is not known.
         """
-        return self if self.mode != "auto" else replace(cast(Any, self), mode=mode_of(self.monitor, modes))
+        return self if self.mode != "auto" else replace(cast(Any, self), mode=mode_of(self.monitor or "loss", modes))
+
+    @property
+    def column(self) -> str:
+        """The name of the metric, which `monitoring` has filled in."""
+        assert self.monitor is not None
+        return self.monitor
 
     @property
     def direction(self) -> Mode:
-        """Whether smaller or larger is better. Used alone, "auto" knows it of `loss` and `val_loss` only; `fit` asks the task's metrics.
+        """Whether the metric is best when small or large. Outside of `fit`, "auto" knows it of a data loss, `loss` and `val_loss` only.
 
         Raises:
           ValueError: it is not known.
         """
-        return mode_of(self.monitor, None) if self.mode == "auto" else self.mode
+        return mode_of(self.monitor or "loss", None) if self.mode == "auto" else self.mode
 
 
 @dataclass(frozen=True)
 class EarlyStopping(Monitored):
-    """Stop when a metric no longer improves: Keras's `EarlyStopping`, its words and its meanings.
+    """Stops training when a metric no longer improves, as `keras.callbacks.EarlyStopping` does.
 
-    Two differences, both where Keras loses something: NaN and infinities never count as best, and there is no
-    `restore_best_weights`, because best and last are both returned.
+    There are three differences. The default monitor is the data loss, which leaves out penalties. NaN and infinities never count as
+    best. There is no `restore_best_weights`, because `fit` returns both the best and the last weights.
 
     `patience="auto"` needs no number: the run stops when the test of `flaxfit.diagnose` finds that the monitor got worse, beyond noise
     and by over a twentieth of what it had gained. It looks after each of the first 40 epochs and then each time the run is about a
@@ -61,15 +71,17 @@ class EarlyStopping(Monitored):
     that validate are too few; the stopper does not.
 
     Attributes:
-      monitor: a column of the history, such as `val_loss`.
-      patience: stop after this many checks in a row without improvement (0 stops at the first, as 1 does); or "auto".
-      min_delta: an improvement must be larger than this.
-      mode: "min", "max", or "auto": as the metric says, see `flaxfit.Metric`.
-      baseline: improvements count only once the metric is better than this. Not with `patience="auto"`.
-      start_from_epoch: epochs before the first check.
+      monitor: the metric to monitor, a column of the history such as `val_accuracy`. None for the data loss of the validation examples, or
+        of the training examples if there are no others.
+      patience: the number of epochs without improvement after which training stops (0 stops at the first one, as 1 does); or "auto".
+      min_delta: the smallest change that counts as an improvement.
+      mode: "min", "max", or "auto" for the mode of the metric (see `flaxfit.Metric`).
+      baseline: a value that the metric must pass before improvements count. Not with `patience="auto"`.
+      start_from_epoch: the number of epochs before the metric is first checked.
 
     Raises:
-      ValueError, TypeError: negative or NaN numbers, an unknown mode, a monitor that is no name.
+      ValueError: a number is negative or NaN, or the mode is unknown.
+      TypeError: the monitor is not a name.
 
     Example:
       >>> stopping = EarlyStopping("val_loss", patience=2)
@@ -80,7 +92,7 @@ class EarlyStopping(Monitored):
       (True, 2)
     """
 
-    monitor: str = "val_loss"
+    monitor: str | None = None
     patience: int | Literal["auto"] = 0
     min_delta: float = 0.0
     mode: Literal["auto", "min", "max"] = "auto"
@@ -96,8 +108,8 @@ class EarlyStopping(Monitored):
                 least = "an integer of 0 or more" + (', or "auto"' if name == "patience" else "")
                 raise ValueError(f"EarlyStopping({name}=...) counts epochs: {least}, got {value!r}.")
             object.__setattr__(self, name, int(value))
-        if not isinstance(self.monitor, str):
-            raise TypeError(f"EarlyStopping(monitor=...) must be the name of a metric, got {self.monitor!r}.")
+        if self.monitor is not None and not isinstance(self.monitor, str):
+            raise TypeError(f"EarlyStopping(monitor=...) must be the name of a metric, or None for the data loss, got {self.monitor!r}.")
         object.__setattr__(self, "min_delta", float(self.min_delta))
         object.__setattr__(self, "baseline", None if self.baseline is None else float(self.baseline))
         if not 0 <= self.min_delta < math.inf:
@@ -110,7 +122,7 @@ class EarlyStopping(Monitored):
             raise ValueError(f'EarlyStopping(mode=...) must be "auto", "min" or "max", got {self.mode!r}.')
 
     def init(self) -> StopperState:
-        """Nothing seen yet."""
+        """Returns the state before the first epoch."""
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         worst = jnp.inf if self.direction == "min" else -jnp.inf
         curve = None
@@ -120,14 +132,14 @@ class EarlyStopping(Monitored):
         return StopperState(jnp.asarray(worst, jnp.float32), zero, zero, no, no, curve)
 
     def update(self, state: StopperState, value: Array | float, epoch: Array | int, training: Array | float | None = None) -> StopperState:
-        """The state after an epoch. Pure; once stopped, stays stopped.
+        """Returns the state after an epoch. A run that was stopped stays stopped.
 
         Args:
-          state: before it.
-          value: the monitor.
-          epoch: its number, from 1.
-          training: what the monitor is on the training rows. `patience="auto"` uses it, where it is known, at the start of a run that
-            has learned next to nothing.
+          state: the state before the epoch.
+          value: the value of the metric in the epoch.
+          epoch: the number of the epoch, from 1.
+          training: the value of the metric on the training examples, if it is known. `patience="auto"` uses it at the start of a run that
+            has learned little.
         """
         value, epoch = jnp.asarray(value, jnp.float32), jnp.asarray(epoch, jnp.int32)
         sign = 1 if self.direction == "min" else -1

@@ -38,52 +38,52 @@ _LOGGED = {
 }
 
 RowFunction = Callable[[Any, Any], Any]
-"""(logits, y) -> one number a row, shape (rows,)."""
+"""(logits, y) -> one number for each example, shape (rows,)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is trained. It holds functions only, never numbers that training changes, and is compared by identity.
+    """A model, its objective, and its optimizer. A task holds functions only, and nothing that training changes.
 
-    Two fits of one `Task` object share their compiled programs; a second, equal-looking Task compiles its own.
+    Tasks are compared by identity. Two fits of the same object share their compiled programs, while a second, equal task compiles its own.
 
     Attributes:
-      model: a Linen module; an NNX module, whose weights at this moment are those that training starts from, whatever the seed; or
-        `rngs -> NNX module`, such as its class, for fresh weights from each seed. It is told whether it trains by the argument of its
-        `__call__` named `train`, `training`, `is_training`, `deterministic` or `use_running_average`. One that has none of them needs
-        none: Linen's dropout and batch norm inside are told themselves, NNX modules by their `train()` and `eval()`. Of several
-        inputs, a tuple or list goes to a `__call__` with several arguments one by one, a dict by name. What it sows as "losses"
-        is added to the objective: numbers, or one for each row.
-      loss: (logits, y) -> the data loss of each row, shape (rows,), of the model's outputs as they are: the losses here want logits, no
-        softmax or sigmoid before. One with parameters called (y_true, y_pred), as in Keras, or alike gets the targets first. A loss in
-        which rows meet is declared by `flaxfit.losses.of_batch`. It is logged under its `__name__`.
-      optimizer: any optax transformation, or `optax.MultiSteps`. Those that ask for the objective's value, gradient or function get it.
-      metrics: name -> (logits, y) -> one number a row.
-      set_metrics: name -> (logits, y) -> one number for all validation rows, such as `flaxfit.metrics.f1` or a function of scikit-learn.
-        They are computed at the end of each epoch and logged as `val_` and the name: functions of JAX inside the compiled run, others on
-        the host, for which the run halts at each epoch's end. The outputs for all validation rows are in memory then.
-      penalty: params -> scalar, added to the data loss (see `flaxfit.penalties`).
-      constraint: params -> params, applied after each update (see `flaxfit.constraints`).
-      augment: (key, x, y) -> (x, y), on each training batch after `preprocess`; never in evaluation.
-      preprocess: x -> x, on every batch, in training and evaluation.
-      rngs: the random streams that the model draws from in training. NNX's streams of other names draw from the first.
-      learning_rate: number, or schedule of `TrainState.step`, for the log only: optax does not tell.
-      eval_params: TrainState -> params used for validation, best weights and prediction, such as an average of weights. By default those
-        that the optimizer asks for: SAM's without the adversarial step, the averages of schedule-free and lookahead.
-      trainable: which parameters are trained, a regular expression on their path or another mask (see `flaxfit.masks.resolve`); None:
-        all. The others get no update, no decay and no constraint, and the optimizer does not see them. Their modules' batch
-        statistics stand still, and batch norm uses them in training too, as Keras's `trainable=False` does.
-      ignore_label: a label that stands for "no label", such as -1. Examples with it count neither in the loss nor in the metrics nor in the
-        number of examples that their means are over; where an example has a label at each of several positions, such as time steps, the
-        same is true of positions. Labels are class numbers, or numbers of the outputs' shape. None: all count.
-      network: the model in the one form in which the training step calls it.
-      eval_batch_size: rows of a batch in evaluation where the loss or a metric depends on it, as `flaxfit.losses.of_batch` says; else None.
-      counted: which labels count, or None where all do.
+      model: a Linen module; an NNX module, from whose present weights each run starts, whatever its seed; or a function of `rngs` that
+        returns an NNX module, such as its class, for fresh weights from each seed. A model is told whether it trains by the argument of
+        its `__call__` named `train`, `training`, `is_training`, `deterministic` or `use_running_average`. Without such an argument, the
+        dropout and batch norm inside a Linen module are told directly, and an NNX module by its `train()` and `eval()`. Several inputs
+        in a tuple or list are passed as arguments in order, and in a dict by name. The "losses" that the model sows are added to the
+        objective; each is one number, or one for each example.
+      loss: (logits, y) -> the data loss of each example, shape (rows,). The losses of flaxfit take logits, without a softmax or sigmoid
+        before them. A function whose parameters are named (y_true, y_pred), as in Keras, is called with the targets first. Declare a loss
+        that mixes examples with `flaxfit.losses.of_batch`. The data loss is logged under the `__name__` of the function.
+      optimizer: an optax transformation, or `optax.MultiSteps`. It is given the objective's value, gradient and function if it takes them.
+      metrics: name -> (logits, y) -> one number for each example, shape (rows,).
+      set_metrics: name -> (logits, y) -> one number for all validation examples, such as `flaxfit.metrics.f1` or a function of
+        scikit-learn. They are computed at the end of each epoch and logged as `val_` and the name. Functions of JAX run inside the
+        compiled run; for others, the run returns to the host after each epoch. All outputs for the validation examples are in memory then.
+      penalty: params -> scalar, which is added to the data loss (see `flaxfit.penalties`).
+      constraint: params -> params, which is applied after each update (see `flaxfit.constraints`).
+      augment: (key, x, y) -> (x, y), which is applied to each training batch after `preprocess`, and never in evaluation.
+      preprocess: x -> x, which is applied to each batch, in training and in evaluation.
+      rngs: the random streams that the model uses in training. Streams of an NNX module with other names draw from the first one.
+      learning_rate: a number, or a schedule of `TrainState.step`. It is only logged, because optax does not report it.
+      eval_params: TrainState -> the params for validation, best weights and prediction, such as an average of weights. By default those
+        that the optimizer evaluates: without the adversarial step for SAM, the averages for schedule-free optimizers and lookahead.
+      trainable: which parameters are trained: a regular expression on their path, or another mask (see `flaxfit.masks.resolve`). None for
+        all. The others get no update, decay or constraint, and the optimizer does not see them. The batch statistics of their modules
+        are frozen and used in training too, as with `trainable=False` in Keras.
+      ignore_label: a label that stands for "no label", such as -1. Examples with it count neither in the loss and the metrics nor in the
+        number of examples that means are taken over. If an example has a label at each of several positions, such as time steps, this
+        is true of single positions. Labels are class numbers, or have the shape of the outputs. None if all labels count.
+      network: the model in the form in which the training step calls it.
+      eval_batch_size: the number of examples of a batch in evaluation, if a loss or metric depends on it (`flaxfit.losses.of_batch`).
+      counted: which labels count, or None for all.
 
     Raises:
-      TypeError: a field that is not of its kind.
-      ValueError: a metric under a name that is logged already; `of_batch` of several sizes; a function whose parameters' names contradict
-        each other; an optimizer that cannot work.
+      TypeError: a field has the wrong type.
+      ValueError: the name of a metric is in use; two `of_batch` have different batch sizes; the parameter names of a loss or metric
+        contradict each other; the optimizer cannot work here.
 
     Example:
       >>> import flaxfit as ff, optax
@@ -148,12 +148,12 @@ class Task:
         object.__setattr__(self, "rngs", (self.rngs,) if isinstance(self.rngs, str) else tuple(self.rngs))
 
     def __getstate__(self) -> dict[str, Any]:
-        """For cloudpickle: all but the compiled programs, which `flaxfit.train.compiled` keeps here."""
+        """For cloudpickle: everything but the compiled programs, which `flaxfit.train.compiled` keeps in the task."""
         return {name: value for name, value in vars(self).items() if name != "_flaxfit_programs"}
 
     @property
     def modes(self) -> dict[str, Mode]:
-        """Logged name -> "min" or "max", of the objective, the data loss, the penalty, and each metric that says its mode."""
+        """Logged name -> "min" or "max", for the objective, the data loss, the penalty, and each metric whose mode is known."""
         metrics = {**self.metrics, **self.set_metrics}
         said: dict[str, Mode] = {name: mode for name, metric in metrics.items() if (mode := mode_of_function(metric)) is not None}
         said |= dict.fromkeys(("loss", self.loss_name, "penalty"), "min")
@@ -161,7 +161,7 @@ class Task:
 
     @property
     def loss_name(self) -> str:
-        """The name under which the data loss is logged: the function's own, or `data_loss` where it has none."""
+        """The name under which the data loss is logged: that of the function, or `data_loss` if it has none."""
         name = getattr(unwrapped(self.loss), "__name__", "<lambda>")
         return "data_loss" if name == "<lambda>" or name in _LOGGED else name
 
@@ -176,24 +176,24 @@ class Task:
         return self.metrics if self.counted is None else {name: self.counted.by_row(metric) for name, metric in self.metrics.items()}
 
     def of_set(self, metric: Callable[..., Any], what: str) -> Callable[[Any, Any], Any]:
-        """A metric of a whole set, of the labels that count; `what` is what errors call it."""
+        """Returns a metric of a whole set for the labels that count. Errors call it `what`."""
         metric = of_whole_set(metric, what)
         return metric if self.counted is None else self.counted.of_set(metric)
 
     def apply(self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Array] | None = None) -> tuple[Any, Any]:
-        """The model's outputs for preprocessed rows, and its collections after them.
+        """Returns the outputs of the model for preprocessed inputs, and its collections after the call.
 
-        Given `rngs` the model trains: it may draw from them and change its collections. Half-precision outputs come back as float32,
-        so that losses and metrics are computed in it.
+        With `rngs` the model trains: it may draw from them and change its collections. Outputs of half precision are returned as float32,
+        so that losses and metrics are computed with it.
         """
         return self.forward(params, collections, x, rngs)[:2]
 
     def forward(
         self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Array] | None = None, platform: str | None = None
     ) -> tuple[Any, Any, Array | None]:
-        """What `apply` gives, and the losses that the model sowed: their sum for each row, shape (rows,), or None.
+        """Returns what `apply` does, and the sum of the losses that the model sowed, shape (rows,), or None.
 
-        `platform` is that of the devices, where this is part of a compiled loop: on "cpu" some operations then take other forms.
+        `platform` is that of the devices if this is part of a compiled loop; on "cpu" some operations then take faster forms.
         """
         frozen = None if self.trainable is None else freezing.frozen_modules(self.trainable, params)
         apply = functools.partial(self.network.apply, frozen=frozen)
