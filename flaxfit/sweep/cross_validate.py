@@ -34,16 +34,16 @@ from flaxfit.train.record import Resume
 
 @dataclass(frozen=True, eq=False)
 class CrossValidation:
-    """What cross-validation gave. Members are in the order of the grid, then of folds (repeat by repeat), then of seeds.
+    """The result of a cross-validation. Its members are in the order of the grid, then of folds (repeat by repeat), then of seeds.
 
     Attributes:
-      study: the population; `study.members[i].fold` says which fold a member was.
-      scores: name -> each member's score on the rows that its fold held out, shape (members,).
-      folds: rows to train on and rows held out, of each fold.
-      in_time: whether folds are in the order of time, so that tables give no interval.
-      chosen: of a nested one, the setting that each fold's inner folds chose; else None.
-      at: where in a run its weights were taken: "last", or with early stopping "best".
-      held_out: the rows that each fold held out; of a table, encoded by what the fold learned.
+      study: the population. `study.members[i].fold` is the fold of a member.
+      scores: name -> the score of each member on the examples that its fold held out, shape (members,).
+      folds: the indices of the training examples and of the held-out examples of each fold.
+      in_time: whether folds are in the order of time, so that tables have no intervals.
+      chosen: the setting that the inner folds of each fold chose, in a nested cross-validation; else None.
+      at: the epoch whose weights were scored: "last", or "best" with early stopping.
+      held_out: the held-out examples of each fold. Those of a table are encoded with what the fold learned.
     """
 
     study: Study
@@ -56,19 +56,21 @@ class CrossValidation:
     chosen: Sequence[Mapping[str, Any]] | None = None
 
     def per_fold(self, metric: str) -> np.ndarray:
-        """A metric by setting and fold, averaged over seeds: shape (settings, folds)."""
+        """Returns a metric by setting and fold, averaged over seeds, shape (settings, folds)."""
         settings = 1 if self.chosen else len(self.study.settings)
         return self.scores[metric].reshape(settings, len(self.folds), -1).mean(2)
 
     def table(self, metric: str | None = None, *, level: float = 0.95) -> Table:
-        """Mean, interval and standard deviation of each setting over folds, corrected for what the folds' training rows share.
+        """Returns the mean, interval and standard deviation of each setting over folds.
+
+        Intervals are corrected for the examples that the training sets of folds share (Nadeau and Bengio 2003).
 
         Args:
           metric: one of `scores`; by default the data loss.
-          level: of the intervals.
+          level: the level of the intervals.
 
         Raises:
-          ValueError: an unknown metric; the objective, where settings differ and have penalties.
+          ValueError: the metric is unknown, or is the objective and settings with penalties differ.
         """
         return self._scored(metric).table(level)
 
@@ -82,16 +84,18 @@ class CrossValidation:
         mode: Mode | None = None,
         margin: float | None = None,
     ) -> Comparison:
-        """Whether setting `b` is better than `a` on the rows held out, fold by fold, corrected for what the folds' training rows share.
+        """Tests whether setting `b` is better than setting `a` on the held-out examples, fold by fold.
+
+        The test is corrected for the examples that the training sets of folds share (Nadeau and Bengio 2003).
 
         Args:
-          a: hyperparameters that pick one setting.
-          b: likewise.
+          a: the hyperparameters of one setting, as far as they are needed to identify it.
+          b: those of the other setting.
           metric: one of `scores`; by default the data loss.
           level, mode, margin: as for `Study.compare`.
 
         Raises:
-          ValueError: as `table` and `Study.compare`; a nested cross-validation, which has one setting a fold.
+          ValueError: as `table` and `Study.compare`; the cross-validation is nested, so that it has no settings to compare.
         """
         return self._scored(metric).compare(a, b, level, mode, margin)
 
@@ -104,7 +108,7 @@ class CrossValidation:
         mode: Mode | None = None,
         margin: float | None = None,
     ) -> Comparisons:
-        """All other settings against a baseline, corrected for their number; arguments as for `compare`."""
+        """Compares all other settings with a baseline, corrected for their number. The arguments are those of `compare`."""
         return self._scored(metric).compare_all(baseline, level, mode, margin)
 
     def _scored(self, metric: str | None) -> Scored:
@@ -124,10 +128,12 @@ class CrossValidation:
         return Scored(members, results[0].history, title, name, self.scores[name], sizes, collapsed, notes, self.in_time)
 
     def out_of_fold(self, *, batch_size: int = 1024) -> Any:
-        """Each row's outputs by the members that have not seen it, averaged over seeds: shape (settings, repeats, rows, outputs).
+        """Returns the outputs for each example by the members that were not trained on it, averaged over seeds.
+
+        Their shape is (settings, repeats, rows, outputs).
 
         Raises:
-          ValueError: of hold-out, where some rows are never held out.
+          ValueError: the examples were held out at random, so that some may never have been held out.
         """
         if len(set(np.bincount(np.concatenate([test for _, test in self.folds]), minlength=len(self.data)))) > 1:
             raise ValueError("out_of_fold needs folds that cover each row once, but cross_validate(test=...) drew rows at random.")
@@ -173,39 +179,40 @@ def cross_validate(
     workers: int | None = None,
     **options: Unpack[TrainOptions],
 ) -> CrossValidation:
-    """Trains each setting on all folds but one, with fresh weights each time, and scores it on the one held out; or repeats hold-out.
+    """Trains each setting on all folds but one, with fresh weights each time, and scores it on the fold that is held out.
 
-    Folds are scikit-learn's, all in one population, of at most two programs a setting that is compiled in: where the rows cannot be
-    shared out evenly, folds are of two sizes. The rows held out are also each epoch's validation, for the curves.
+    The folds are those of scikit-learn. All folds are trained as one population. If the number of examples does not divide evenly, folds
+    have two sizes, and two programs are compiled. The held-out examples also validate each epoch, for the learning curves.
 
     Args:
-      make_task: a mapping of hyperparameters -> Task; or a Task.
-      data: all rows. What a table needs to be encoded is learned in each fold from its training rows alone.
+      make_task: a function of a mapping of hyperparameters that returns a Task; or a Task.
+      data: all examples. The encoding of a table is learned in each fold from its training rows alone.
       grid: as for `flaxfit.fit_many`.
-      folds: how many; by default 5.
-      test: instead of folds, hold-out: so many rows, or this share of them, are drawn to be held out, `repeats` times
-        (`flaxfit.data.hold_outs`).
-      stratified: each class has about the same share in each fold.
-      groups: the group of each row, such as a patient: all rows of a group are in one fold, as in `flaxfit.data.folds`.
-      times: the time of each row: each fold trains on what is older than the rows that it holds out, as in `flaxfit.data.folds`. Tables
-        then give no interval, since none is known for such folds. `shuffle_seed` plays no part.
-      repeats: so many times, shuffled anew.
-      shuffle_seed: decides which row is in which fold; None: rows as they stand.
-      seeds: of the training, as for `fit_many`.
-      fitted: a fold's training rows -> what is fitted to them alone, such as `{"scaling": ff.data.standardize(train.x)}`; `make_task` gets
-        it besides the hyperparameters.
-      stopping_rows: with `early_stopping`, the share of each fold's training rows that it looks at instead of the rows held out, whose
-        score would else be chosen by themselves.
-      inner: nested cross-validation (Stone 1974; Varma and Simon 2006, "Bias in error estimation when using cross-validation for model
-        selection"): in each fold the setting is chosen by so many inner folds, trained on all of the fold's training rows, and scored.
-      select: the metric that chooses, by default the data loss.
-      mode: "min" or "max", for a `select` that does not say it itself.
+      folds: the number of folds; by default 5.
+      test: hold out examples at random instead of in folds, `repeats` times (`flaxfit.data.hold_outs`): their number or their fraction.
+      stratified: whether each class has about the same share in each fold.
+      groups: the group of each example, such as a patient. All examples of a group are in one fold, as in `flaxfit.data.folds`.
+      times: the time of each example. Each fold trains on examples that are older than those that it holds out, as in
+        `flaxfit.data.folds`. Tables then have no intervals, because none is known for such folds. `shuffle_seed` is not used.
+      repeats: how often to repeat this with other folds.
+      shuffle_seed: the seed that decides which example is in which fold. None keeps the order of the data.
+      seeds: the seeds of the training, as for `fit_many`.
+      fitted: training examples of a fold -> what is fitted to them alone, such as `{"scaling": ff.data.standardize(train.x)}`. It is
+        passed to `make_task` with the hyperparameters.
+      stopping_rows: the fraction of the training examples of each fold that `early_stopping` monitors. The held-out examples must not be
+        used for that, because they would choose the epoch at which they are scored.
+      inner: the number of inner folds of a nested cross-validation (Stone 1974; Varma and Simon 2006, "Bias in error estimation when using
+        cross-validation for model selection"). In each fold, the inner folds choose a setting, which is trained on all training examples
+        of the fold and scored.
+      select: the metric by which inner folds choose; by default the data loss.
+      mode: "min" or "max", for a `select` whose mode is not known.
       run_dir, resume, progress, strategy, workers: as for `fit_many`.
       options: the arguments of `flaxfit.TrainConfig`: `epochs`, `batch_size`, `early_stopping`, ...
 
     Raises:
-      ValueError, TypeError: as `fit_many`, `flaxfit.data.folds` and `hold_outs`; both `folds` and `test`, or `test` without a seed; early
-        stopping without `stopping_rows`, `inner` without a grid; a `select` that is not scored, before anything trains.
+      ValueError: both `folds` and `test` are given, or `test` without a seed; `early_stopping` without `stopping_rows`; `inner` without a
+        grid; `select` is not a score. All of this is found before anything trains.
+      ValueError, TypeError: as `fit_many`, `flaxfit.data.folds` and `flaxfit.data.hold_outs`.
 
     Example:
       >>> import flaxfit as ff, optax

@@ -1,4 +1,4 @@
-"""Several trained models as one: for prediction, evaluation and export."""
+"""Ensembles: several trained models as one, for prediction, evaluation and export."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Average = Literal["probabilities", "logits"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ensemble:
-    """Trained models as one. From `ensemble`.
+    """Several trained models as one, as `flaxfit.ensemble` returns it.
 
     Attributes:
-      task: for `flaxfit.evaluate`, `predict` and `export`, with `state`. It has no penalty, so its objective is its data loss, and no
-        optimizer: it is not for training.
-      state: the members' evaluation states side by side, under `member_0`, `member_1`, ...
-      members: (task, evaluation state) of each.
+      task: the task for `flaxfit.evaluate`, `predict` and `export`. It has no penalty, so that its objective is its data loss, and cannot
+        be trained.
+      state: the evaluation states of the members, under `member_0`, `member_1`, ...
+      members: the task and the evaluation state of each member.
       average: "probabilities" or "logits".
-      programs: for each member, whose programs it shares, and by which numbers.
+      programs: the compiled programs that each member uses, and their traced numbers.
     """
 
     task: Task
@@ -53,20 +53,20 @@ class Ensemble:
         return f"Ensemble({len(self)} members, mean of {self.average}, scores {', '.join([self.task.loss_name, *self.task.metrics])})"
 
     def diversity(self, data: Dataset | Stream, *, batch_size: int = 1024) -> dict[str, float]:
-        """What averaging gains, and how much the members differ, which is where the gain comes from.
+        """Computes what averaging gains, and how much the members differ.
 
         Args:
-          data: the rows to score.
-          batch_size: rows a step, for memory.
+          data: the examples.
+          batch_size: how many examples to compute at once.
 
         Returns:
-          `members`: the mean of the members' data losses, and `ensemble`: the ensemble's. `ambiguity`: the first less the second, in the
-          loss's unit. By Jensen's inequality it is not negative where the loss is convex in what is averaged, as cross-entropy (in
-          probabilities and in logits) and squared error are; of squared error it is the members' mean squared distance from their mean
-          (Krogh and Vedelsby 1995, "Neural network ensembles, cross validation, and active learning"). `members_NAME` and
-          `ensemble_NAME`: the same of each metric. Of classifiers `disagreement`: the share, from 0 to 1, of (row, pair of members) whose
-          predicted classes differ (Kuncheva and Whitaker 2003, "Measures of diversity in classifier ensembles"); NaN of a single member.
-          Sample weights count in losses only.
+          `members`: the mean of the data losses of the members. `ensemble`: the data loss of the ensemble. `ambiguity`: the first minus the
+          second. By Jensen's inequality it is not negative if the loss is convex in what is averaged, as cross-entropy (in probabilities
+          and in logits) and squared error are. For squared error it is the mean squared distance of the members from their mean (Krogh and
+          Vedelsby 1995, "Neural network ensembles, cross validation, and active learning"). `members_NAME` and `ensemble_NAME`: the same
+          for each metric. For classifiers also `disagreement`: the fraction of examples and pairs of members whose predicted classes
+          differ (Kuncheva and Whitaker 2003, "Measures of diversity in classifier ensembles"), which is NaN for a single member. Sample
+          weights count in losses only.
 
         Raises:
           ValueError, TypeError: as `flaxfit.evaluate`.
@@ -89,26 +89,25 @@ class Ensemble:
 
 
 def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
-    """The average of trained models, as a task and a state like any other.
+    """Averages trained models. The result has a task and a state like those of a single model.
 
-    The mean of probabilities is given as logits, log(p / (1 - p)) of a binary loss and log(p) of classes, so that losses and metrics
-    mean what they meant. Its cross-entropy is never more than the members' mean. The mean of logits is the normalized geometric mean
-    of the probabilities, which is surer of itself where members agree.
+    The mean of probabilities is returned as logits, log(p / (1 - p)) for a binary loss and log(p) for classes, so that losses and metrics
+    work as for a single model. Its cross-entropy is at most the mean of the members'. The mean of logits corresponds to the normalized
+    geometric mean of the probabilities.
 
     Args:
-      members: (task, state) of each, such as `(task, result.best)`; or a `Study`, of which the best states are taken. Models and their
-        `preprocess` may differ. Loss and metrics are the first one's.
-      average: "probabilities", for this package's and optax's cross-entropies only, because of no other loss is it known what its
-        outputs mean; or "logits", the mean of the outputs as they are. By default the first where it can be, so that of squared
-        errors it is the second.
+      members: pairs (task, state), such as `(task, result.best)`; or a `Study`, whose best states are used. Models and their `preprocess`
+        may differ. The loss and the metrics are those of the first member.
+      average: "probabilities", for the cross-entropies of flaxfit and optax only, because it is known what their outputs mean; or "logits",
+        the mean of the outputs as they are. The default is "probabilities" where that is possible, else "logits".
 
     Returns:
       An Ensemble.
 
     Raises:
-      TypeError: members that are not pairs of Task and TrainState, or whose model is not a Linen module with an argument `train`.
-      ValueError: no members, members of other losses or metrics, an average that cannot be. Outputs of unequal shapes are found when rows
-        are seen, by `flaxfit.evaluate`, `predict` and `export`.
+      TypeError: members are not pairs of Task and TrainState, or the model of one is not a Linen module with an argument `train`.
+      ValueError: there are no members; they have different losses or metrics; the average is not possible. Outputs of different shapes are
+        found by `flaxfit.evaluate`, `predict` and `export`.
 
     Example:
       >>> import flaxfit as ff

@@ -100,44 +100,44 @@ def fit_many(
     strategy: Strategy = "auto",
     workers: int | None = None,
 ) -> Study:
-    """Trains each setting of a grid from several seeds. Each member is the run that `fit` makes alone with its values and its seed.
+    """Trains each setting of a grid from several seeds. Each member is the run that `fit` makes with the same values and the same seed.
 
-    Members share one program, in which the numbers of the grid are arguments; values that shape the network, and those that are
-    `flaxfit.static`, make a program each.
+    Members share one compiled program, of which the numbers of the grid are arguments. Values that change the shape of the network, or that
+    are marked with `flaxfit.static`, make a program of their own.
 
     Args:
-      make_task: a mapping of hyperparameters -> Task; or a Task, for a population of seeds. Numbers reach it traced: it computes with
-        them, and does not branch on them.
-      grid: name -> values, of which all combinations are trained; or a list of settings. A list that holds a floating-point number is
+      make_task: a function of a mapping of hyperparameters that returns a Task; or a Task, to train it from several seeds. Its numbers are
+        traced: it can compute with them, but must not branch on them.
+      grid: name -> values, of which all combinations are trained; or a list of settings. A list of values with a floating-point number is
         traced.
-      train: the training rows.
-      seeds: how many (0, 1, ...), or which.
-      validation: the validation rows, or None.
+      train: the training examples.
+      seeds: the number of seeds (0, 1, ...), or a list of seeds.
+      validation: the validation examples, or None.
       epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan, shuffle, validation_split,
         validation_every, validation_batch_size: as `flaxfit.TrainConfig` says.
-      splits: instead of `train` and `validation` a list of `flaxfit.data.split`'s: each setting is trained on each, whose place in the
-        list is `member.fold`. `study.evaluate([s.test for s in splits])` scores each member on its own test rows.
-      callbacks: member -> its callbacks. Their files go to the directory `members/NAME` of `run_dir`.
-      progress: a name under which to tell on standard error how many members have ended.
-      run_dir: a directory for the population, of a few files whatever its size: `config.json`, and `members.sqlite` with the history and
-        the state of every member. A member gets a directory of its own only where a callback writes for it or `Study.export` does.
-        Members are saved every minute, or when a `Checkpoint` among their callbacks says, and when they end.
-      resume: as for `fit`. Members are grouped anew: the population may have grown, and the strategy and the devices may be others.
-      strategy: "threads" trains members one by one, a thread a core: best on a CPU. "vmap" maps over them and trains as many side by side
-        in one program as fit in memory, on all local devices: best on accelerators. "auto" chooses by the backend. A member's last
-        bits may differ between the two.
-      workers: threads; by default the cores.
+      splits: a list of results of `flaxfit.data.split`, instead of `train` and `validation`. Each setting is trained on each split, whose
+        place in the list is `member.fold`. `study.evaluate([s.test for s in splits])` scores each member on its own test examples.
+      callbacks: a function of the member that returns its callbacks. Their files are written to the directory `members/NAME` of `run_dir`.
+      progress: a title for the progress on standard error, or None for no progress.
+      run_dir: a directory for the population. It has few files whatever the number of members: `config.json`, and `members.sqlite` with the
+        history and the state of each member. A member has a directory of its own only if a callback or `Study.export` writes to it. Members
+        are saved every minute, or as a `Checkpoint` among their callbacks says, and when they end.
+      resume: as for `fit`. The population may be larger than before, and the strategy and the devices may be different.
+      strategy: "threads" trains members one by one, with a thread for each core, and is best on a CPU. "vmap" trains as many members side
+        by side as fit in memory, on all local devices, and is best on accelerators. "auto" chooses by the backend. The last bits of a
+        member may differ between the two.
+      workers: the number of threads; by default the number of cores.
 
     Returns:
-      A `Study`: members grid-major, then by split, then by seed.
+      A `Study`, with members in the order of the grid, then of splits, then of seeds.
 
     Raises:
-      ValueError, TypeError: as `fit`; a grid that is none; a `make_task` that needs the value of a traced number.
+      ValueError, TypeError: as `fit`; the grid is not one; `make_task` needs the value of a traced number.
       KeyboardInterrupt: Ctrl-C ended the population. The members that had finished are a `Study` in the error's attribute `result`, which
         is None if there are none.
 
     Warns:
-      RuntimeWarning: members ended on a value that is not finite.
+      RuntimeWarning: some members ended on a value that is not finite.
 
     Example:
       >>> import flaxfit as ff, numpy as np, optax
@@ -185,7 +185,7 @@ def _split(part: Splits) -> Split | None:
 
 
 def check_seeds(seeds: Any) -> list[int]:
-    """Seeds as a list: as many as were asked for, or those."""
+    """Returns the seeds as a list."""
     if not isinstance(seeds, Sequence | np.ndarray | range):
         return list(range(check_count("seeds", seeds, 1, "runs of each setting")))
     listed = [check_seed(seed) for seed in seeds]
@@ -206,7 +206,7 @@ def train_all(
     strategy: Strategy = "auto",
     workers: int | None = None,
 ) -> Study:
-    """Trains a member a trial; the arguments are `fit_many`'s."""
+    """Trains one member for each trial. The other arguments are those of `fit_many`."""
     began = time.perf_counter()
     if strategy not in ("auto", "threads", "vmap"):
         raise ValueError(unknown("strategy", str(strategy), ("auto", "threads", "vmap")))
@@ -247,7 +247,7 @@ def train_all(
 
 
 class _Entry:
-    """A member of a population on its way: job, callbacks, where it stands, and in the end its result."""
+    """A member during training: its job, its callbacks, its state, and at the end its result."""
 
     def __init__(self, member: Member, job: Job, callbacks: Sequence[Callback]):
         self.member, self.job, self.callbacks = member, job, list(callbacks)
@@ -259,11 +259,11 @@ class _Entry:
 
     @property
     def position(self) -> int:
-        """Steps done."""
+        """The number of steps done."""
         return 0 if self.state is None else int(self.state.epoch) * self.job.steps + int(self.state.step)
 
     def open(self, directory: RunDirectory | None, store: Store | None, resume: Resume, tally: _Tally) -> None:
-        """Takes what the store has of the member; where that has ended, its result."""
+        """Reads the member from the store, and its result if it has ended."""
         member, job = self.member, self.job
         schedule = [callback for callback in self.callbacks if isinstance(callback, Checkpoint)]
         self.callbacks = [callback for callback in self.callbacks if callback not in schedule]
@@ -293,7 +293,7 @@ class _Entry:
         job, epochs = self.job, len(saved.history.epochs)
         check_same_run(saved.record, json.loads(json.dumps(self.record)), where, resume)
         if epochs > job.config.epochs:
-            raise ValueError(f"{where} has {epochs} epochs already, {job.config.epochs} were asked for: ask for {epochs} or more.")
+            raise ValueError(f"{where} has {epochs} epochs already, but epochs={job.config.epochs}: pass epochs={epochs} or more.")
         self.state, self._history, self._notes = placed(arrays, job.shapes), saved.history, saved.notes
         flags = bool(self.state.stopper.stopped), bool(self.state.diverged), bool(saved.notes.get("stopped"))
         reason = why_ended(job.plan, self.position >= job.config.epochs * job.steps, *flags)
@@ -302,29 +302,29 @@ class _Entry:
             self.result = result_of(self.member.task, self.state, history, reason, Timing(0.0, 0.0, 0.0, 0), job.origins)
 
     def trainee(self) -> Trainee:
-        """The member for the loop."""
+        """Returns the member for the loop."""
         return Trainee(self.job.run(self.member.task, directory=self._place, history=self._history), self.callbacks, self._notes)
 
     def finish(self, trainee: Trainee) -> None:
-        """Takes the result of a member that has ended; of one that was interrupted there is none."""
+        """Sets the result of a member that has ended. A member that was interrupted has none."""
         if trainee.state is not None and trainee.stop_reason not in (None, "interrupted"):
             task, data = self.member.task, trainee.run.data
             self.result = result_of(task, trainee.state, trainee.history, trainee.stop_reason, trainee.timing, data)
 
 
 def member_of(make_task: MakeTask, trial: Trial, traced: set[str], config: TrainConfig) -> Member:
-    """The member that a trial makes.
+    """Returns the member of a trial.
 
     Raises:
-      TypeError: hyperparameters that are not hashable; a grid with a Task.
+      TypeError: a hyperparameter is not hashable; or there is a grid, but only a Task.
     """
     fixed = tuple((name, value) for name, value in trial.setting.items() if name not in traced)
     try:
         hash(fixed)
     except TypeError:
-        raise TypeError(f"hyperparameters that are compiled in must be hashable, tuples for lists, got {dict(fixed)}.") from None
+        raise TypeError(f"hyperparameters that are compiled in must be hashable, tuples instead of lists, got {dict(fixed)}.") from None
     if isinstance(make_task, Task) and (trial.setting or trial.fitted):
-        raise TypeError("a grid needs a make_task(hp) that builds a Task from it, got a Task.")
+        raise TypeError("a grid needs a function make_task(hp) that returns a Task, got a Task.")
     programs, kind = programs_of(make_task, fixed), jnp.result_type(float)
     numbers = {name: np.asarray(value, kind) for name, value in trial.setting.items() if name in traced} | dict(trial.fitted or {})
     task = programs.task({name: trial.setting.get(name, value) for name, value in numbers.items()})
@@ -341,7 +341,7 @@ def member_of(make_task: MakeTask, trial: Trial, traced: set[str], config: Train
 
 @contextmanager
 def _population(run_dir: str | os.PathLike[str] | None, resume: Resume) -> Iterator[tuple[RunDirectory | None, Store | None]]:
-    """The population's directory and store, kept for this process."""
+    """Opens the directory and the store of a population, and locks them for this process."""
     if run_dir is None:
         yield None, None
         return
@@ -352,7 +352,7 @@ def _population(run_dir: str | os.PathLike[str] | None, resume: Resume) -> Itera
 
 
 def _side_by_side(entries: Sequence[_Entry], signals: Signals) -> None:
-    """Trains members group by group, of one program and at the same step each, and a group in parts where memory is short."""
+    """Trains members in groups with the same program and step, and a group in parts if memory is short."""
     groups: dict[Any, list[_Entry]] = {}
     for entry in entries:
         shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((entry.job.data, entry.job.validation)))
@@ -374,7 +374,7 @@ def _side_by_side(entries: Sequence[_Entry], signals: Signals) -> None:
 
 
 def _in_threads(entries: Sequence[_Entry], workers: int | None, signals: Signals) -> None:
-    """A thread a core, each with a member of its own until none is left. The programs run outside of Python's lock."""
+    """Trains members in threads, one for each core. Compiled programs run outside of Python's lock."""
 
     def work(entry: _Entry) -> None:
         if signals.heard is None:
@@ -433,7 +433,7 @@ class _Saver(Callback):
 
 
 class _Tally:
-    """How many members have ended, told on standard error: a bar on a terminal, else a line now and then."""
+    """Reports on standard error how many members have ended: as a bar on a terminal, else with a line now and then."""
 
     def __init__(self, name: str | None, total: int):
         self._name, self._total, self._done, self._bar = name, total, 0, None
@@ -458,7 +458,7 @@ class _Tally:
             self._bar.stop()
 
     def add(self, members: int = 1) -> None:
-        """`members` more have ended. From any thread."""
+        """Counts members that have ended. It may be called from any thread."""
         with self._lock:
             self._done += members
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Search of hyperparameters by rounds of populations."""
+"""Search for hyperparameters in rounds of populations."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from flaxfit.train.compiled import MakeTask
 
 @dataclass(frozen=True, eq=False)
 class Narrowing:
-    """What `narrow` found.
+    """The result of `flaxfit.narrow`.
 
     Attributes:
       name: the hyperparameter.
       rounds: the populations, in order.
-      interval: where the best value lies, after the last round.
+      interval: the interval of the best value after the last round.
       best: the value with the best mean score in the last round.
     """
 
@@ -36,7 +36,7 @@ class Narrowing:
     best: float
 
     def scores(self, metric: str | None = None, at: At | None = None) -> list[tuple[int, float, np.ndarray]]:
-        """Round (from 1), value and its seeds' scores, for each value that was tried."""
+        """Returns the round (from 1), the value, and the scores of its seeds, for each value that was tried."""
         return [
             (number, row.setting[self.name], row.scores)
             for number, study in enumerate(self.rounds, start=1)
@@ -59,27 +59,28 @@ def narrow(
     progress: str | None = None,
     **options: Any,
 ) -> Narrowing:
-    """Narrows the interval of a number: tries values evenly over it, goes on between the neighbors of the best, round by round.
+    """Searches for the best value of a hyperparameter by narrowing its interval.
 
-    The value is traced, so that all rounds are one program. Scores of a few seeds are noisy: where the values of a round do not differ
-    by more than their intervals (`Narrowing.rounds[i].table()`), narrowing further follows chance.
+    Each round tries values that are evenly spaced in the interval. The next interval lies between the neighbors of the best value. The
+    value is traced, so that all rounds use one compiled program. Scores of a few seeds are noisy: if the values of a round differ by less
+    than their intervals (`Narrowing.rounds[i].table()`), narrowing further follows chance.
 
     Args:
-      make_task: a mapping with `name` -> Task.
+      make_task: a function of a mapping with `name` that returns a Task.
       name: the hyperparameter.
       interval: its lowest and highest value.
-      train: the training rows.
-      rounds: how often.
-      points: values a round, 3 or more.
-      metric: what is best, by mean over seeds; by default, as for `Study`, what is monitored or the data loss in place of the objective.
-      at: where in a run.
+      train: the training examples.
+      rounds: the number of rounds.
+      points: the number of values in each round, 3 or more.
+      metric: the metric whose mean over seeds is compared; by default as for `Study`.
+      at: the epoch, "best" or "last".
       mode: "min" or "max", for a metric whose mode is not known.
-      run_dir: a directory for the rounds; the same call goes on where it stopped.
+      run_dir: a directory for the rounds. The same call resumes the search from it.
       progress: as for `fit_many`.
-      options: `seeds`, `validation`, `epochs` and all else that `flaxfit.fit_many` takes.
+      options: `seeds`, `validation`, `epochs` and the other arguments of `flaxfit.fit_many`.
 
     Raises:
-      ValueError, TypeError: an interval that is none; and what `fit_many` raises.
+      ValueError: the interval is not one; a score of the best value is not finite. Other errors are those of `fit_many`.
 
     Example:
       >>> import flaxfit as ff, numpy as np, optax
@@ -94,7 +95,7 @@ def narrow(
     if not -np.inf < low < high < np.inf:
         raise ValueError(f"narrow(interval=...) must be (lowest, highest), two finite numbers, got {interval!r}.")
     check_count("rounds", rounds, 1, "rounds of populations")
-    check_count("points", points, 3, "values a round")
+    check_count("points", points, 3, "values in each round")
     studies, best = [], low
     for number in range(1, rounds + 1):
         values = [float(f"{value:.6g}") for value in np.linspace(low, high, points)]  # names of files are short
@@ -126,37 +127,37 @@ def optimize(
     progress: str | None = None,
     **options: Any,
 ) -> None:
-    """Lets an Optuna study choose hyperparameters, a population at a time: asks for a batch, trains it as one program, tells the scores.
+    """Lets an Optuna study choose hyperparameters. Each batch of trials is trained as one population.
 
-    Needs Optuna (`pip install flaxfit[optuna]`). Its storage, samplers and pruners work as anywhere: with a storage and a `run_dir`, the
-    same call goes on where a process was killed, with the trials that it left running.
+    It needs Optuna (`pip install flaxfit[optuna]`), whose storage, samplers and pruners can be used. With a storage and a `run_dir`, the
+    same call resumes a search whose process was killed, with the trials that were running.
 
     Args:
       study: from `optuna.create_study(direction=..., storage=..., sampler=..., pruner=..., load_if_exists=True)`.
-      make_task: a mapping -> Task.
+      make_task: a function of a mapping of hyperparameters that returns a Task.
       space: an Optuna trial -> the setting, as in `lambda trial: {"l2": trial.suggest_float("l2", 1e-6, 1e-2, log=True)}`. Floats are
         traced; other values are compiled in.
-      train: the training rows.
-      trials: how many the study shall hold at the end, pruned ones too.
-      batch: trials a population.
-      epochs: how many; or several numbers, rising: after each but the last the pruner decides who goes on, from the weights it had.
-      metric: what is told, by mean over seeds, at the best epoch so far; by default as for `Study`. A trial with a score that is not
+      train: the training examples.
+      trials: the number of trials of the study at the end, including pruned ones.
+      batch: the number of trials in each population.
+      epochs: the number of epochs; or several increasing numbers. After each but the last, the pruner decides which trials are continued.
+      metric: the metric whose mean over seeds is reported, at the best epoch so far; by default as for `Study`. A trial whose score is not
         finite has failed.
       mode: "min" or "max", for a metric whose mode is not known.
       run_dir: a directory for the runs.
       progress: as for `fit_many`.
-      options: `seeds`, `validation`, `batch_size` and all else that `flaxfit.fit_many` takes.
+      options: `seeds`, `validation`, `batch_size` and the other arguments of `flaxfit.fit_many`.
 
     Raises:
-      ValueError, TypeError: epochs that do not rise; a direction against the metric's; and what `fit_many` raises.
+      ValueError: the epochs do not increase; the direction of the study is not that of the metric. Other errors are those of `fit_many`.
     """
     module = needed("optuna.trial", "optimize", "optuna")
     states = module.TrialState
     check_count("trials", trials, 1, "trials of the study")
-    check_count("batch", batch, 1, "trials a population")
+    check_count("batch", batch, 1, "trials in each population")
     rungs = [check_count("epochs", rung, 1, "epochs") for rung in (epochs if isinstance(epochs, Sequence) else [epochs])]
     if sorted(set(rungs)) != rungs:
-        raise ValueError(f"optimize(epochs=...) must rise from one to the next, got {rungs}.")
+        raise ValueError(f"optimize(epochs=...) must increase, got {rungs}.")
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch if run_dir is None else run_dir)
         # Left by a process that was killed; public, but for the trial's number in the storage.
@@ -172,7 +173,8 @@ def optimize(
                 population = fit_many(make_task, settings, train, epochs=rung, run_dir=home, progress=title, **options)
                 smaller = population.mode(metric, mode) == "min"
                 if (study.direction.name == "MINIMIZE") != smaller:
-                    raise ValueError(f"the Optuna study would {study.direction.name.lower()} {metric or population.monitor}.")
+                    way = study.direction.name.lower()
+                    raise ValueError(f"the Optuna study must not {way} {metric or population.monitor}: create it with the other direction.")
                 table = population.table(metric)
                 means = {name_of(row.setting): np.nan if row.broken else row.interval.mean for row in table.rows}
                 for number, (trial, setting) in list(going.items()):

@@ -1,4 +1,4 @@
-"""What a population gave, and what can be said of it: means with intervals, comparisons over common seeds, ranks."""
+"""The results of a population: means with intervals, comparisons over common seeds, ranks."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ At = Literal["best", "last"]
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A population that has been trained. Members are in the order of the grid, then of folds, then of seeds.
+    """A trained population. Its members are in the order of the grid, then of folds, then of seeds.
 
-    Wherever a metric is asked for, it is a column of the histories, such as `val_accuracy`, or an array of scores, one a member, such as
-    `evaluate(test)["accuracy"]`; with `data=` it is the name of the data loss or of a metric of the task, and the members are scored
-    on these rows. By default it is what was monitored, and never the objective: where that was monitored, the data loss.
+    The methods take a `metric`: a column of the histories, such as `val_accuracy`, or an array with one score for each member, such as
+    `evaluate(test)["accuracy"]`. With `data=` it is the name of the data loss or of a metric of the task, and the members are scored on
+    these examples. The default is the monitored metric, or the data loss if the objective was monitored.
 
-    A column is read `at` the "best" epoch or the "last". The best epoch is the one at which the column itself is best, for validation
-    columns, and the best by the monitor for the others; weights, for `data=`, `evaluate` and `predict`, are those of the monitor's best
-    epoch. By default it is the best one, or in a cross-validation, whose held-out rows must not choose, the last.
+    A column is read `at` the "best" or at the "last" epoch. For a validation column, the best epoch is that of the column itself, and for
+    other columns that of the monitored metric. The weights for `data=`, `evaluate` and `predict` are those of the monitored metric's best
+    epoch. The default is "best", except in a cross-validation, where held-out examples must not choose the epoch: there it is "last".
 
-    Intervals and comparisons follow from how the members were made. Seeds on one data set are independent runs; scores on splits that
-    share rows are averaged over seeds and corrected (Nadeau and Bengio 2003); with `data=` the variance is that of seeds and of rows
+    Intervals and comparisons depend on how the members were made. Seeds on one data set are independent runs. Scores on splits that share
+    examples are averaged over seeds and corrected (Nadeau and Bengio 2003). With `data=` the variance is that of seeds and of examples
     (see `flaxfit.statistics.interval`). Tables say what their intervals cover.
 
     Attributes:
-      members: who they were.
-      results: what `fit` would have returned for each.
+      members: the members.
+      results: the result of each member, as `fit` would have returned it.
       monitor: the monitored metric.
-      seconds: wall time of training, compilation included.
-      directory: the population's directory, or None.
+      seconds: the wall time of training, including compilation.
+      directory: the directory of the population, or None.
     """
 
     members: Sequence[Member]
@@ -64,10 +64,10 @@ class Study:
         return f"Study({len(self)} runs of {len(self.settings)} settings in {self.seconds:.3g} s)"
 
     def __add__(self, other: Study) -> Study:
-        """The members of both, of populations that were trained apart. Where they have folds, those of a number must be the same rows.
+        """Returns the members of two populations that were trained separately. Folds with the same number must have the same examples.
 
         Raises:
-          ValueError: they monitor different metrics, have other hyperparameters, or a member in common.
+          ValueError: they monitor different metrics, have different hyperparameters, or have a member in common.
         """
         names = {member.name for member in self.members} & {member.name for member in other.members}
         kinds = [sorted({name for member in study.members for name in member.setting}) for study in (self, other)]
@@ -86,24 +86,25 @@ class Study:
         return list({name_of(member.setting): member.setting for member in self.members}.values())
 
     def scores(self, metric: str | np.ndarray | None = None, at: At | None = None) -> np.ndarray:
-        """One score a member, shape (members,).
+        """Returns one score for each member, shape (members,).
 
         Raises:
-          KeyError, ValueError: an unknown column or place, an array of another length.
+          KeyError: there is no such column.
+          ValueError: `at` is unknown, or the array has another length.
         """
         if metric is None or isinstance(metric, str):
             name, at = metric or self._default(), self._at(at)
             return np.array([float(result.history[name][_index(result, name, at)]) for result in self.results])
         scores = np.asarray(metric, float)
         if scores.shape != (len(self),):
-            raise ValueError(f"scores must be one number a member, shape ({len(self)},), got {scores.shape}.")
+            raise ValueError(f"scores must have one number for each member, shape ({len(self)},), got {scores.shape}.")
         return scores
 
     def select(self, **setting: Any) -> Study:
-        """The members whose hyperparameters have these values.
+        """Returns the members whose hyperparameters have these values.
 
         Raises:
-          ValueError: there are none.
+          ValueError: there are no such members.
         """
         for name in setting:
             if name not in self.members[0].setting:
@@ -122,19 +123,20 @@ class Study:
         data: Dataset | Sequence[Dataset] | None = None,
         level: float = 0.95,
     ) -> Table:
-        """Mean, interval and standard deviation of each setting, over its seeds or splits whose score is finite.
+        """Returns the mean, interval and standard deviation of each setting, over its seeds or splits with a finite score.
 
-        Runs that are no better than a constant prediction (the class shares, or the mean) beyond the noise of the held-out rows are named,
-        with their share and the mean without them, since a mean over them hides that they exist.
+        Runs that are no better than a constant prediction (the class frequencies, or the mean) beyond the noise of the held-out examples
+        are listed, with their share and with the mean without them, because a mean over all runs hides them.
 
         Args:
-          metric: what to show.
-          at: where.
-          data: rows to score the members on, so that intervals cover seeds and rows; or a list of them, one for each fold.
-          level: of the intervals.
+          metric: the metric to show.
+          at: the epoch, "best" or "last".
+          data: examples to score the members on, so that intervals cover seeds and examples; or a list with one data set for each fold.
+          level: the level of the intervals.
 
         Raises:
-          KeyError, ValueError: an unknown column; the objective, where settings differ and have penalties; by default, settings of
+          KeyError: there is no such column.
+          ValueError: the metric is the objective, and settings with penalties differ; or no metric is named, and the settings have
             different losses or class weights.
         """
         return self._scored(metric, at, data).table(level)
@@ -151,23 +153,23 @@ class Study:
         mode: Mode | None = None,
         margin: float | None = None,
     ) -> Comparison:
-        """Whether setting `b` is better than `a`: differences over common seeds (and folds), of which chance is shared.
+        """Tests whether setting `b` is better than setting `a`.
 
-        Settings without a common seed are compared by Welch's test.
+        Runs with the same seed (and fold) are compared in pairs. Settings without a common seed are compared with Welch's test.
 
         Args:
-          a: hyperparameters that pick one setting.
-          b: likewise.
-          metric: what to compare.
-          at: where.
+          a: the hyperparameters of one setting, as far as they are needed to identify it.
+          b: those of the other setting.
+          metric: the metric to compare.
+          at: the epoch, "best" or "last".
           data: as for `table`.
-          level: of the interval.
-          mode: "min" or "max", for an array of scores and for a metric that does not say it itself.
-          margin: the smallest difference that matters, stated beforehand: with it, settings may be found equivalent.
+          level: the level of the interval.
+          mode: "min" or "max", for an array of scores or a metric whose mode is not known.
+          margin: the smallest difference that matters, chosen beforehand. With a margin, settings can be found equivalent.
 
         Raises:
-          ValueError: a setting that is not there, no common split, a score that is not finite, a metric that does not say its mode; and
-            what `table` raises.
+          ValueError: there is no such setting or no common split; a score is not finite; the mode is not known. Other errors are those of
+            `table`.
         """
         for setting in (a, b):
             self.select(**setting)
@@ -186,14 +188,14 @@ class Study:
         mode: Mode | None = None,
         margin: float | None = None,
     ) -> Comparisons:
-        """All other settings against a baseline, corrected for their number: see `flaxfit.statistics.family`.
+        """Compares all other settings with a baseline, corrected for their number (see `flaxfit.statistics.family`).
 
         Args:
-          baseline: hyperparameters that pick one setting.
+          baseline: the hyperparameters of the baseline, as far as they are needed to identify it.
           metric, at, data, level, mode, margin: as for `compare`.
 
         Raises:
-          ValueError: as `compare`; a baseline with a score that is not finite, or without another setting.
+          ValueError: as `compare`; a score of the baseline is not finite; there is no other setting.
         """
         return self._scored(metric, at, data).compare_all(baseline, level, mode, margin)
 
@@ -205,7 +207,10 @@ class Study:
         data: Dataset | Sequence[Dataset] | None = None,
         mode: Mode | None = None,
     ) -> list[Mapping[str, Any]]:
-        """The settings, best mean first; those with a score that is not finite last. Arguments as for `compare`."""
+        """Returns the settings by their mean, the best first. Settings with a score that is not finite come last.
+
+        The arguments are those of `compare`.
+        """
         return self._scored(metric, at, data).rank(mode)
 
     def evaluate(
@@ -216,15 +221,18 @@ class Study:
         batch_size: int = 1024,
         metrics: Mapping[str, Callable[..., Any]] | None = None,
     ) -> dict[str, np.ndarray]:
-        """`flaxfit.evaluate` for each member, by programs that they share: name -> shape (members,).
+        """Evaluates each member with `flaxfit.evaluate`, by programs that they share.
 
         Args:
-          data: the rows to score; or a list of them, of which a member scores those at its fold.
-          at: where in a run its weights are taken.
+          data: the examples; or a list with one data set for each fold.
+          at: the epoch of the weights, "best" or "last".
           batch_size, metrics: as for `evaluate`.
 
+        Returns:
+          name -> the scores, shape (members,).
+
         Raises:
-          ValueError: a list that is not as long as there are folds; and what `evaluate` raises.
+          ValueError: the list has another length than there are folds. Other errors are those of `evaluate`.
         """
         scores = [
             evaluate_member(m.programs, m.task, m.numbers, getattr(r, self._at(at)), rows, batch_size, metrics)
@@ -234,18 +242,18 @@ class Study:
         return {name: np.array([score[name] for score in scores]) for name in common}
 
     def export(self, member: str, data: Dataset, directory: str | os.PathLike[str] | None = None) -> Path:
-        """Writes a member's best model for `flaxfit.load`.
+        """Writes the best model of a member for `flaxfit.load`.
 
         Args:
-          member: its name, such as `l2=0.001,seed=3`.
-          data: rows as in training; their shapes and names are kept, not their numbers.
-          directory: where to; by default where `flaxfit.load(run_dir, member=...)` looks for it.
+          member: the name of the member, such as `l2=0.001,seed=3`.
+          data: examples as in training. Only their shapes and names are stored.
+          directory: where to write it; by default where `flaxfit.load(run_dir, member=...)` looks for it.
 
         Returns:
           The directory of the export.
 
         Raises:
-          ValueError: there is no such member, or neither a directory nor one of the population.
+          ValueError: there is no such member; or no directory is given and the population has none.
         """
         names = [m.name for m in self.members]
         if member not in names:
@@ -259,19 +267,19 @@ class Study:
         return export(Path(directory), m.task, result.best, data[:1], about={**about, "member": member})
 
     def predict(self, x: Any, at: At | None = None, *, batch_size: int = 1024) -> list[Any]:
-        """`flaxfit.predict` for each member."""
+        """Returns the outputs of each member, as `flaxfit.predict` does."""
         pairs, at = zip(self.members, self.results, strict=True), self._at(at)
         return [predict_member(m.programs, m.task, m.numbers, getattr(r, at), x, batch_size) for m, r in pairs]
 
     def mode(self, metric: str | np.ndarray | None = None, given: Mode | None = None) -> Mode:
-        """Whether a metric is best when small or large.
+        """Returns whether a metric is best when it is small ("min") or large ("max").
 
         Args:
-          metric: as everywhere here.
-          given: the caller's own `mode=` argument, which wins. An array of scores needs it.
+          metric: the metric.
+          given: the `mode=` argument of the caller, which takes precedence. An array of scores needs it.
 
         Raises:
-          ValueError: the metric does not say, or `given` is neither "min" nor "max".
+          ValueError: the mode is not known, or `given` is neither "min" nor "max".
         """
         return self.results[0].history.mode(metric if isinstance(metric, str) else self._default(), given)
 
@@ -311,7 +319,7 @@ class Study:
         name = self._default() if metric is None else metric if isinstance(metric, str) else ""
         if data is not None:
             if not name:
-                raise ValueError('data=... is scored by the name of a metric, such as "accuracy", not by an array of scores.')
+                raise ValueError('data=... needs the name of a metric, such as "accuracy", not an array of scores.')
             name = name.removeprefix("val_")
         check_objective(self.members, name)
         at, notes = self._at(at), looks(self.members, self.directory)

@@ -16,13 +16,13 @@ class Row:
     """One setting in a `Table`.
 
     Attributes:
-      setting: its hyperparameters.
-      scores: one a run, or one a split, averaged over its seeds.
-      interval: of those that are finite.
-      runs: how many runs it has.
-      broken: how many of them have a score that is not finite.
-      collapsed: the names of the runs that were no better than a constant prediction.
-      without: the interval without these; None where there are none.
+      setting: the hyperparameters of the setting.
+      scores: the score of each run, or the mean over seeds of each split.
+      interval: the interval of the finite scores.
+      runs: the number of runs.
+      broken: the number of runs whose score is not finite.
+      collapsed: the names of the runs that are no better than a constant prediction.
+      without: the interval without these runs, or None if there are none.
     """
 
     setting: Mapping[str, Any]
@@ -36,13 +36,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Scores by setting; its text is a table of mean, interval and standard deviation.
+    """Scores by setting. Its text is a table with mean, interval and standard deviation.
 
     Attributes:
-      metric: what was scored, and where.
+      metric: the metric and the epoch.
       rows: the settings.
-      covers: what the intervals cover, and what not; empty where there are none.
-      notes: what else a reader has to know.
+      covers: what the intervals cover, and what they do not; empty if there are none.
+      notes: further remarks below the table.
     """
 
     metric: str
@@ -74,15 +74,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Settings against a baseline, corrected for their number; its text is a table.
+    """Comparisons of settings with a baseline, corrected for their number. Its text is a table.
 
     Attributes:
-      metric: what was compared, and where.
+      metric: the metric and the epoch.
       baseline: the name of the setting that the others are compared with.
       rows: the comparisons, as `flaxfit.statistics.family` corrects them.
-      broken: name of a setting -> how many of its runs have a score that is not finite; it is not compared.
-      covers: what the intervals cover, and what not.
-      notes: what else a reader has to know.
+      broken: name of a setting that is not compared -> the number of its runs whose score is not finite.
+      covers: what the intervals cover, and what they do not.
+      notes: further remarks below the table.
     """
 
     metric: str
@@ -109,7 +109,7 @@ class Comparisons:
 
 
 def rendered(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], notes: Sequence[str]) -> str:
-    """A table with lines below it, at most 80 columns wide."""
+    """Returns a table with remarks below it, at most 80 columns wide."""
     from textwrap import fill
 
     from rich.console import Console
