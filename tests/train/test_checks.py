@@ -178,7 +178,7 @@ def cases():
     yield "seconds", fit(callbacks=[every(every_seconds=0)]), ValueError, "every_seconds must be more than 0"
     yield "stopping", fit(early_stopping="val_loss"), TypeError, r"early_stopping must be ff\.EarlyStopping"
     yield "stopping class", fit(early_stopping=ff.EarlyStopping), TypeError, r"early_stopping must be ff\.EarlyStopping"
-    yield "monitor's type", lambda net, d: stop(5), TypeError, "must be the name of a metric, got 5"
+    yield "monitor's type", lambda net, d: stop(5), TypeError, "must be the name of a metric, or None for the data loss, got 5"
     yield "own hook class", fit(callbacks=[object()]), TypeError, "derive its class from Callback"
     yield (
         "NumPy metric",
@@ -189,7 +189,7 @@ def cases():
     yield "nested", lambda net, d: ff.Dataset(d, d.y), TypeError, "x must be arrays, got a Dataset: pass data.x"
     yield "one width", lambda net, d: ff.nn.MLP(16, 1), ValueError, r"such as \(16,\) for one layer"
     yield "initial", fit(initial={"params": {}}), TypeError, "initial must be a flaxfit.TrainState, such as result.best"
-    yield "class weight's type", fit(class_weight=[1.0, 2.0]), TypeError, "class_weight maps classes to factors"
+    yield "class weight's type", fit(class_weight=[1.0, 2.0]), TypeError, "class_weight must map classes to factors"
     yield "class weight", fit(class_weight={0: 1.0, 7: 2.0}), ValueError, r"classes that train\.y does not have: \[7\]"
     yield "class weight < 0", fit(class_weight={0: -1.0}), ValueError, "got -1.0 for class 0"
     yield "class weight y", fit(lambda d: ff.Dataset(d.x, d.y * 0.5), class_weight={0: 1.0}), TypeError, "needs integer class labels"

@@ -31,7 +31,7 @@ def test_rows_without_shuffling_are_those_of_a_plain_loop(table):
         state, _ = ff.train_step(linear, state, jax.random.key(0), rows.x[first : first + 16], rows.y[first : first + 16])
     for found in (result.last.params, streamed.last.params):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, state.params)
-    with pytest.raises(ValueError, match="shuffle=False takes rows in order, replacement=True draws them at random: choose one"):
+    with pytest.raises(ValueError, match="shuffle=False takes examples in order, but replacement=True draws them at random: choose one"):
         ff.fit(linear, rows, shuffle=False, replacement=True)
 
 
@@ -46,7 +46,7 @@ def test_validation_split_holds_out_the_last_rows_before_shuffling(task, table):
         ff.fit(task, rows, validation=table[1], validation_split=0.3)
     with pytest.raises(ValueError, match="leaves 250 to train on and 0 to validate on"):
         ff.fit(task, rows, validation_split=1e-9)
-    with pytest.raises(ValueError, match=r"validation_split must be a share between 0 and 1, or None, got 20"):
+    with pytest.raises(ValueError, match=r"validation_split must be a fraction between 0 and 1, or None, got 20"):
         ff.fit(task, rows, validation_split=20)
     with pytest.raises(ValueError, match="cross_validate validates on the rows that each fold holds out"):
         ff.cross_validate(task, rows, validation_split=0.2)
@@ -149,5 +149,5 @@ def test_callbacks_show_the_last_validation(task, table, tmp_path, capsys):
 def test_validation_every_needs_something_to_validate(task, table):
     with pytest.raises(ValueError, match=r"validation_every=2 needs validation rows"):
         ff.fit(task, table[0], epochs=4, validation_every=2)
-    with pytest.raises(ValueError, match=r"validation_every=5 is more than epochs=4, so that no epoch would validate"):
+    with pytest.raises(ValueError, match=r"validation_every=5 is more than epochs=4, so that there would be no validation"):
         ff.fit(task, table[0], validation=table[1], epochs=4, validation_every=5)
