@@ -1,8 +1,8 @@
-"""The host loop: compiled chunks of a batch of members, with callbacks between them. There is no other.
+"""The host loop, which runs compiled chunks of a batch of members and calls callbacks between them. It is the only one.
 
-A batch is one run that is not mapped (`fit`, or a population's member in a thread), or members that are mapped over and train side by
-side. After each chunk the order is: fetch what was logged; call the callbacks that are due, those that save last; let members go that
-have ended. Where a chunk ends never changes a result.
+A batch is one run that is not mapped (`fit`, or a member of a population in a thread), or several members that train side by side under
+`jax.vmap`. After each chunk, the loop fetches what was logged, calls the callbacks that are due (those that save come last), and releases
+members that have ended. Where a chunk ends never changes a result.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ from flaxfit.train.result import Timing
 from flaxfit.train.session import Signals
 
 CHUNK_SECONDS = 2.0
-"""A chunk is made no longer than about this, so that Ctrl-C and signals are heard."""
+"""The approximate length of a chunk at most, so that Ctrl-C and signals take effect soon."""
 
 
 class Batch(Protocol):
-    """Members that train in one program. They are at the same step, but for those that have ended."""
+    """Members that train in one program. All that have not ended are at the same step."""
 
     state: RunState
 
     def compile(self) -> None:
-        """Compiles what `advance` calls."""
+        """Compiles the program that `advance` calls."""
         ...
 
     def advance(self, position: int, until: int) -> Any:
-        """Trains from step `position` to `until` or less far: what the epochs logged, shape (members, capacity, columns)."""
+        """Trains from step `position` to `until`, or less far. Returns what the epochs logged, shape (members, capacity, columns)."""
         ...
 
     def status(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Of each member: finished epochs, steps of the epoch under way, whether the stopper stopped, whether it diverged."""
+        """Returns for each member: finished epochs, finished steps of the current epoch, whether it stopped early, whether it diverged."""
         ...
 
     def on_host(self) -> Any:
-        """The state of all members, as callbacks may read it."""
+        """Returns the state of all members, as callbacks may read it."""
         ...
 
     def member(self, state: Any, index: int) -> RunState:
-        """One member's part of `on_host`."""
+        """Returns the part of one member of what `on_host` returned."""
         ...
 
     def keep(self, members: np.ndarray) -> None:
-        """Lets all other members go."""
+        """Releases all other members."""
         ...
 
 
@@ -66,13 +66,13 @@ class Trainee:
     """A member in the loop.
 
     Attributes:
-      run: what its callbacks are told.
+      run: the description for its callbacks.
       callbacks: its callbacks.
       notes: what its checkpoint kept besides the state.
-      state: where it ended; None while it trains.
+      state: the state at its end, or None while it trains.
       stop_reason: why it ended.
       history: all its epochs.
-      timing: where the time of its batch went.
+      timing: the wall time of its batch.
     """
 
     run: Run
@@ -90,7 +90,7 @@ class Trainee:
         self.resumed = self.log.epochs
 
     def begin(self, now: float, position: int) -> None:
-        """Calls `on_train_begin`, and sees to it that `on_train_end` will be called."""
+        """Calls `on_train_begin`, and arranges that `on_train_end` will be called."""
         states = self.notes.get("callbacks", {})
         for name, callback in self._named().items():
             self.closing.callback(callback.on_train_end)
@@ -103,21 +103,21 @@ class Trainee:
         return {f"{index} {type(callback).__name__}": callback for index, callback in enumerate(self.callbacks)}
 
     def kept(self) -> dict[str, Any]:
-        """The notes for a checkpoint."""
+        """Returns the notes for a checkpoint."""
         states = {name: state for name, callback in self._named().items() if (state := callback.state_dict()) is not None}
         return {"stopped": self.stopped, "callbacks": states}
 
 
 def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, signals: Signals | None = None, team: Team = ALONE) -> None:
-    """Trains a batch to its end, or until a signal is heard: fills in the trainees' results.
+    """Trains a batch to its end, or until a signal arrives, and fills in the results of the trainees.
 
     Args:
-      batch: what is trained; its state is there.
+      batch: the batch, whose state has been made.
       trainees: its members, in order.
-      plan: what of their job is compiled in.
+      plan: the part of their job that is compiled in.
       began: when its start-up began, by `time.perf_counter`.
-      signals: what ends it sooner, or None.
-      team: the processes of the run, all of which call this; the first one has the callbacks.
+      signals: the signals that end it early, or None.
+      team: the processes of the run, all of which call this. The first one has the callbacks.
     """
     run = trainees[0].run
     length, total = run.steps_per_epoch, run.epochs * run.steps_per_epoch
@@ -126,7 +126,7 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
     seconds = min([CHUNK_SECONDS, *(callback.every_seconds for callback in callbacks if callback.every_seconds)])
 
     def status() -> tuple[list[StopReason | None], np.ndarray, np.ndarray]:
-        """Why each live member has ended, None where it has not; its steps in all, and those of the epoch under way."""
+        """Returns for each live member why it has ended, or None; its steps in all, and those of the current epoch."""
         epochs, steps, *flags = batch.status()
         positions = epochs * length + steps
         places = zip(live, positions, *flags, strict=True)
@@ -136,7 +136,7 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
         return reasons, positions, steps
 
     def let_go(reasons: list[StopReason | None]) -> list[StopReason | None]:
-        """Takes the results of members that have ended; the others train on, without them once they are half or less."""
+        """Fills in the results of members that have ended. Once half or less are left, they train on without the others."""
         nonlocal live
         on_host = None
         for index, reason in enumerate(reasons):
@@ -177,7 +177,7 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
             reasons, positions, steps = status()
             position, now = int(positions.max()), time.perf_counter()
             chunks, spent = chunks + 1, spent + now - start
-            # Eight times longer at most: the first chunks tell how fast a step is.
+            # The first chunks show how fast a step is, so each is at most eight times longer than the one before.
             pace = min(8 * pace, max(1, int((position - before) * seconds / max(now - start, 1e-9))))
             rows = jax.device_get(table)
             if signals is not None and (heard := int(team.gather(signals.heard or 0).max())):
@@ -204,7 +204,7 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
 
 
 def why_ended(plan: Plan, done: bool, stopped: bool, diverged: bool, by_callback: bool) -> StopReason | None:
-    """Why a run has ended: all its steps are done, its stopper stopped, it diverged, or a callback stopped it. None: it has not."""
+    """Returns why a run has ended, or None if it has not."""
     if diverged:
         return "non_finite"
     if stopped and plan.stops:
@@ -213,7 +213,7 @@ def why_ended(plan: Plan, done: bool, stopped: bool, diverged: bool, by_callback
 
 
 def _due(trainee: Trainee, reason: StopReason | None, position: int, now: float, saves: bool | None) -> list[int]:
-    """Which callbacks are to be called, those that save or the others; or (None) all that may lead to reading the state."""
+    """Returns the callbacks that are to be called: those that save, the others, or (None) all that may read the state."""
     due = []
     for index, callback in enumerate(trainee.callbacks):
         epochs, steps, called = trainee.seen[index]
@@ -227,7 +227,7 @@ def _due(trainee: Trainee, reason: StopReason | None, position: int, now: float,
 def _call(
     trainee: Trainee, reason: StopReason | None, position: int, step: int, now: float, seconds: float, state: Any
 ) -> StopReason | None:
-    """Calls a member's callbacks that are due, those that save last; why the member ends."""
+    """Calls the callbacks of a member that are due, those that save last. Returns why the member ends, or None."""
 
     def call(index: int) -> None:
         callback, since = trainee.callbacks[index], trainee.seen[index][0]
@@ -264,7 +264,7 @@ def _call(
 
 
 def _next_stop(position: int, pace: int, run: Run, plan: Plan, callbacks: Sequence[Callback]) -> int:
-    """How many steps the run shall have done when the host looks next."""
+    """Returns the number of steps that the run is to have done at the end of the next chunk."""
     length = run.steps_per_epoch
     epoch = position // length
     stop = position + pace

@@ -1,4 +1,4 @@
-"""A run directory while `fit` works in it, and what signals do."""
+"""The run directory while `fit` works in it, and the handling of signals."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from flaxfit.train.record import Resume, check_same_run
 
 
 class Session:
-    """A run directory while `fit` works in it: a context manager that keeps other processes out.
+    """The run directory while `fit` works in it. It is a context manager that keeps other processes out.
 
     Args:
       run_dir: the directory.
-      resume: whether to continue what is there.
-      config: what is run, as `described` gives it.
-      team: the processes of the run, all of which have a session; the first one reads and writes the directory.
+      resume: whether to resume the run that is there.
+      config: the description of the run, as `described` returns it.
+      team: the processes of the run, all of which have a session. The first one reads and writes the directory.
 
     Attributes:
       directory: the run directory.
@@ -61,10 +61,10 @@ class Session:
         self._stack.close()
 
     def confirm(self, program: Mapping[str, str]) -> None:
-        """Checks that the program is the recorded one, and records the configuration.
+        """Checks that the program is the recorded one, and writes the configuration.
 
         Raises:
-          ValueError: it is another.
+          ValueError: the program is another.
         """
         self._config |= {"program": dict(program), "environment": environment()}
         with self._team.together():
@@ -74,7 +74,7 @@ class Session:
                 self.directory.write_config(self._config)
 
     def restore(self, like: RunState, names: Sequence[str]) -> tuple[RunState, History, Mapping[str, Any]] | None:
-        """State, epochs and notes of the newest whole checkpoint; None where there is none.
+        """Returns the state, epochs and notes of the newest complete checkpoint, or None if there is none.
 
         Raises:
           ValueError: it has more epochs than this run is to have.
@@ -92,49 +92,51 @@ class Session:
         if epochs > asked:
             if self._old is not None:
                 self.directory.write_config(self._old)
-            cure = f"ask for {epochs} or more, or name another directory"
-            raise ValueError(f"the run in {self.directory.path} has {epochs} epochs already, {asked} were asked for: {cure}.")
+            cure = f"pass epochs={epochs} or more, or use another directory"
+            raise ValueError(f"the run in {self.directory.path} has {epochs} epochs already, but epochs={asked}: {cure}.")
         arrays, rows = (unfilled(like), np.empty((epochs, len(names)))) if found is None else found[:2]
         state = placed({name: self._team.from_first(arrays[name]) for name in sorted(arrays)}, like)
         rows = self._team.from_first(rows)
         history = History({name: rows[:, column] for column, name in enumerate(names)})
         with self._team.together():
             if self._team.leads:
-                self.directory.write_metrics(history)  # without the epochs after the checkpoint, which will come again
+                self.directory.write_metrics(history)  # without the epochs after the checkpoint, which will be trained again
         return state, history, {} if found is None else found[3]
 
     def export(self, write: Any, chunks: int) -> None:
-        """Writes the best model for `flaxfit.load`, by `write(directory, arguments)`; not again for a run that was only reopened."""
+        """Writes the best model for `flaxfit.load` with `write(directory, arguments)`, unless the run was only reopened."""
         with self._team.together():
             if not self._team.leads or (self._old is not None and chunks == 0 and self.directory.export.is_dir()):
                 return
             try:
                 write(self.directory.export, self._config["arguments"])
             except ValueError as error:
-                warnings.warn(f"the run is saved, but its model has no export for flaxfit.load: {error}", RuntimeWarning, stacklevel=4)
+                warnings.warn(
+                    f"the run is saved, but its model could not be exported for flaxfit.load: {error}", RuntimeWarning, stacklevel=4
+                )
 
 
 @contextmanager
 def opened(directory: RunDirectory, resume: Resume, what: str) -> Iterator[dict[str, Any] | None]:
-    """Locks a directory and gives the configuration in it, None where there is none.
+    """Locks a directory and yields the configuration in it, or None if there is none.
 
     Args:
       directory: the directory.
       resume: as for `fit`.
-      what: what it holds, "run" or "population".
+      what: "run" or "population", for errors.
 
     Raises:
-      ValueError: an unknown way to resume.
-      FileExistsError, FileNotFoundError: what `resume` refuses.
+      ValueError: `resume` is unknown.
+      FileExistsError, FileNotFoundError: as for `fit`.
     """
     if resume not in (known := ("auto", "never", "must", "force")):
         raise ValueError(unknown("way to resume", str(resume), known))
     with directory.lock():
         old = directory.read_config()
         if resume == "never" and old is not None:
-            raise FileExistsError(f'{directory.path} holds a {what}: resume="auto" continues it; or name another directory.')
+            raise FileExistsError(f'{directory.path} has a {what} already: pass resume="auto" to continue it, or use another directory.')
         if resume == "must" and old is None:
-            raise FileNotFoundError(f'{directory.path} holds no {what} to resume; resume="auto" starts one.')
+            raise FileNotFoundError(f'{directory.path} has no {what} to resume: pass resume="auto" to start one.')
         yield old
 
 

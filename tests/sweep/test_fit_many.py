@@ -240,7 +240,7 @@ def test_a_durable_population_goes_on_grows_and_refuses_others(study, how, tmp_p
     assert sum(r.timing.chunks > 0 for r in grown.results) == 6
     with pytest.raises(ValueError, match=r"arguments\.batch_size: 32 -> 16"):
         ff.fit_many(make_task, GRID, seeds=2, run_dir=tmp_path / "threads", **{**how, "batch_size": 16})
-    with pytest.raises(FileExistsError, match="holds a population"):
+    with pytest.raises(FileExistsError, match="has a population already"):
         ff.fit_many(make_task, GRID, seeds=2, run_dir=tmp_path / "threads", resume="never", **how)
 
 

@@ -161,10 +161,10 @@ def test_fewer_epochs_than_there_are_is_refused_and_changes_nothing(task, table,
     ff.fit_many(task, None, train, epochs=4, seeds=2, run_dir=tmp_path / "threads", strategy="threads")
     ff.fit_many(task, None, train, epochs=4, seeds=2, run_dir=tmp_path / "vmap", strategy="vmap")
     files = {path: path.read_bytes() for path in tmp_path.rglob("*.json*") if path.parent.name != "threads" and path.parent.name != "vmap"}
-    with pytest.raises(ValueError, match="has 4 epochs already, 2 were asked for: ask for 4 or more, or name another directory"):
+    with pytest.raises(ValueError, match="has 4 epochs already, but epochs=2: pass epochs=4 or more, or use another directory"):
         ff.fit(task, train, epochs=2, run_dir=tmp_path / "run")
     for strategy in ("threads", "vmap"):
-        with pytest.raises(ValueError, match="has 4 epochs already, 2 were asked for"):
+        with pytest.raises(ValueError, match="has 4 epochs already, but epochs=2"):
             ff.fit_many(task, None, train, epochs=2, seeds=2, run_dir=tmp_path / strategy, strategy=strategy)
     assert {path: path.read_bytes() for path in files} == files
     assert ff.fit(task, train, epochs=4, run_dir=tmp_path / "run").timing.chunks == 0
@@ -218,7 +218,7 @@ def test_whether_to_resume(task, table, tmp_path):
     with pytest.raises(FileNotFoundError, match="has no run to resume"):
         ff.resume(tmp_path / "run", task, train)
     ff.fit(task, train, run_dir=tmp_path / "run", resume="never")
-    with pytest.raises(FileExistsError, match="holds a run"):
+    with pytest.raises(FileExistsError, match="has a run already"):
         ff.fit(task, train, run_dir=tmp_path / "run", resume="never")
     with pytest.raises(ValueError, match="no way to resume 'always'"):
         ff.fit(task, train, run_dir=tmp_path / "run", resume="always")
