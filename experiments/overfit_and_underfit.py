@@ -61,7 +61,7 @@ ABOUT = f"""Four sizes of a network and six fixes for the largest, trained on {T
     {NOISE:g} to the training examples. L2 is on all five kernels; Adam's epsilon is that of optax, 1e-8. Numbers are means with 95%
     intervals over seeds. All runs share the same {VALIDATION:,} validation examples, which also choose the best epoch. Each diagnosis
     is a test on the curves. *overfitted*: validation gets worse while training gets better, from the epoch named on. *slightly
-    overfitted*: by less than a twentieth of what validation had gained. *memorized*: no such rise, but a wide gap. *still improving*:
+    overfitted*: by less than 5% of the earlier improvement. *memorized*: no such rise, but a wide gap. *still improving*:
     validation gets better. *no change detected*: none of these. Only the first counts as not escaping overfitting."""
 
 

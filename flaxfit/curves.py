@@ -137,7 +137,7 @@ def bottom(levels: np.ndarray, wider: float) -> tuple[int, int]:
 
 
 def large(rise: Any, gain: Any, training_gain: Any = 0.0) -> Any:
-    """Whether a rise of validation is large: over a twentieth of what validation had gained from its first epoch to its best.
+    """Whether a rise of validation is large: more than 5% of the gain from its first epoch to its best.
 
     No shift of the metric's origin changes that. Where validation gained less than a tenth of what training did, as at a start that has not
     left the plateau of a constant predictor yet, that share is no measure: then the rise must be a quarter of what training gained.

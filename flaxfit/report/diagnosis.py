@@ -5,7 +5,7 @@ validation getting worse while training improves is overfitting. The eye gets "w
 selected minimum, and any end lies above it. `flaxfit.curves` has the test, and `experiments/diagnosis.py` measures how often it is wrong.
 
 Two questions are asked of a rise. Is it beyond noise: of the epochs and, where the rows that validate are few, of the rows? And is it
-large: at least a twentieth of what validation had gained? A rise of 1% that 10,000 epochs prove beyond doubt costs little.
+large: more than 5% of the earlier improvement? A rise of 1% that 10,000 epochs prove beyond doubt costs little.
 """
 
 from __future__ import annotations
@@ -23,46 +23,47 @@ from flaxfit.arguments import Mode, unknown
 from flaxfit.curves import blocks, bottom, change, errors, large, lowest_and_last, rise, tamed
 from flaxfit.history import History
 
-_FLOOR = 0.01  # a change below this share of what validation had gained is none
+_FLOOR = 0.01  # a change below this share of the gain counts as none
 _WIDE = 0.05  # a gap over this share of it is wide
 _CERTAIN = 3.0  # standard errors: for a comparison of windows that were fixed beforehand
 _SHORT = 10  # epochs below which seeing no change says nothing
-_FEW_ROWS = 100  # below these, the rows that validate are named, and the strong word is not used
+_FEW_ROWS = 100  # with fewer validation examples, their number is named and "overfitted" is not said
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the curves of a run, or of several runs of one setting, say. Prints as one sentence. Levels are means of several epochs.
+    """The diagnosis of a run, or of several runs of one setting. It prints as one sentence. Levels are means of several epochs.
 
-    The verdict is one of these. "Beyond noise" means a rise that about 2% of flat curves show or fewer (5% where the noise of neighboring
-    epochs correlates by 0.9 and there are fewer than 100 epochs).
+    The verdict is one of those below. A rise is "beyond noise" if at most about 2% of flat curves show one as large (5% for fewer than 100
+    epochs whose noise has a correlation of 0.9 between neighbors). The "gain" is the improvement of validation from its first epoch, or from
+    `baseline`, to its best.
 
-    - "overfitted": validation ends worse than at its best, beyond noise, by over a twentieth of what it had gained.
-    - "possibly overfitted": the same, but fewer than 100 rows validate, and other rows may say otherwise.
-    - "slightly overfitted": beyond noise, but by less.
-    - "memorized": no such rise, but a wide gap at the end: over a twentieth of what validation had gained. Training improved by more than
-      that gap, and validation did not follow.
-    - "still improving": validation falls in the last half of the run, beyond noise. It may have been better before: then, at this pace, it
-      gets back there within as many epochs as the run had.
-    - "diverging": training gets worse as well, or a curve is not finite at the end.
-    - "no change detected": none of these. Whether the run is underfitted, its curves do not tell; a larger net does.
-    - "too short to tell": as before, in fewer than ten epochs.
+    - "overfitted": validation ends worse than at its best, beyond noise and by more than 5% of the gain.
+    - "possibly overfitted": the same with fewer than 100 validation examples, so that other examples might give another verdict.
+    - "slightly overfitted": validation rises beyond noise, but by at most 5% of the gain.
+    - "memorized": validation does not rise, but ends worse than training by more than 5% of the gain. Training improved by more than this gap
+      while validation did not.
+    - "still improving": validation improves in the last half of the run, beyond noise. If it was better before, it would be as good again
+      within as many epochs as the run had.
+    - "diverging": training becomes worse as well, or a curve is not finite at the end.
+    - "no change detected": none of these. The curves of one run do not show whether it underfits; compare it with a larger model.
+    - "too short to tell": the same with fewer than ten epochs.
 
     Attributes:
-      verdict: see above.
-      metric: the training column; its twin is `val_` and this.
-      epoch: where overfitting begins, from 1: validation's best epoch. None with the other verdicts.
-      onset: the first and the last epoch where it may begin, given the noise.
-      gap: how much worse validation is than training at its best.
+      verdict: the verdict.
+      metric: the training column. The validation column is `val_` and this name.
+      epoch: the epoch in which overfitting begins, from 1, which is the best epoch of validation; None for other verdicts.
+      onset: the first and the last epoch in which it may begin, given the noise.
+      gap: how much worse validation is than training at the best epoch of validation.
       final_gap: the same at the end.
       rise: how much worse validation is at the end than at its best.
-      share: the rise as a share of what validation had gained from its first epoch, or from `baseline`, to its best.
-      statistic: the rise over the largest that noise explains: more than 1 is beyond noise.
-      validation: validation's level at its best and at the end.
-      training: training's likewise.
-      rows: how many rows validate, where that is known.
-      agree: of how many runs each says the same by itself, where there are several.
-      runs: how many runs there are.
+      share: the rise divided by the gain.
+      statistic: the rise divided by the largest rise that noise explains. It is beyond noise if this is more than 1.
+      validation: the level of validation at its best and at the end.
+      training: the level of training at the same epochs.
+      rows: the number of validation examples, if it is known.
+      agree: the number of runs that have this verdict individually.
+      runs: the number of runs.
     """
 
     verdict: str
@@ -90,20 +91,20 @@ class Diagnosis:
         level = f"{val} is at {self.validation[1]:.3g}, {name} at {self.training[1]:.3g}, the gap is {self.final_gap:.2g}"
         if self.epoch is not None:
             first, last = self.onset or (self.epoch, self.epoch)
-            share = f"{self.share:.2g} times what" if self.share >= 1 else f"{self.share:.2g} of what"
+            share = f"{self.share:.2g} times" if self.share >= 1 else f"{100 * self.share:.2g}% of"
             text = (
                 f"{self.verdict} from epoch {self.epoch} ({first} to {last}): {val} {moved(*self.validation)} "
-                f"({share} it had gained, {self.statistic:.2g} times what noise explains) while {name} {moved(*self.training)}; "
+                f"({share} the earlier improvement, {self.statistic:.2g} times what noise explains) while {name} {moved(*self.training)}; "
                 f"the gap grew from {self.gap:.2g} to {self.final_gap:.2g}"
             )
         elif self.verdict == "diverging":
             text = f"diverging: {val} {moved(*self.validation)} and {name} {moved(*self.training)}"
         elif self.verdict == "too short to tell":
-            text = "too short to tell: so few epochs show no change beyond their noise"
+            text = "too short to tell: no change beyond noise in so few epochs"
         else:
             text = f"{self.verdict}: {level}"
         rows = f"; on these {self.rows} rows" if self.rows is not None and self.rows < _FEW_ROWS else ""
-        runs = f"; {self.agree} of {self.runs} runs say so by themselves" if self.runs > 1 else ""
+        runs = f"; {self.agree} of {self.runs} runs say so individually" if self.runs > 1 else ""
         return text + rows + runs
 
 
@@ -118,7 +119,7 @@ def diagnose(runs: Any, metric: str | None = None, mode: Mode | None = None, *, 
       metric: the training column to judge, which needs a `val_` twin; by default the data loss, because the objective's penalty
         says nothing about overfitting.
       mode: "min" or "max", for a metric that does not say itself whether larger is better.
-      baseline: the metric of the best constant prediction on the rows that validate. What validation had gained counts from there instead
+      baseline: the metric of the best constant prediction for the validation examples. The gain counts from there instead
         of from the first epoch. Give it where the first epoch is long and has learned most already.
 
     Returns:

@@ -64,7 +64,7 @@ class EarlyStopping(Monitored):
     best. There is no `restore_best_weights`, because `fit` returns both the best and the last weights.
 
     `patience="auto"` needs no number: the run stops when the test of `flaxfit.diagnose` finds that the monitor got worse, beyond noise
-    and by over a twentieth of what it had gained. It looks after each of the first 40 epochs and then each time the run is about a
+    and by more than 5% of its earlier improvement. It looks after each of the first 40 epochs and then each time the run is about a
     twentieth longer, and so that many looks are not fooled more often than one, the rise must be 1.75 times as large as for `diagnose`.
     The curve so far is kept as fewer than 128 means of equally many epochs, so that memory does not grow. `diagnose` cuts a finished run
     likewise, but from its end, and besides asks whether training diverges, whether validation is falling again, and whether the rows

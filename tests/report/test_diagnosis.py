@@ -349,7 +349,7 @@ def test_several_runs_get_the_verdict_of_their_mean_and_say_how_many_agree():
     found, alone = diagnose(runs), [diagnose(run).verdict for run in runs]
     assert (found.verdict, found.runs, found.agree) == ("overfitted", 8, alone.count("overfitted"))
     assert found.agree < 8
-    assert str(found).endswith(f"; {found.agree} of 8 runs say so by themselves")
+    assert str(found).endswith(f"; {found.agree} of 8 runs say so individually")
     stopped = [History({name: run[name][: 40 + i] for name in run}) for i, run in enumerate(runs)]
     assert diagnose(stopped).verdict == Counter(diagnose(run).verdict for run in stopped).most_common(1)[0][0]
     with pytest.raises(ValueError, match="at least one run"):
