@@ -34,14 +34,14 @@ _FEW_ROWS = 100  # with fewer validation examples, their number is named and "ov
 class Diagnosis:
     """The diagnosis of a run, or of several runs of one setting. It prints as one sentence. Levels are means of several epochs.
 
-    The verdict is one of those below. A rise is "beyond noise" if at most about 2% of flat curves show one as large (5% for fewer than 100
-    epochs whose noise has a correlation of 0.9 between neighbors). The "gain" is the improvement of validation from its first epoch, or from
-    `baseline`, to its best.
+    The verdict is one of those below. A rise is "beyond noise" if at most about 2% of flat curves show one as large (5% for fewer than
+    100 epochs whose noise has a correlation of 0.9 between neighbors). The "gain" is the improvement of validation from its first epoch,
+    or from `baseline`, to its best.
 
-    - "overfitted": validation ends worse than at its best, beyond noise and by more than 5% of the gain.
-    - "possibly overfitted": the same with fewer than 100 validation examples, so that other examples might give another verdict.
-    - "slightly overfitted": validation rises beyond noise, but by at most 5% of the gain.
-    - "memorized": validation does not rise, but ends worse than training by more than 5% of the gain. Training improved by more than this gap
+    - "overfitted": validation ends worse than at its best, beyond noise and by more than 5% of the gain. - "possibly overfitted": the
+    same with fewer than 100 validation examples, so that other examples might give another verdict. - "slightly overfitted": validation
+    rises beyond noise, but by at most 5% of the gain. - "memorized": validation does not rise, but ends worse than training by more than
+    5% of the gain. Training improved by more than this gap
       while validation did not.
     - "still improving": validation improves in the last half of the run, beyond noise. If it was better before, it would be as good again
       within as many epochs as the run had.
@@ -109,27 +109,27 @@ class Diagnosis:
 
 
 def diagnose(runs: Any, metric: str | None = None, mode: Mode | None = None, *, baseline: float | None = None) -> Diagnosis:
-    """Whether a run overfitted and since when, judged from its curves with allowance for their noise.
+    """Tells whether a run overfits, and from which epoch on, from its learning curves and their noise.
 
-    Several runs of one setting get one verdict, that of their mean curve, which is less noisy than each. Runs that stopped at different
-    epochs get the verdict that most of them have.
+    Several runs of one setting get one verdict: that of their mean curve, which is less noisy than each of them. Runs that stopped at
+    different epochs get the verdict that most of them have.
 
     Args:
       runs: a History, a Result, or several of either that differ in their seeds: a list, or a Study of one setting.
-      metric: the training column to judge, which needs a `val_` twin; by default the data loss, because the objective's penalty
-        says nothing about overfitting.
-      mode: "min" or "max", for a metric that does not say itself whether larger is better.
-      baseline: the metric of the best constant prediction for the validation examples. The gain counts from there instead
-        of from the first epoch. Give it where the first epoch is long and has learned most already.
+      metric: the training column, for which there must also be a `val_` column; by default the data loss, because the penalty in the
+        objective says nothing about overfitting.
+      mode: "min" or "max", for a metric whose mode is not known.
+      baseline: the metric of the best constant prediction for the validation examples. The gain is then measured from it
+        instead of from the first epoch. Pass it if the first epoch is so long that the model has learned most in it.
 
     Returns:
-      A Diagnosis. Epochs that are not finite are left out, unless they are the last; so are those without validation.
+      A Diagnosis. Epochs without validation are left out, and so are those that are not finite, unless they are the last.
 
     Raises:
-      TypeError: none of these.
-      KeyError: no such metric in the history.
-      ValueError: no validation column, a metric that does not say whether larger is better, a mode that is neither "min" nor "max", no
-        runs, or runs of several settings.
+      TypeError: `runs` is none of these.
+      KeyError: the history does not have the metric.
+      ValueError: there is no validation column; the mode of the metric is not known; `mode` is neither "min" nor "max"; there are no runs,
+        or runs of several settings.
 
     Example:
       >>> epochs = np.arange(100)
