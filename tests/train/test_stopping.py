@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import flaxfit as ff
 from flaxfit.curves import CAPACITY, blocks, rise
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.stopping import EarlyStopping
@@ -252,3 +253,17 @@ def test_a_patience_in_epochs_costs_what_it_did():
     assert "cond" in str(jax.make_jaxpr(auto.update)(auto.init(), 1.0, 1, 1.0))
     with pytest.raises(ValueError, match="begin with its own init"):
         auto.update(stopping.init(), 1.0, 1)
+
+
+def test_without_a_monitor_the_data_loss_decides_and_not_the_objective():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 8)).astype(np.float32)
+    train, validation = ff.Dataset(x[:20], rng.normal(size=20)), ff.Dataset(x[20:], rng.normal(size=40))  # nothing can be learned
+    task = ff.Task(ff.nn.MLP((32,), 1), ff.losses.mse, optax.sgd(0.02), penalty=ff.penalties.l2(0.5))
+    options = {"validation": validation, "epochs": 30, "batch_size": 20}
+    result = ff.fit(task, train, early_stopping=EarlyStopping(patience=50), plateau=ff.Plateau(patience=50), **options)
+    assert result.best_epoch == 1 + np.argmin(result.history["val_mse"]) != 1 + np.argmin(result.history["val_loss"])
+    alone = ff.fit(task, train, epochs=30, batch_size=20, early_stopping=EarlyStopping(patience=50))
+    assert alone.best_epoch == 1 + np.argmin(alone.history["mse"])
+    named = ff.fit(task, train, early_stopping=EarlyStopping("val_loss", patience=50), **options)
+    assert named.best_epoch == 1 + np.argmin(named.history["val_loss"])
