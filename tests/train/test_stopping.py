@@ -259,7 +259,11 @@ def test_without_a_monitor_the_data_loss_decides_and_not_the_objective():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 8)).astype(np.float32)
     train, validation = ff.Dataset(x[:20], rng.normal(size=20)), ff.Dataset(x[20:], rng.normal(size=40))  # nothing can be learned
-    task = ff.Task(ff.nn.MLP((32,), 1), ff.losses.mse, optax.sgd(0.02), penalty=ff.penalties.l2(0.5))
+
+    def grows(params):  # the objective falls while the network overfits
+        return -sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+
+    task = ff.Task(ff.nn.MLP((32,), 1), ff.losses.mse, optax.adam(0.01), penalty=grows)
     options = {"validation": validation, "epochs": 30, "batch_size": 20}
     result = ff.fit(task, train, early_stopping=EarlyStopping(patience=50), plateau=ff.Plateau(patience=50), **options)
     assert result.best_epoch == 1 + np.argmin(result.history["val_mse"]) != 1 + np.argmin(result.history["val_loss"])
