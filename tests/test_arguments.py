@@ -129,7 +129,7 @@ def test_keras_s_own_names_modes_and_reductions():
     def mean_over_the_batch(y_true, y_pred):
         return mean_absolute_error(y_true, y_pred).mean()
 
-    with pytest.raises(ValueError, match=r"leave out the mean \(in Keras, reduction=None\)"):
+    with pytest.raises(ValueError, match=r"remove the mean \(in Keras, reduction=None\)"):
         ff.fit(ff.Task(ff.nn.MLP((), 1), mean_over_the_batch, optax.sgd(0.1)), ff.Dataset(np.eye(8), np.ones(8)))
 
 

@@ -162,7 +162,7 @@ def test_balanced_accuracy_against_scikit_learn(kind):
 
 def test_scores_of_nothing_are_zero_and_of_places_within_rows_are_of_all_of_them():
     assert float(metrics.f1(-np.ones(4, np.float32), np.zeros(4))) == 0
-    with pytest.raises(ValueError, match=r"average=.* is"):
+    with pytest.raises(ValueError, match=r"average=.* must be"):
         metrics.f1(LOGITS, LABELS, "macros")
     for metric in (metrics.f1, metrics.balanced_accuracy, metrics.ece):
         assert float(metric(LOGITS.reshape(40, 5, 5), LABELS.reshape(40, 5))) == pytest.approx(float(metric(LOGITS, LABELS)), rel=1e-6)
@@ -247,7 +247,7 @@ def test_what_scikit_learn_s_functions_say_and_what_is_none():
         metrics.from_sklearn(sklearn.metrics.auc)
     with pytest.raises(ValueError, match='say "classes", "probabilities" or "values"'):
         metrics.from_sklearn(lambda y_true, y_pred: 0.0)
-    with pytest.raises(ValueError, match=r"from_sklearn\(needs=\.\.\.\) is"):
+    with pytest.raises(ValueError, match=r"from_sklearn\(needs=\.\.\.\) must be"):
         metrics.from_sklearn(sklearn.metrics.f1_score, "logits")
 
 

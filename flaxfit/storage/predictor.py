@@ -26,7 +26,6 @@ from flaxfit.data.frames import native
 from flaxfit.data.scaling import Scaling
 from flaxfit.data.stream import Stream
 from flaxfit.data.table import Table
-from flaxfit.positions import Counted
 from flaxfit.storage.weights import by_path, unpack_arrays
 
 FORMAT = 1
@@ -94,7 +93,11 @@ class Predictor:
         self.metadata, self.about = metadata, metadata["about"]
         self.features, self.classes = (tuple(metadata[name]) if metadata[name] else None for name in ("features", "classes"))
         ignored = metadata.get("ignore_label")
-        self._counted = None if ignored is None else Counted(ignored)
+        self._counted: Any = None
+        if ignored is not None:
+            from flaxfit.positions import Counted  # with optax, which other models do without
+
+            self._counted = Counted(ignored)
         self._hold(tensors)
         scaling = (metadata["preprocess"] or {}).get("scaling")
         self.scaling = Scaling(**{name: _filled(tree, tensors) for name, tree in scaling.items()}) if scaling else None

@@ -223,7 +223,7 @@ def test_labels_that_are_text_are_numbered_and_named():
     assert ff.Dataset(np.eye(3), ["dog"] * 3, classes=("cat", "dog")).y.tolist() == [1, 1, 1]
     with pytest.raises(ValueError, match=r"y has the class 'cow', which .* does not name: cat, dog"):
         ff.Dataset(np.eye(1), ["cow"], classes=("cat", "dog"))
-    with pytest.raises(TypeError, match=r"y is text, but not in 1 of 2 rows, first in row 1 \(None\)"):
+    with pytest.raises(TypeError, match=r"y is text, but not in 1 of 2 labels, first in row 1 \(None\)"):
         ff.Dataset(np.eye(2), pd.Series(["cat", None]))
 
 
@@ -243,11 +243,11 @@ def test_arrays_that_would_be_taken_wrongly():
 
 
 class Named(nn.Module):
-    """A net of an input with a name."""
+    """A network of a dict of inputs."""
 
     @nn.compact
-    def __call__(self, t):
-        return nn.Dense(1)(t[:, None])
+    def __call__(self, x):
+        return nn.Dense(1)(x["t"][:, None])
 
 
 def test_values_that_float32_would_merge_keep_their_digits_until_they_are_computed_with():

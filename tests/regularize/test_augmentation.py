@@ -241,7 +241,7 @@ def test_each_link_of_a_chain_has_its_own_key():
         (lambda: mixup(0.0), r"mixup\(alpha=...\) must be above 0 and finite, got 0.0"),
         (lambda: mixup(math.nan), "got nan"),
         (lambda: gaussian_noise(-1.0), r"gaussian_noise\(stddev=...\) must be 0 or more, got -1.0"),
-        (lambda: word_dropout(1.0), "from 0 to below 1, got 1.0"),
+        (lambda: word_dropout(1.0), "at least 0 and below 1, got 1.0"),
         (
             lambda: mixup(1.0, 3)(KEY, IMAGES, LABELS.astype(np.float32)),
             r"mixup\(classes=3\) needs class numbers y, which are integers, got float32",

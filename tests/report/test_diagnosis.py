@@ -209,7 +209,7 @@ def test_errors_say_what_to_do():
         diagnose(history, "oddty")
     with pytest.raises(ValueError, match=r"'oddity' is best when small or large: pass mode=.*\"oddity\": ff\.Metric"):
         diagnose(history, "oddity")
-    with pytest.raises(ValueError, match=r"is \"min\" or \"max\", got 'larger'"):
+    with pytest.raises(ValueError, match=r"must be \"min\" or \"max\", got 'larger'"):
         diagnose(history, "oddity", mode="larger")
     with pytest.raises(ValueError, match="does not name the data loss"):
         diagnose(History({"mse": [1.0]}))

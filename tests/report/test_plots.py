@@ -196,7 +196,7 @@ def test_errors_say_what_to_do():
         with pytest.raises(ValueError, match="standard deviation in epochs"):
             plots.learning_curves({"Tiny": history}, smooth=smooth)
     for bad in ((0.7, 0.5), (0.5, np.nan), (0.1, 0.2, 0.3)):
-        with pytest.raises(ValueError, match=r"ylim=... is \(lower, upper\)"):
+        with pytest.raises(ValueError, match=r"ylim=... must be \(lower, upper\)"):
             plots.learning_curves({"Tiny": history}, ylim=bad)
     for steps, epochs in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="steps_per_epoch and epochs count from 1"):

@@ -116,7 +116,7 @@ def test_repeated_hold_out(data):
         ({"epoch": 3}, "no argument 'epoch' of cross_validate or TrainConfig; did you mean 'epochs'"),
         ({"stopping_rows": 0.2}, "together"),
         ({"grid": {"rate": [1e-2, 1e-3]}, "inner": 2, "select": "acuracy"}, "scored are"),
-        ({"grid": {"rate": [1e-2, 1e-3]}, "inner": 2, "select": "accuracy", "mode": "larger"}, 'is "min" or "max"'),
+        ({"grid": {"rate": [1e-2, 1e-3]}, "inner": 2, "select": "accuracy", "mode": "larger"}, 'must be "min" or "max"'),
     ],
 )
 def test_what_is_refused(data, options, message):
@@ -178,7 +178,7 @@ def test_a_setting_that_diverged_is_not_chosen(data):
 def test_a_bad_choice_is_refused_before_anything_trains(data, monkeypatch):
     monkeypatch.setattr("flaxfit.sweep.cross_validate.train_all", lambda *_: pytest.fail("trained"))
     for options in ({"select": "acuracy"}, {"select": "accuracy", "mode": "larger"}):
-        with pytest.raises(ValueError, match=r'scored are|is "min" or'):
+        with pytest.raises(ValueError, match=r'scored are|must be "min" or'):
             ff.cross_validate(make_task, data, {"rate": [1e-2, 1e-3]}, inner=2, **options)
 
 

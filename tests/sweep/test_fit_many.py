@@ -182,7 +182,7 @@ class Branches(nn.Module):
         (GRID, {"seeds": 0}, "seeds must be at least 1"),
         (GRID, {"seeds": [1, 1]}, "different numbers"),
         (GRID, {"strategy": "thread"}, "did you mean 'threads'"),
-        ({"dropout": [0.5, 1.5], "rate": [0.1]}, {}, "a dropout rate is the share"),
+        ({"dropout": [0.5, 1.5], "rate": [0.1]}, {}, "a dropout rate must be at least 0"),
         (GRID, {"batch_size": 0}, "batch_size must be at least 1"),
         ({"dropout": [0.1]}, {}, "rate"),
     ],

@@ -143,14 +143,14 @@ def test_a_metric_without_a_mode_is_ranked_by_the_mode_that_is_given(table):
     a, b = {"rate": 1e-4}, {"rate": 3e-2}
     bare = ff.fit_many(make_task, {"rate": [1e-4, 3e-2]}, train, **how)
     for ask in (lambda: bare.rank("val_margin"), lambda: bare.compare(a, b, "val_margin")):
-        with pytest.raises(ValueError, match=r'does not say .*\{"margin": ff\.Metric\(function, mode="max"\)\}'):
+        with pytest.raises(ValueError, match=r'is not known .*\{"margin": ff\.Metric\(function, mode="max"\)\}'):
             ask()
     assert bare.rank("val_margin", mode="max") == bare.rank("val_margin", mode="min")[::-1] == [b, a]
     assert bare.rank(bare.scores("val_margin"), mode="max") == [b, a]
-    with pytest.raises(ValueError, match="an array of scores does not say"):
+    with pytest.raises(ValueError, match="it is not known whether these scores"):
         bare.rank(bare.scores("val_margin"))
     for ask in (lambda: bare.rank(mode="maximum"), lambda: bare.compare(a, b, mode="larger")):
-        with pytest.raises(ValueError, match='is "min" or "max", got'):
+        with pytest.raises(ValueError, match='must be "min" or "max", got'):
             ask()
     stopping = ff.EarlyStopping("val_margin", patience=9, mode="max")  # which says it for all
     told = ff.fit_many(make_task, {"rate": [1e-4, 3e-2]}, train, early_stopping=stopping, **how)

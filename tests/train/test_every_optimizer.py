@@ -170,8 +170,8 @@ def test_a_state_that_keeps_other_weights_for_a_part_of_the_parameters(line):
 
 
 def refused():
-    yield contrib.dpsgd(0.1, 1.0, 1.0, seed=0), r"optax's differentially_private_aggregate: it needs the gradient of each example"
-    yield optax.inject_hyperparams(contrib.dpsgd)(0.1, 1.0, 1.0, seed=0), "may not hold optax's dpsgd"
+    yield contrib.dpsgd(0.1, 1.0, 1.0, seed=0), r"optax's differentially_private_aggregate, which needs the gradient of each example"
+    yield optax.inject_hyperparams(contrib.dpsgd)(0.1, 1.0, 1.0, seed=0), "cannot use optax's dpsgd"
     lookahead = optax.lookahead(optax.adam(0.05), 3, 0.5)
     yield optax.chain(optax.clip(1.0), lookahead), r"only as its outermost part.*optax\.lookahead\(optax\.chain"
     yield optax.MultiSteps(lookahead, 2), "only as its outermost part"

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import flaxfit as ff
+from flaxfit.train.session import Signals
 
 
 class Presses(ff.callbacks.Callback):
@@ -28,6 +29,9 @@ class Presses(ff.callbacks.Callback):
             for number, pause in self.presses:
                 time.sleep(pause)
                 os.kill(os.getpid(), number)
+                listening = getattr(signal.getsignal(number), "__self__", None)
+                while isinstance(listening, Signals) and listening.heard is None:
+                    time.sleep(0.01)  # the main thread handles it, but this may be another
             self.presses = []
 
     def on_train_end(self):

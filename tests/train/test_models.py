@@ -127,7 +127,7 @@ def test_an_nnx_module_starts_from_its_weights_and_gets_the_trained_ones_back_on
     np.testing.assert_allclose(other(x), ff.predict(task, result.last, x), rtol=1e-5, atol=1e-6)
     made = task_of(Nnx)
     np.testing.assert_allclose(made.write_back(result.best)(x), model(x), rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="the weights do not fit Linear: blocks/0/bias is not there"):
+    with pytest.raises(ValueError, match="the weights do not fit Linear: blocks/0/bias is missing there"):
         task.write_back(result.best, into=nnx.Linear(6, 16, rngs=nnx.Rngs(0)))
     with pytest.raises(TypeError, match="write_back is for NNX modules"):
         task_of(Silent()).write_back(result.best)

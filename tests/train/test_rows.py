@@ -236,7 +236,7 @@ def test_what_is_no_loss_of_a_batch(line):
         ff.fit(task_of(of_batch(info_nce), outputs=4), ff.Dataset(line.x, line.y, np.ones(203)))
     with pytest.raises(ValueError, match=r"must have the same batch size, got \[8, 16\]"):
         task_of(of_batch(info_nce, 8), metrics={"m": of_batch(info_nce, 16)})
-    with pytest.raises(ValueError, match=r"one number for the whole batch.*is declared by ff\.losses\.of_batch"):
+    with pytest.raises(ValueError, match=r"one number for the whole batch.*Declare .* with ff\.losses\.of_batch"):
         ff.fit(task_of(info_nce, outputs=4), line)
 
 

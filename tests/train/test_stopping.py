@@ -103,7 +103,7 @@ def test_auto_mode_guesses_nothing_by_name(monitor, direction):
         ({"patience": 2.5}, 'an integer of 0 or more, or "auto", got 2.5'),
         ({"min_delta": -0.1}, "must be 0 or more, got -0.1"),
         ({"min_delta": math.nan}, "must be 0 or more, got nan"),
-        ({"mode": "minimum"}, 'is "auto", "min" or "max", got \'minimum\''),
+        ({"mode": "minimum"}, 'must be "auto", "min" or "max", got \'minimum\''),
         ({"baseline": math.inf}, "must be finite, got inf"),
         ({"start_from_epoch": -3}, "got -3"),
     ],
@@ -138,7 +138,7 @@ def test_metrics_say_whether_larger_is_better(table):
     assert (result.history.rows, result.history.validation_rows, result.history.data_loss) == (250, 100, "binary_crossentropy")
     assert ff.diagnose(result.history, "my_loss").metric == "my_loss"
     bare = ff.fit(task(margin), train, validation=validation, epochs=12)
-    with pytest.raises(ValueError, match="does not say"):
+    with pytest.raises(ValueError, match="is not known"):
         ff.diagnose(bare.history, "my_loss")
     assert ff.diagnose(bare.history, "my_loss", mode="max").metric == "my_loss"
     assert ff.losses.mode_of_function(optax.squared_error) == "min"
