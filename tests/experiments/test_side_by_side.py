@@ -33,10 +33,9 @@ SHORT = {
     "imdb_regularizers": "--epochs 2 --seeds 2 --rows 1000 --vocabulary 200",
     "sonar": "--epochs 2 --illusion-epochs 2 --splits 2 --seeds 2 --widths 6 24 --l2 0 --shares 0.3 --folds 2 --larger 2 2",
 }
-SLOW = ("mnist_few_samples", "mnist_early_stopping", "imdb_capacity", "imdb_regularizers", "sonar")  # a minute each
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in SHORT])
+@pytest.mark.parametrize("name", [name if name == "quickstart" else pytest.param(name, marks=pytest.mark.slow) for name in SHORT])
 def test_runs_with_members_side_by_side(name, tmp_path, data):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", AS_ON_A_GPU, str(EXPERIMENTS / f"{name}.py"), *SHORT[name].split()]

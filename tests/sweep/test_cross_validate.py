@@ -214,7 +214,13 @@ def test_narrowing_goes_on_between_the_neighbors_of_the_best(table, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"folds": 3}, {"test": 0.3, "repeats": 2}, {"folds": 3, "stopping_rows": 0.2}, {"folds": 3, "inner": 2}]
+    "options",
+    [
+        {"folds": 3},
+        {"test": 0.3, "repeats": 2},
+        {"folds": 3, "stopping_rows": 0.2},
+        pytest.param({"folds": 3, "inner": 2}, marks=pytest.mark.slow),
+    ],
 )
 def test_what_a_fold_holds_out_takes_no_part_in_its_training(net, options):
     import pandas as pd

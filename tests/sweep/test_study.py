@@ -232,7 +232,7 @@ def test_on_given_rows_the_variance_is_that_of_seeds_and_of_rows(penalized, line
     one = replace(penalized, members=penalized.members[:1], results=penalized.results[:1]).table("mae", data=line.test)
     assert one.covers == "which rows were held out; not seeds, nor which rows were trained on"
     assert one.rows[0].interval.high > one.rows[0].interval.low
-    with pytest.raises(ValueError, match="scored by the name of a metric"):
+    with pytest.raises(ValueError, match="needs the name of a metric"):
         penalized.table(np.zeros(8), data=line.test)
     with pytest.raises(ValueError, match="no metric 'accuracy' that gives a number for each row"):
         penalized.table("accuracy", data=line.test)

@@ -107,7 +107,7 @@ def cases():
         ValueError,
         r"train\.y has labels from 1 to 2, but binary_crossentropy .* from 0 to 1",
     )
-    yield "batch 0", fit(batch_size=0), ValueError, r"batch_size must be at least 1 \(rows of a step\), got 0"
+    yield "batch 0", fit(batch_size=0), ValueError, r"batch_size must be at least 1 \(examples of a step\), got 0"
     yield "batch 2.5", fit(batch_size=2.5), TypeError, "batch_size must be an integer"
     yield "epochs 0", fit(epochs=0), ValueError, r"epochs must be at least 1 \(epochs\), got 0"
     yield "seed", fit(seed=-1), ValueError, "seed must be at least 0"

@@ -70,7 +70,7 @@ def convolutions(draw):
     return convolve, x, kernel
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(convolutions())
 def test_convolutions_have_jaxs_values_and_gradients(drawn):
     check_alike(*drawn)
@@ -120,7 +120,7 @@ def poolings(draw):
     return pool, x
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(poolings())
 def test_pooling_has_jaxs_values_and_gradients_ties_included(drawn):
     check_alike(*drawn, tolerance=1e-6)

@@ -129,7 +129,7 @@ def test_an_interrupt_with_standard_error_gone_saves(tmp_path):
     assert ff.load(tmp_path / "run").predict(np.ones((1, 2))).shape == (1, 1)
 
 
-@pytest.mark.parametrize("strategy", ["threads", "vmap"])
+@pytest.mark.parametrize("strategy", ["threads", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_a_population_stops_as_a_whole_and_keeps_its_finished_members(task, data, tmp_path, strategy):
     options = {"seeds": 3, "epochs": 60, "run_dir": tmp_path, "strategy": strategy, "workers": 1}
     stopping = ff.EarlyStopping("loss", patience=5, min_delta=10.0)  # ends after six epochs

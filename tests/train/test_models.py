@@ -315,7 +315,10 @@ class BackboneNnx(nnx.Module):
         return self.Dense_2(x)
 
 
-@pytest.mark.parametrize("model", [Backbone, lambda: Backbone(attribute=False), lambda: BackboneNnx])
+@pytest.mark.parametrize(
+    "model",
+    [Backbone, *(pytest.param(other, marks=pytest.mark.slow) for other in (lambda: Backbone(attribute=False), lambda: BackboneNnx))],
+)
 def test_frozen_parameters_and_their_batch_statistics_stand_still(model, table, tmp_path):
     """No update, decay or constraint; batch norm of a frozen module normalizes as in evaluation, as Keras's does."""
     train, validation = table
@@ -417,7 +420,7 @@ def test_probabilities_before_a_loss_of_logits_are_warned_of_once(table):
     ff.fit(task_of(Ends("silu")), train)
 
 
-@pytest.mark.parametrize("model", [Backbone, Silent, lambda: Nnx])
+@pytest.mark.parametrize("model", [Backbone, *(pytest.param(other, marks=pytest.mark.slow) for other in (Silent, lambda: Nnx))])
 def test_a_step_of_one_row_before_batch_norm_is_warned_of(model, table):
     task, data = task_of(model()), table[0][:49]
     with pytest.warns(UserWarning, match=r"the last batch of each epoch has a single example \(49 examples, batch_size=16\).* such as 17"):

@@ -78,7 +78,7 @@ def finished(process):
     return out.split("\n")[-2].split()
 
 
-@pytest.mark.parametrize("times", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(script, tmp_path, times):
     epochs, moments = 300 * times, random.Random(times)
     _, _, digest = finished(script("", epochs))
@@ -96,7 +96,10 @@ def test_killed_at_random_moments(script, tmp_path, times):
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, epochs + 1))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), *(pytest.param(*other, marks=pytest.mark.slow) for other in ((signal.SIGINT, 130), (signal.SIGHUP, 129)))],
+)
 def test_a_signal_saves_and_says_how_to_go_on(script, tmp_path, number, code):
     epochs = 3_000
     process = script(tmp_path / "run", epochs)

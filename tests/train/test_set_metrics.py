@@ -104,7 +104,7 @@ def test_early_stopping_best_weights_and_plateau_go_by_them(net, table, name, tm
     assert f"val_{name}" in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize("strategy", ["threads", "vmap"])
+@pytest.mark.parametrize("strategy", [pytest.param("threads", marks=pytest.mark.slow), "vmap"])
 def test_members_of_populations_have_them(table, strategy):
     def make_task(hp):
         sets = {name: SETS[name] for name in ("f1", "youden")}

@@ -192,6 +192,7 @@ def test_auto_waits_on_the_plateau_of_a_constant_predictor():
     assert replayed(0.693 + 5e-4 * t, training)[0] is not None
 
 
+@pytest.mark.slow
 def test_auto_rarely_stops_a_run_that_only_wobbles():
     rng, t = np.random.default_rng(1), np.arange(150)
     runs = 0.5 + 0.5 * np.exp(-t / 10) + 0.02 * rng.standard_normal((20, 150))
