@@ -23,7 +23,7 @@ class Dataset:
     """Examples in memory: inputs, targets, and optionally a weight for each example. It is a pytree.
 
     Attributes:
-          x: the inputs: an array, or a dict or tuple of arrays, each with one row for each example. A list of arrays that each have a row
+      x: the inputs: an array, or a dict or tuple of arrays, each with one row for each example. A list of arrays that each have a row
         for every example becomes a tuple. Other lists become arrays, and so do data frames of pandas, Polars and Arrow whose columns are
         numbers and booleans. `flaxfit.data.Table` encodes all others.
       y: the targets, in the same forms. Class labels are whole numbers, shape (rows,), (rows, 1), or one at each position of an example, or
@@ -31,7 +31,7 @@ class Dataset:
         `predict(classes=data.classes)` gives the names back.
       sample_weight: the weight of each example in the data loss, shape (rows,); or of each position of an example, such as (rows, time
         steps) for outputs (rows, time steps, ...); or None if all count alike.
-          features: the names of the columns of x, or None. This and what follows describe the examples and take no part in computations.
+      features: the names of the columns of x, or None. This and what follows describe the examples and take no part in computations.
       classes: the names of the classes 0, 1, ... of y, or None.
       provenance: where the examples come from, or None for arrays of your own.
       encoding: how x was made from the columns of a table, or None.

@@ -38,11 +38,11 @@ class Diagnosis:
     100 epochs whose noise has a correlation of 0.9 between neighbors). The "gain" is the improvement of validation from its first epoch,
     or from `baseline`, to its best.
 
-    - "overfitted": validation ends worse than at its best, beyond noise and by more than 5% of the gain. - "possibly overfitted": the
-    same with fewer than 100 validation examples, so that other examples might give another verdict. - "slightly overfitted": validation
-    rises beyond noise, but by at most 5% of the gain. - "memorized": validation does not rise, but ends worse than training by more than
-    5% of the gain. Training improved by more than this gap
-      while validation did not.
+    - "overfitted": validation ends worse than at its best, beyond noise and by more than 5% of the gain.
+    - "possibly overfitted": the same with fewer than 100 validation examples, so that other examples might give another verdict.
+    - "slightly overfitted": validation rises beyond noise, but by at most 5% of the gain.
+    - "memorized": validation does not rise, but ends worse than training by more than 5% of the gain. Training improved by more than this
+      gap while validation did not.
     - "still improving": validation improves in the last half of the run, beyond noise. If it was better before, it would be as good again
       within as many epochs as the run had.
     - "diverging": training becomes worse as well, or a curve is not finite at the end.

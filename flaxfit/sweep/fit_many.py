@@ -113,8 +113,8 @@ def fit_many(
       train: the training examples.
       seeds: the number of seeds (0, 1, ...), or a list of seeds.
       validation: the validation examples, or None.
-      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan, shuffle, validation_split,
-        validation_every, validation_batch_size: as `flaxfit.TrainConfig` says.
+      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan: as `flaxfit.TrainConfig` says.
+      shuffle, validation_split, validation_every, validation_batch_size: likewise.
       splits: a list of results of `flaxfit.data.split`, instead of `train` and `validation`. Each setting is trained on each split, whose
         place in the list is `member.fold`. `study.evaluate([s.test for s in splits])` scores each member on its own test examples.
       callbacks: a function of the member that returns its callbacks. Their files are written to the directory `members/NAME` of `run_dir`.

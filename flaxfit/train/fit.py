@@ -67,8 +67,8 @@ def fit(
       train: the training examples, which are moved to the device once; or a `flaxfit.data.Stream` of more than fit there. The encoding of a
         table is learned from its rows.
       validation: the examples that each epoch is validated on, or None.
-      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan, shuffle, validation_split,
-        validation_every, validation_batch_size: how to train, as `flaxfit.TrainConfig` says.
+      epochs, batch_size, early_stopping, plateau, class_weight, replacement, terminate_on_nan: how to train, as `flaxfit.TrainConfig` says.
+      shuffle, validation_split, validation_every, validation_batch_size: likewise.
       seed: the seed of the initial weights, the order of the examples and all other randomness, below 2**32.
       callbacks: objects that are called between chunks (see `flaxfit.callbacks`).
       initial: weights to start from instead of fresh ones, and the state of the optimizer if it has one.
