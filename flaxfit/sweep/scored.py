@@ -1,4 +1,4 @@
-"""Scores of a population's members, and what follows from how these were made: what is averaged, paired, corrected."""
+"""Scores of the members of a population, and how they are averaged, paired and corrected, given how the members were made."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def looks(members: Sequence[Member], directory: RunDirectory | None) -> tuple[st
 
 
 def check_objective(members: Sequence[Member], name: str) -> None:
-    """That a metric says the same of all settings: an objective contains each setting's own penalty.
+    """Checks that a metric is comparable between settings, which the objective is not, because it includes each setting's penalty.
 
     Raises:
       ValueError: it does not.
@@ -241,7 +241,7 @@ def check_objective(members: Sequence[Member], name: str) -> None:
 
 
 def check_comparable(members: Sequence[Member]) -> None:
-    """That the data losses of members are one loss.
+    """Checks that members have the same data loss.
 
     Raises:
       ValueError: they differ, or their classes are weighted differently.

@@ -30,7 +30,7 @@ _NUMPY_ERRORS = (jax.errors.TracerArrayConversionError, jax.errors.Concretizatio
 
 
 def check_data(name: str, data: Any) -> None:
-    """That `data` is a Dataset with rows whose numbers are all finite."""
+    """Checks that `data` is a Dataset that has examples, and that all numbers are finite."""
     if isinstance(data, Stream):
         raise TypeError(f"{name} must be in memory, got a Stream: take a Dataset from it, stream[:10_000].")
     if not isinstance(data, Dataset):
@@ -46,7 +46,7 @@ def check_data(name: str, data: Any) -> None:
 
 
 def check_finite(name: str, array: Any) -> None:
-    """That an array of rows holds neither NaN nor infinity; on the device where the array is."""
+    """Checks that an array has neither NaN nor infinity, on the device where it is."""
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         return
     finite = (jnp if isinstance(array, jax.Array) else np).isfinite(array)
@@ -58,7 +58,7 @@ def check_finite(name: str, array: Any) -> None:
 
 
 def check_alike(data: Dataset, validation: Dataset) -> None:
-    """That validation rows look like training rows."""
+    """Checks that validation examples have the same shapes and types as training examples."""
     kinds = {"b": "boolean", "i": "integer", "u": "integer"}
 
     def described(part: Dataset) -> Any:
@@ -70,7 +70,7 @@ def check_alike(data: Dataset, validation: Dataset) -> None:
 
 
 def check_task(task: Any) -> None:
-    """That `task` is a Task."""
+    """Checks that `task` is a Task."""
     if not isinstance(task, Task):
         raise TypeError(f"task must be a flaxfit.Task, got {type(task).__name__}.")
 
@@ -272,7 +272,7 @@ def broadcast_hint(logits: Any, y: Any) -> str:
 
 
 def check_same(what: str, new: Any, than: str, old: Any) -> None:
-    """That two states have the same paths, shapes and types."""
+    """Checks that two states have the same paths, shapes and types."""
 
     def described(tree: Any) -> dict[str, str]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -310,7 +310,7 @@ def check_state(name: str, state: Any, shapes: TrainState, model: str = "the mod
 
 
 def check_monitor(monitor: str, logged: Sequence[str]) -> None:
-    """That the monitored metric will be logged."""
+    """Checks that the monitored metric will be logged."""
     if monitor not in logged:
         unvalidated = monitor.startswith("val_") and not any(name.startswith("val_") for name in logged)
         needs = " (a val_ metric needs fit(validation=...))" if unvalidated else ""

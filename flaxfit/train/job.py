@@ -207,7 +207,7 @@ class Job:
         return self.program()
 
     def check_team(self, facts: Mapping[str, Any]) -> None:
-        """That all processes are about to run the same.
+        """Checks that all processes are about to train the same run.
 
         Raises:
           ValueError: they are not.

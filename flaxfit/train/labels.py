@@ -34,7 +34,7 @@ def kind_of_loss(task: Task) -> Literal["binary", "classes"] | None:
 
 
 def check_labels(task: Task, name: str, data: Dataset, logits: Any, train: Dataset | None = None) -> None:
-    """That class labels fit the logits, for the losses that are known to take class labels.
+    """Checks that class labels fit the logits, for the losses that are known to take class labels.
 
     Args:
       task: whose loss it is.

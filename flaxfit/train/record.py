@@ -1,4 +1,4 @@
-"""What is recorded of a run, and whether a run found in a directory is the one that is asked for."""
+"""The record of a run, and the check that a run in a directory is the same as the present one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PACKAGES = ("flaxfit", "jax", "flax", "optax")
 
 
 def described(task: Task, config: TrainConfig, seed: int, data: Mapping[str, Any], initial: Any = None) -> dict[str, Any]:
-    """A run as plain values: arguments, task, and data as `Job.recorded` has it."""
+    """Returns the description of a run as plain values: arguments, task, and data as in `Job.recorded`."""
     about = {
         "model": plain(repr(task.network)),
         "loss": task.loss_name,
@@ -72,7 +72,7 @@ def program_record(programs: Programs, numbers: Mapping[str, Any], state: Any, r
 
 
 def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Any, resume: Resume, what: str = "run") -> None:
-    """That a recorded run is the one that is asked for; what only one of the two records has is left out for the program.
+    """Checks that a recorded run is the present one. Parts of the program that only one of the two records has are not compared.
 
     Args:
       old, new: as `described`, with "program" and "environment" where they are known.
@@ -160,7 +160,7 @@ def _parts(task: Callable[[Any], Task], numbers: Any, key: Any, state: Any, x: A
 
 
 def _completed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """An older record with the defaults of arguments that there were not."""
+    """Returns an older record with the defaults of arguments that did not exist then."""
     defaults = {**TrainConfig().record(), "seed": 0}
     return {**record, "arguments": {**defaults, **record["arguments"]}}
 
@@ -171,7 +171,7 @@ def _versions(record: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def plain(text: str) -> str:
-    """A repr without the addresses of objects."""
+    """Returns a repr without the addresses of objects."""
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
