@@ -11,6 +11,7 @@ import pytest
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
+@pytest.mark.slow
 def test_mnist_few_samples(tmp_path, study, histories):
     short = ("--epochs", "3", "--seeds", "2", "--ensembles", "1", "--thinned", "2", "--test", "300")
     page, _ = study("mnist_few_samples", *short)
@@ -29,6 +30,7 @@ def test_mnist_few_samples(tmp_path, study, histories):
     assert page.plots == ["accuracy", "accuracy_others", "norms"]
 
 
+@pytest.mark.slow
 def test_imdb_capacity(tmp_path, study, histories):
     short = ("--epochs", "5", "--long-epochs", "6", "--seeds", "2", "--long-seeds", "1", "--rows", "600", "--vocabulary", "200")
     page, _ = study("imdb_capacity", *short)
@@ -42,6 +44,7 @@ def test_imdb_capacity(tmp_path, study, histories):
     assert len(histories(tmp_path / "runs/imdb_capacity/vocabulary_100")) == 2 + 1
 
 
+@pytest.mark.slow
 def test_imdb_regularizers(study):
     page, _ = study("imdb_regularizers", "--epochs", "5", "--seeds", "2", "--rows", "1000", "--vocabulary", "200")
     small, wide = page.tables.values()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 import flaxfit as ff
 
 
+@pytest.mark.slow
 def test_mnist_early_stopping(tmp_path, study):
     page, _ = study("mnist_early_stopping", "--epochs", "1", "--seeds", "1", "--rounds", "1", "--search-seeds", "1")
     rows = {row[0]: row for row in page.table("Accuracy after the last epoch")}
@@ -27,6 +30,7 @@ def test_mnist_early_stopping(tmp_path, study):
     assert ff.load(tmp_path / "runs/mnist_early_stopping/stopped_model").about == {"epoch": 1, "net": "BN, dropout 0.1, stopped"}
 
 
+@pytest.mark.slow
 def test_batch_norm_says_the_same_when_it_is_resumed(tmp_path, study, written):
     options = ("--epochs", "1", "--seeds", "2", "--data", "fashion_mnist")
     page, text = study("batch_norm", *options)

@@ -66,6 +66,7 @@ def check_numbers_of_sonar(page, home, histories):
     assert page.table("F3")[0][1] == str(ff.statistics.interval(chosen, method="corrected", test_ratio=ratio))
 
 
+@pytest.mark.slow
 def test_sonar_says_the_same_when_it_is_resumed(tmp_path, inside, data, histories, written):
     first = inside("sonar", tmp_path, **SHORT)
     check_sonar(first)
