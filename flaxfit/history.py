@@ -29,7 +29,7 @@ class History(Mapping[str, np.ndarray]):
       rows: the number of training examples, or None if it is not known.
       validation_rows: the number of validation examples, or None.
       modes: metric name -> "min" or "max", whether the metric is best when small or large.
-      validation_every: the run validated in epochs that this divides. In the others the `val_` columns are NaN.
+      validation_every: the run validated in the epochs that are multiples of this number. In the others the `val_` columns are NaN.
 
     Attributes:
       epochs: the number of each epoch, int array of shape (epochs,).
@@ -135,7 +135,7 @@ class History(Mapping[str, np.ndarray]):
 
     @property
     def validated(self) -> np.ndarray:
-        """Which epochs validated, bool array of shape (epochs,)."""
+        """Whether each epoch ended with a validation, booleans of shape (epochs,)."""
         return self.epochs % self.validation_every == 0
 
     def row(self, index: int) -> dict[str, float]:

@@ -232,8 +232,23 @@ def kl(logits: Outputs, y: Targets) -> Rows:
     return row_means(optax.losses.kl_divergence(jax.nn.log_softmax(logits), y))
 
 
+class Wrapper:
+    """The base of losses and metrics that are made of another one. They have its name and its mode."""
+
+    function: Callable[..., Any]
+
+    @property
+    def __name__(self) -> str:
+        return getattr(unwrapped(self.function), "__name__", "<lambda>")
+
+    @property
+    def mode(self) -> Mode | None:
+        """Whether it is best when small or large, as the function says."""
+        return mode_of_function(self.function)
+
+
 @dataclass(frozen=True)
-class of_batch:
+class of_batch(Wrapper):
     """A loss or metric of a whole batch, in which rows meet: a contrastive loss such as InfoNCE, a loss of pairs, a soft F1.
 
     Its value depends on how rows are batched. In training a batch is what `fit(batch_size=...)` makes of it. Validation in `fit` and
@@ -260,15 +275,6 @@ class of_batch:
     def __post_init__(self) -> None:
         check_count("of_batch(batch_size=...)", self.batch_size, 1, "rows of a batch")
         object.__setattr__(self, "function", in_order(self.function, "of_batch's function"))
-
-    @property
-    def __name__(self) -> str:
-        return getattr(unwrapped(self.function), "__name__", "<lambda>")
-
-    @property
-    def mode(self) -> Mode | None:
-        """Whether it is best when small or large, as the function says."""
-        return mode_of_function(self.function)
 
     def __call__(self, logits: Any, y: Any, **options: Any) -> Rows:
         """The number for the batch, once a row."""

@@ -1,4 +1,4 @@
-"""Losses and metrics at each position of an example, such as each time step: for weights per position, and labels that do not count."""
+"""Losses and metrics at each position of an example, such as each time step, for weights of positions and for labels to ignore."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxfit.arguments import Mode, unwrapped
-from flaxfit.losses import mode_of_function, row_means
+from flaxfit.losses import Wrapper, row_means
 
 
 def at_positions(function: Callable[[Any, Any], Any], logits: Any, y: Any, shape: tuple[int, ...]) -> Any:
-    """What a loss or metric of examples gives at each position of each example, taking each position for an example of its own.
+    """Computes a loss or metric of examples at each position, as if each position were an example of its own.
 
     Args:
       function: (logits, y) -> one number for each example.
@@ -33,20 +32,20 @@ def at_positions(function: Callable[[Any, Any], Any], logits: Any, y: Any, shape
 
 
 def positions(logits: Any, y: Any) -> tuple[int, ...]:
-    """The shape of the positions that have a label: that of `y`, without a last axis of size 1.
+    """Returns the shape of the positions that have a label: that of `y`, without a last axis of size 1.
 
     Raises:
       ValueError: the outputs do not have these positions.
     """
     shape = y.shape[:-1] if y.ndim > 1 and y.shape[-1] == 1 else y.shape
     if logits.shape[: len(shape)] != shape:
-        raise ValueError(f"labels of shape {y.shape} are not one for each position of outputs of shape {logits.shape}.")
+        raise ValueError(f"y must have one label for each position of outputs of shape {logits.shape}, got shape {y.shape}.")
     return shape
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Which labels count: all but one, which stands for "no label".
+    """Which labels count: all but the one that stands for "no label".
 
     Attributes:
       label: the label that does not count.
@@ -55,56 +54,47 @@ class Counted:
     label: float
 
     def mask(self, logits: Any, y: Any) -> Any:
-        """Whether each position counts: booleans of the shape of `positions`."""
+        """Returns whether each position counts, booleans of the shape that `positions` returns."""
         return (y != self.label).reshape(positions(logits, y))
 
     def shares(self, logits: Any, y: Any) -> Any:
-        """The share of each example's positions that count: float32, shape (rows,)."""
+        """Returns the fraction of the positions of each example that count, float32, shape (rows,)."""
         return row_means(self.mask(logits, y).astype(jnp.float32))
 
     def by_row(self, function: Callable[[Any, Any], Any]) -> CountedRows:
-        """A loss or metric in which positions that do not count are 0."""
+        """Returns a loss or metric that is 0 at positions that do not count."""
         return CountedRows(function, self)
 
     def of_set(self, function: Callable[[Any, Any], Any]) -> CountedSet:
-        """A metric of a whole set that sees only the positions that count."""
+        """Returns a metric of a whole set that is computed from the positions that count."""
         return CountedSet(function, self)
 
     def kept(self, logits: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The outputs and labels of the positions that count, on the host: an example for each."""
+        """Returns the outputs and labels of the positions that count, as NumPy arrays with one row for each."""
         logits, y = np.asarray(logits), np.asarray(y)
         mask = np.asarray(self.mask(logits, y))
         return logits[mask], y.reshape(mask.shape)[mask]
 
 
 @dataclass(frozen=True)
-class _Wrapped:
+class _Counting(Wrapper):
     function: Callable[[Any, Any], Any]
     counted: Counted
 
-    @property
-    def __name__(self) -> str:
-        return getattr(unwrapped(self.function), "__name__", "<lambda>")
 
-    @property
-    def mode(self) -> Mode | None:
-        """Whether it is best when small or large, as the function says."""
-        return mode_of_function(self.function)
-
-
-class CountedRows(_Wrapped):
-    """`Counted.by_row`."""
+class CountedRows(_Counting):
+    """A loss or metric of examples that ignores positions, as `Counted.by_row` returns it."""
 
     def __call__(self, logits: Any, y: Any) -> Any:
-        """The mean over each example's positions, shape (rows,); divide by `Counted.shares` for that over those that count."""
+        """Returns the mean over all positions, shape (rows,). `Counted.shares` turns it into the mean over those that count."""
         mask = self.counted.mask(logits, y)
-        y = jnp.where(y == self.counted.label, jnp.zeros_like(y), y)  # a label that a loss can be computed of
+        y = jnp.where(y == self.counted.label, jnp.zeros_like(y), y)  # a label for which a loss can be computed
         return row_means(jnp.where(mask, at_positions(self.function, logits, y, mask.shape), 0.0))
 
 
-class CountedSet(_Wrapped):
-    """`Counted.of_set`, of NumPy arrays."""
+class CountedSet(_Counting):
+    """A metric of a whole set that ignores positions, as `Counted.of_set` returns it."""
 
     def __call__(self, logits: Any, y: Any) -> Any:
-        """What the function gives."""
+        """Returns the metric of NumPy arrays."""
         return self.function(*self.counted.kept(logits, y))

@@ -31,16 +31,16 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CurveState:
-    """A curve of any length in few numbers: means of blocks of equally many epochs, merged in pairs when there are too many.
+    """A learning curve of any length as means over blocks of epochs, which are merged in pairs when there are too many.
 
     Attributes:
-      levels: the blocks' means, float32, shape (`flaxfit.curves.CAPACITY`,).
-      count: how many blocks are filled, int32 scalar.
-      size: epochs a block.
-      sum: of the block under way.
-      filled: its epochs so far.
-      first: the first value.
-      training: the first and the best value of the training curve, shape (2,); NaN where there is none.
+      levels: the mean of each block, float32, shape (`flaxfit.curves.CAPACITY`,).
+      count: the number of complete blocks, int32 scalar.
+      size: the number of epochs in a block, int32 scalar.
+      sum: the sum over the epochs of the current block, float32 scalar.
+      filled: the number of these epochs, int32 scalar.
+      first: the value of the first epoch, float32 scalar.
+      training: the first and the best value of the training curve, float32, shape (2,); NaN if they are not known.
     """
 
     levels: Array

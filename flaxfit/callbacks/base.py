@@ -32,7 +32,7 @@ class Run:
       data: "train" and, if there is one, "validation" -> where the examples come from, as plain values.
       directory: the run's directory, or None.
       history: the epochs that were trained before, if the run is resumed; else None.
-      validation_every: the run validates in epochs that this divides.
+      validation_every: the run validates in the epochs that are multiples of this number.
     """
 
     task: Any

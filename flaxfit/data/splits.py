@@ -62,10 +62,10 @@ def split(
       test: how many examples to test on, in the same forms, or None for none.
       stratified: whether each class has about the same share in each split. scikit-learn's `train_test_split` draws the validation
         examples, then the test examples, then the training examples. It needs class labels, one for each example or one-hot, and a seed.
-      groups: the group of each example, such as a patient, shape (rows,). All examples of a group go to one split. Sizes are shares, and of
-        groups: scikit-learn's `GroupShuffleSplit` draws them. It needs a seed.
-      times: the time of each example, shape (rows,), such as `np.arange(len(data))` for examples in order. The oldest train, the next ones
-        validate and the newest test.
+      groups: the group of each example, such as a patient, shape (rows,). All examples of a group go to the same split. Sizes must be
+        fractions of the number of groups, which scikit-learn's `GroupShuffleSplit` draws. It needs a seed.
+      times: the time of each example, shape (rows,), such as `np.arange(len(data))` for examples in order. The oldest examples go to
+        training, the next ones to validation, and the newest ones to the test set.
       seed: the seed of a random split, whose examples are in random order. With None, the first examples validate, the next ones train,
         and the next ones test.
       one_row: the function warns if a single example changes the accuracy on a validation or test set by more than this. 1.0 never warns.
@@ -75,8 +75,8 @@ def split(
 
     Raises:
       ValueError, TypeError: a size is neither a count nor a share; more examples are asked for than there are; none are left to train on;
-        `stratified` lacks a seed or class labels, or a split or a class has too few examples for it; `groups` or `times` are not one for
-        each example, or go with what they exclude.
+        `stratified` lacks a seed or class labels, or a split or a class has too few examples for it; `groups` or `times` do not have one
+        value for each example, or are combined with an argument that they exclude.
 
     Example:
       >>> data = Dataset(np.arange(1000.0), np.arange(1000) % 2)
@@ -102,7 +102,7 @@ def split(
     elif stratified or groups is not None:
         raise ValueError(f"split({'stratified=True' if stratified else 'groups=...'}) draws examples at random: pass a seed.")
     if (groups is not None) + (times is not None) + stratified > 1 or (times is not None and seed is not None):
-        raise ValueError("split takes one of stratified=True, groups=... and times=..., of which the last draws nothing: no seed.")
+        raise ValueError("split takes only one of stratified=True, groups=... and times=..., and no seed with times=...")
     if groups is not None:
         assert seed is not None
         drawn = _grouped(column("split(groups=...)", groups, rows), asked, seed)
@@ -126,7 +126,7 @@ def split(
 
 
 def _parts(data: Dataset | Table, places: Mapping[str, Any]) -> Splits:
-    """The examples at these places, those of a table encoded by what is learned from the training examples."""
+    """Returns the examples at these places. Those of a table are encoded with what is learned from the training examples."""
     parts = {name: data[places[name]] for name in ("train", "validation", "test") if name in places and not _none(places[name])}
     return Splits(**dict(zip(parts, encoded(*parts.values()), strict=True)))
 
@@ -136,18 +136,18 @@ def _none(place: Any) -> bool:
 
 
 def _grouped(groups: np.ndarray, asked: Mapping[str, float | None], seed: int) -> dict[str, np.ndarray]:
-    """The rows of each split, drawn by group."""
+    """Returns the rows of each split, drawn by group."""
     from sklearn.model_selection import GroupShuffleSplit
 
     if asked["train"] is not None:
-        raise ValueError("split(groups=...) trains on all groups that are left: leave out train.")
+        raise ValueError("split(groups=...) uses all remaining groups for training: leave out train.")
     left, pieces, share = np.arange(len(groups)), {}, 1.0
     for index, name in enumerate(("validation", "test")):
         value = asked[name]
         if value is None:
             continue
         if not isinstance(value, float | np.floating):
-            raise ValueError(f"split({name}=...) with groups is a share of the groups between 0 and 1, got {value!r}.")
+            raise ValueError(f"split({name}=...) must be a fraction of the groups between 0 and 1, got {value!r}.")
         splitter = GroupShuffleSplit(1, test_size=float(value) / share, random_state=np.random.RandomState([seed % 2**32, index]))
         try:
             train, held = next(splitter.split(left, groups=groups[left]))
@@ -158,10 +158,10 @@ def _grouped(groups: np.ndarray, asked: Mapping[str, float | None], seed: int) -
 
 
 def column(name: str, values: Any, rows: int) -> np.ndarray:
-    """A value for each example, as an array of NumPy.
+    """Returns one value for each example as a NumPy array.
 
     Raises:
-      ValueError: it is not one for each.
+      ValueError: there is not one value for each example.
     """
     found = np.asarray(values)
     if found.shape != (rows,):
@@ -249,7 +249,7 @@ def hold_outs(
       data: the examples.
       test: how many examples to test on, as for `split`.
       stratified: whether each class has about the same share in both parts, as for `split`.
-      groups: the group of each example, as for `split`; `test` is then a share of the groups.
+      groups: the group of each example, as for `split`. `test` is then a fraction of the groups.
       repeats: the number of splits.
       seed: the seed of the first split. The others have the following numbers, so seeds that are less than `repeats` apart share splits.
 
@@ -274,20 +274,23 @@ def hold_outs(
 
 
 def held_out(train: Any, validation: Any, share: float | None) -> tuple[Any, Any]:
-    """The training and the validation rows, where a share of the former is held out as the latter: the last rows, as in Keras.
+    """Returns the training and the validation examples, after holding out the last fraction of the former for validation, as in Keras.
 
     Raises:
-      ValueError, TypeError: there are validation rows already, or no rows on one side; a stream, whose rows are on disk.
+      ValueError: there are validation examples already, or one of the two parts would be empty.
+      TypeError: the training examples are not in memory.
     """
     if share is None:
         return train, validation
     if validation is not None:
-        raise ValueError("validation_split holds out training rows, but validation rows are given: leave out one of the two.")
+        raise ValueError("pass either validation_split or validation, not both.")
     if not isinstance(train, Dataset | Table):
-        raise TypeError(f"validation_split needs a Dataset or a Table, got {type(train).__name__}: give validation=...")
+        raise TypeError(f"validation_split needs a Dataset or a Table, got {type(train).__name__}: pass validation=... instead.")
     rows = math.floor(round(len(train) * (1 - share), 6))
     if not 0 < rows < len(train):
-        raise ValueError(f"validation_split={share} of {len(train)} rows leaves {rows} to train on and {len(train) - rows} to validate on.")
+        raise ValueError(
+            f"validation_split={share} of {len(train)} examples leaves {rows} for training and {len(train) - rows} for validation."
+        )
     return train[:rows], train[rows:]
 
 

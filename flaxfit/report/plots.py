@@ -250,15 +250,15 @@ def panels(columns: int = 1, size: tuple[float, float] = (8, 4.2), **subplots: A
 
 
 def lr_range(test: Any, *, ax: Axes | None = None, title: str | None = None) -> Figure:
-    """The loss against the learning rate of a range test, with its smoothed course and the suggested rate.
+    """Draws the loss of a learning rate range test against the rate, with the smoothed loss and the suggested rate.
 
     Args:
-      test: what `flaxfit.lr_range_test` returned.
-      ax: where to draw; by default a new Figure.
-      title: above the axes; by default what the test says.
+      test: the result of `flaxfit.lr_range_test`.
+      ax: the axes to draw into; by default those of a new Figure.
+      title: the title of the axes; by default the text of the result.
 
     Returns:
-      The Figure; `savefig` writes it.
+      The Figure.
 
     Example:
       >>> import flaxfit as ff
@@ -273,7 +273,7 @@ def lr_range(test: Any, *, ax: Axes | None = None, title: str | None = None) -> 
     if np.isfinite(test.suggestion):
         ax.axvline(test.suggestion, color=PALETTE[1], linestyle="--", label=f"suggested, {test.suggestion:.2g}")
     shown = test.smoothed[np.isfinite(test.smoothed)]
-    if len(shown):  # the explosion at the end would hide the rest
+    if len(shown):  # the divergence at the end would hide the rest
         low, high = shown.min(), max(shown[0], np.median(shown))
         ax.set_ylim(low - 0.1 * (high - low) - 1e-9, high + 0.5 * (high - low) + 1e-9)
     ax.set_xscale("log")

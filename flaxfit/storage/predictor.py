@@ -139,7 +139,7 @@ class Predictor:
         return model
 
     def predict(self, x: Any, *, batch_size: int = 1024, classes: Sequence[Any] | None = None) -> Any:
-        """Computes the outputs (logits) of the model, or the classes that they choose, as `flaxfit.predict` does.
+        """Computes the outputs of the model, such as logits, or the predicted classes, as `flaxfit.predict` does.
 
         Args:
           x: the inputs, in the form that they had in training before any scaling: arrays with one row for each example; or, if the model
@@ -181,7 +181,7 @@ class Predictor:
         if None not in (self.classes, data.classes) and data.classes != self.classes:
             raise ValueError(
                 f"the classes of the model are {', '.join(self.classes or ())}, those of data {', '.join(data.classes or ())}: "
-                "number them alike, Dataset(x, y, classes=model.classes)."
+                "number them in the same way, Dataset(x, y, classes=model.classes)."
             )
         size = check_count("batch_size", batch_size, 1, "examples")
         starts = range(0, len(data), size) if isinstance(data, Stream) else [0]
@@ -244,14 +244,15 @@ class Predictor:
 
 
 def chosen(logits: Any, classes: Sequence[Any]) -> np.ndarray:
-    """The classes that logits choose, by name: that of the largest logit, or the second one where a single logit is above 0.
+    """Returns the names of the predicted classes: that of the largest logit, or the second class if a single logit is above 0.
 
     Args:
       logits: shape (n,) or (n, 1) for two classes, (n, ..., classes) for more.
-      classes: their names, in order.
+      classes: the names of the classes, in order.
 
     Raises:
-      ValueError, TypeError: other outputs than one array; another number of names.
+      ValueError: the number of names is not that of the classes.
+      TypeError: there are several outputs, or the names are not a sequence.
 
     Example:
       >>> chosen(np.array([[2.0], [-1.0]]), ("no", "yes")).tolist()
@@ -264,7 +265,7 @@ def chosen(logits: Any, classes: Sequence[Any]) -> np.ndarray:
     logits = np.asarray(logits)
     single = logits.ndim < 2 or logits.shape[-1] == 1
     if len(classes) != (count := 2 if single else logits.shape[-1]):
-        raise ValueError(f"predict(classes=...) has {len(classes)} names, but outputs of shape {logits.shape} tell {count} classes apart.")
+        raise ValueError(f"predict(classes=...) has {len(classes)} names, but outputs of shape {logits.shape} have {count} classes.")
     return np.asarray(classes)[(logits.reshape(len(logits)) > 0).astype(int) if single else logits.argmax(-1)]
 
 

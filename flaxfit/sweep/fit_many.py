@@ -36,7 +36,7 @@ from flaxfit.sweep.study import Study
 from flaxfit.train.checks import check_task
 from flaxfit.train.compiled import MakeTask, programs_of
 from flaxfit.train.config import TrainConfig, check_seed
-from flaxfit.train.job import Job, Member, Single, Split, validate
+from flaxfit.train.job import Job, Member, Single, Split
 from flaxfit.train.labels import ClassWeight
 from flaxfit.train.loop import Trainee, train, why_ended
 from flaxfit.train.plateau import Plateau
@@ -45,6 +45,7 @@ from flaxfit.train.result import Result, Timing, result_of
 from flaxfit.train.session import Signals, opened
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
+from flaxfit.train.validate import validate
 
 Strategy = Literal["auto", "threads", "vmap"]
 SAVE_SECONDS = 60.0

@@ -1,8 +1,9 @@
-"""Convolutions and pooling in the forms that are fast inside a compiled loop on a CPU.
+"""Convolutions and pooling in forms that are fast inside a compiled loop on a CPU.
 
-XLA's CPU backend lays convolutions out for its fast routines only in a program's outermost computation. Inside a loop a gradient with
-respect to a kernel runs as nested scalar loops, and so does the gradient of max pooling (https://github.com/jax-ml/jax/issues/12868).
-`rewritten` replaces them in what a function computes, whichever library wrote it.
+XLA's CPU backend changes the layout of convolutions to that of its fast routines only in the outermost computation of a program. Inside a
+loop, the gradient with respect to a kernel runs as nested scalar loops, and so does the gradient of max pooling
+(https://github.com/jax-ml/jax/issues/12868). `rewritten` replaces these operations in the jaxpr of a function, so that it works for the
+modules of any library.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.extend.core import primitives as p
 
 _FEW = 64
-"""With at most so many numbers in the window of a convolution, all channels counted, a matrix product of the windows is faster."""
+"""Up to this size of a window, including channels, a convolution is computed as a matrix product of its windows, which is faster."""
 _GROUPS = 32
-"""So many groups are computed one by one."""
+"""Up to this number, the groups of a convolution are computed one by one."""
 _TAPS = 64
-"""The longest window of a pooling that is written out."""
+"""The longest window of a pooling that is rewritten."""
 _NESTED = (p.jit_p, p.scan_p, p.while_p, p.cond_p, p.remat_p)
 
 
 def rewritten(function: Callable[..., Any], *args: Any) -> Any:
-    """`function(*args)`, with its convolutions, max, min and sum pooling in other forms; values and gradients agree to rounding.
+    """Computes `function(*args)` with other forms of its convolutions and its max, min and sum pooling.
 
-    Without any of them the function computes exactly what it did. Those inside a function with derivatives of its own stay as they are.
+    Values and gradients agree up to rounding. A function without such operations is computed exactly as before. Operations inside a
+    function with derivatives of its own, such as `jax.custom_vjp`, are not changed.
 
     Args:
       function: a function of pytrees of arrays.
@@ -48,13 +50,13 @@ def rewritten(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _inner(params: dict[str, Any]) -> list[Jaxpr]:
-    """The functions among an equation's parameters."""
+    """Returns the jaxprs among the parameters of an equation."""
     values = [inner for value in params.values() for inner in (value if type(value) is tuple else (value,))]
     return [value.jaxpr if isinstance(value, ClosedJaxpr) else value for value in values if isinstance(value, ClosedJaxpr | Jaxpr)]
 
 
 def _concerns(jaxpr: Jaxpr, rules: Collection[Any]) -> bool:
-    """Whether there is anything to replace."""
+    """Whether a jaxpr has an operation that a rule replaces."""
     return any(
         eqn.primitive in rules or (eqn.primitive in _NESTED and any(_concerns(inner, rules) for inner in _inner(eqn.params)))
         for eqn in jaxpr.eqns
@@ -62,7 +64,7 @@ def _concerns(jaxpr: Jaxpr, rules: Collection[Any]) -> bool:
 
 
 def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], rules: Mapping[Any, Callable[..., Any]]) -> list[Any]:
-    """What a jaxpr computes, by the rules."""
+    """Evaluates a jaxpr with the rules."""
     if not _concerns(jaxpr, rules):
         return eval_jaxpr(jaxpr, consts, *args)
     values: dict[Any, Any] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
@@ -85,7 +87,7 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], rules: M
 
 
 def _replaced(value: Any, rules: Mapping[Any, Callable[..., Any]]) -> Any:
-    """A parameter of an equation, with what it holds of functions rewritten where that is possible."""
+    """Returns a parameter of an equation, with its jaxprs rewritten where that is possible."""
     if type(value) is tuple:
         return tuple(_replaced(one, rules) for one in value)
     jaxpr = value.jaxpr if isinstance(value, ClosedJaxpr) else value
@@ -105,7 +107,7 @@ def _replaced(value: Any, rules: Mapping[Any, Callable[..., Any]]) -> Any:
 
 
 def _convolution(x: Array, kernel: Array, **params: Any) -> Array:
-    """A convolution in the form whose value and gradients are fastest."""
+    """Computes a convolution in the form that is fastest for its shapes."""
     spec, spatial, groups = params["dimension_numbers"], x.ndim - 2, params["feature_group_count"]
     channels, *window = (kernel.shape[axis] for axis in spec.rhs_spec[1:])
     if not jnp.issubdtype(x.dtype, jnp.floating) or not spatial or params["batch_group_count"] > 1:
@@ -116,7 +118,7 @@ def _convolution(x: Array, kernel: Array, **params: Any) -> Array:
         form = _by_channels
     elif groups == 1 and not together and params["window_strides"] == (1,) * spatial:
         form = _transposed
-    if form is not None:  # sums are not rounded to half precision on the way
+    if form is not None:  # sums are computed in float32
         wide = jnp.promote_types(x.dtype, jnp.float32)
         result = form(x.astype(wide), kernel.astype(wide), **params | {"preferred_element_type": None})
         return result.astype(params["preferred_element_type"] or x.dtype)
@@ -131,13 +133,13 @@ def _convolution(x: Array, kernel: Array, **params: Any) -> Array:
 
 
 def _product(a: Array, b: Array, params: Mapping[str, Any]) -> Array:
-    """The last axis of `a` times the first of the matrix `b`."""
+    """Contracts the last axis of `a` with the first axis of the matrix `b`."""
     how = {name: params[name] for name in ("precision", "preferred_element_type")}
     return lax.dot_general(a.reshape(-1, a.shape[-1]), b, (((1,), (0,)), ((), ())), **how).reshape(*a.shape[:-1], b.shape[-1])
 
 
 def _transposed(x: Array, kernel: Array, **params: Any) -> Array:
-    """A convolution of a dilated input: what each number contributes to the windows it is in, by one product, added up in its place."""
+    """Computes a convolution of a dilated input as one matrix product, whose results are added up at their places in the output."""
     spec, shapes = params["dimension_numbers"], (x, kernel)
     size = jax.eval_shape(functools.partial(p.conv_general_dilated_p.bind, **params), *shapes).shape
     x, kernel = x.transpose(_channels_last(spec.lhs_spec)), kernel.transpose(_outputs_last(spec.rhs_spec))
@@ -159,7 +161,7 @@ def _transposed(x: Array, kernel: Array, **params: Any) -> Array:
 
 
 def _by_channels(x: Array, kernel: Array, **params: Any) -> Array:
-    """A convolution of each channel by itself ("depthwise"): products of numbers, added up over the window."""
+    """Computes a depthwise convolution as a sum of products over the window."""
     spec = params["dimension_numbers"]
     x, kernel = x.transpose(_channels_last(spec.lhs_spec)), kernel.transpose(_outputs_last(spec.rhs_spec))
     *window, _, outputs = kernel.shape
@@ -176,7 +178,7 @@ def _by_channels(x: Array, kernel: Array, **params: Any) -> Array:
 
 
 def _by_windows(x: Array, kernel: Array, **params: Any) -> Array:
-    """A product of two matrices, of which one has a window in each row. JAX's own gradient of it is fast."""
+    """Computes a convolution as the product of a matrix with one window in each row (im2col). JAX's gradient of it is fast."""
     spec = params["dimension_numbers"]
     x, kernel = x.transpose(_channels_last(spec.lhs_spec)), kernel.transpose(_outputs_last(spec.rhs_spec))
     *window, _, outputs = kernel.shape
@@ -190,7 +192,7 @@ def _by_windows(x: Array, kernel: Array, **params: Any) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _with_gradients(x: Array, kernel: Array, params: tuple[tuple[str, Any], ...]) -> Array:
-    """A convolution with JAX's gradients, each laid out as the routines of the backend need it."""
+    """Computes a convolution whose gradients have the layout that the routines of the backend need."""
     return _laid_out(x, kernel, **dict(params))
 
 
@@ -208,7 +210,7 @@ _with_gradients.defvjp(_forward, _backward)
 
 
 def _laid_out(x: Array, kernel: Array, **params: Any) -> Array:
-    """The same convolution of transposed arrays: channels last in `x`, inputs and then outputs last in the kernel."""
+    """Computes a convolution with channels last in `x`, and with inputs and then outputs last in the kernel."""
     spec = params["dimension_numbers"]
     before, after, result = _channels_last(spec.lhs_spec), _outputs_last(spec.rhs_spec), _channels_last(spec.out_spec)
     last = x.ndim - 1
@@ -219,12 +221,12 @@ def _laid_out(x: Array, kernel: Array, **params: Any) -> Array:
 
 
 def _channels_last(spec: Sequence[int]) -> tuple[int, ...]:
-    """The axes (batch, features, *spatial) in the order (batch, *spatial, features)."""
+    """Returns the axes in the order (batch, *spatial, features)."""
     return (spec[0], *spec[2:], spec[1])
 
 
 def _outputs_last(spec: Sequence[int]) -> tuple[int, ...]:
-    """The axes (outputs, inputs, *spatial) in the order (*spatial, inputs, outputs)."""
+    """Returns the axes in the order (*spatial, inputs, outputs)."""
     return (*spec[2:], spec[1], spec[0])
 
 
@@ -233,14 +235,14 @@ def _inverse(axes: Sequence[int]) -> list[int]:
 
 
 def _taps(x: Array, axis: int, window: int, dilation: int, stride: int) -> list[Array]:
-    """For each place in a window, that place of all windows along an axis."""
+    """Returns, for each place in a window, the values at that place in all windows along an axis."""
     count = (x.shape[axis] - (window - 1) * dilation - 1) // stride + 1
     firsts = range(0, window * dilation, dilation)
     return [lax.slice_in_dim(x, first, first + max((count - 1) * stride + 1, 0), stride, axis) for first in firsts]
 
 
 def _larger(a: Array, b: Array) -> Array:
-    """Of equal ones the first, which then gets the whole gradient, as in JAX's max pooling."""
+    """Returns the larger value. Of equal values it is the first, which gets the whole gradient, as in JAX's max pooling."""
     return jnp.where((a >= b) | (a != a), a, b)
 
 
@@ -249,7 +251,7 @@ def _smaller(a: Array, b: Array) -> Array:
 
 
 def _pooling(primitive: Any, combine: Callable[[Array, Array], Array], neutral: float, x: Array, **params: Any) -> Array:
-    """Pooling axis by axis, the last one first: equal values are then met in the order of the window."""
+    """Computes pooling axis by axis. The last axis comes first, so that equal values are compared in the order of the window."""
     names = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
     each = list(zip(*(params[name] for name in names), strict=True))
     if not jnp.issubdtype(x.dtype, jnp.floating) or max(params["window_dimensions"]) > _TAPS:

@@ -26,7 +26,7 @@ from flaxfit.train.checks import check_task
 from flaxfit.train.compiled import programs_of
 from flaxfit.train.config import TrainConfig, check_seed
 from flaxfit.train.export import export
-from flaxfit.train.job import Member, Single, validate
+from flaxfit.train.job import Member, Single
 from flaxfit.train.labels import ClassWeight
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.record import Resume, described
@@ -34,6 +34,7 @@ from flaxfit.train.result import Result, result_of, what_was_not_finite
 from flaxfit.train.session import Session, Signals
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
+from flaxfit.train.validate import validate
 
 
 def fit(

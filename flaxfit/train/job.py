@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -11,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flaxfit.callbacks import Run
@@ -21,25 +19,12 @@ from flaxfit.devices.distributed import ALONE
 from flaxfit.devices.sharding import ONE_DEVICE, Placement
 from flaxfit.state import RunState, TrainState
 from flaxfit.train import program
-from flaxfit.train.checks import (
-    check_alike,
-    check_data,
-    check_finite,
-    check_last_step,
-    check_monitor,
-    check_program,
-    check_state,
-    outputs,
-)
 from flaxfit.train.compiled import Programs
 from flaxfit.train.config import TrainConfig
-from flaxfit.train.labels import ClassWeight, check_labels, weighted
+from flaxfit.train.labels import ClassWeight
 from flaxfit.train.record import checksum, program_record
-from flaxfit.train.rows import check_positions, check_rows_apart
-from flaxfit.train.set_metrics import computed, on_host
-from flaxfit.train.stopping import EarlyStopping
+from flaxfit.train.set_metrics import computed
 from flaxfit.train.task import Task
-from flaxfit.train.widths import validation_rows
 
 
 class Split(NamedTuple):
@@ -243,112 +228,6 @@ def _validated(task_of: Any, plan: program.Plan, numbers: Any, train: TrainState
 
 def _end(task_of: Any, plan: program.Plan, rows: int, numbers: Any, state: RunState, scores: Any, told: Any) -> tuple[RunState, Any]:
     return program.end(task_of(numbers), plan, rows, state, scores, told)
-
-
-def validate(
-    member: Member,
-    train: Any,
-    validation: Any,
-    config: TrainConfig,
-    initial: TrainState | None = None,
-    placement: Placement = ONE_DEVICE,
-) -> Job:
-    """Checks a run before anything compiles.
-
-    Args:
-      member: one of the runs that the job may be of.
-      train: the training rows.
-      validation: the validation rows, or None.
-      config: how it trains.
-      initial: weights to start from, or None.
-      placement: on which devices.
-
-    Raises:
-      ValueError, TypeError: an input that cannot work.
-    """
-    task, programs, whole = member.task, member.programs, not isinstance(train, Stream)
-    data = train if whole else train[:1]
-    if not whole and placement.team.size > 1:
-        raise TypeError("a Stream works in one process only: with several, pass each its part of the rows as a Dataset.")
-    check_data("train", data)
-    if validation is not None:
-        check_data("validation", validation)
-        check_alike(data, validation)
-        if None not in (data.classes, validation.classes) and data.classes != validation.classes:
-            raise ValueError(
-                f"the classes of train are {', '.join(data.classes)}, those of validation {', '.join(validation.classes)}: "
-                "number both alike, Dataset(x, y, classes=train.classes)."
-            )
-
-    total = len(train) * placement.team.size
-    batch_size = min(config.batch_size, total)
-    if validation is not None and config.validation_batch_size is None and task.eval_batch_size is None:
-        config = replace(config, validation_batch_size=validation_rows(programs, member.numbers, data[:1], batch_size))
-    evaluated = task.eval_batch_size or config.validation_batch_size or program.Plan.eval_batch_size
-    training = program.batch_sizes(total, batch_size)
-    evaluation = () if validation is None else program.batch_sizes(len(validation), evaluated)
-    by_class = config.class_weight
-    if config.validation_every > 1 and validation is None:
-        raise ValueError(f"validation_every={config.validation_every} needs validation rows: fit(validation=...).")
-    if config.validation_split is not None and placement.team.size > 1:
-        raise ValueError("validation_split holds out rows of one process: of several, pass validation=..., all of it to each.")
-    if by_class == "balanced" and placement.team.size > 1:
-        raise ValueError('class_weight="balanced" needs all training rows in one process: give the factors.')
-    by_position = task.counted is not None or (data.sample_weight is not None and data.sample_weight.ndim > 1)
-    shape = outputs(programs, task, member.numbers, data[:1].x, batch_size) if by_position or by_class is not None else None
-
-    def by_classes(rows: Dataset) -> Dataset:
-        return rows if by_class is None else weighted(task, rows, by_class, shape, whole)
-
-    data = by_classes(data)
-    if shape is not None:
-        check_positions(task, "train", data if whole else train, shape)
-        if validation is not None:
-            check_positions(task, "validation", validation, shape)
-    shapes, logits, measures = check_program(programs, task, member.numbers, data, training, evaluation)
-    for name, rows in (("train", data), ("validation", validation)):
-        if rows is not None:
-            check_labels(task, name, rows, logits, data if whole and name == "validation" else None)
-    if initial is None and (stored := task.network.stored) is not None:
-        initial = TrainState(np.int32(0), *stored, None)  # pyright: ignore[reportArgumentType]
-    if initial is not None:
-        initial = check_state("initial", initial, shapes)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(initial):
-            if jnp.issubdtype(leaf.dtype, jnp.inexact):
-                check_finite(f"initial{jax.tree_util.keystr(path)}", jnp.atleast_1d(leaf))
-    check_rows_apart(programs, task, member.numbers, train, logits, (evaluation or training[:1])[-1], (*training, *evaluation))
-    default = task.loss_name if validation is None else f"val_{task.loss_name}"
-    stopping = (config.early_stopping or EarlyStopping()).monitoring(default)
-    plateau = config.plateau and config.plateau.monitoring(default)
-    plan = program.Plan(
-        batch_size,
-        stopping,
-        config.early_stopping is not None,
-        evaluated,
-        replacement=config.replacement,
-        shuffle=config.shuffle,
-        validation_every=config.validation_every if validation is not None else 1,
-        terminate_on_nan=config.terminate_on_nan,
-        plateau=plateau,
-        placement=placement,
-        on_host=() if validation is None else on_host(programs, task, member.numbers, logits, data[:1].y, len(validation)),
-    )
-    check_last_step(task, shapes, data, total, plan.batch_size)
-    columns = program.columns(task, validation is not None, plan, measures)
-    for rule in (stopping, plateau):
-        if rule is not None:
-            check_monitor(rule.column, columns[:-1])
-    plan = replace(plan, stopping=stopping.resolved(task.modes), plateau=plateau and plateau.resolved(task.modes))
-    if placement.mesh is not None and (ways := placement.mesh.devices.shape[0]) and plan.batch_size % ways:
-        message = f"steps of {plan.batch_size} rows do not divide over {ways} devices, so that each computes all of them"
-        warnings.warn(f"{message}: take a batch_size that does.", UserWarning, stacklevel=3)
-
-    def prepare(rows: Dataset) -> Dataset:
-        check_labels(task, "train", rows, logits)
-        return by_classes(rows)
-
-    sources = {"train": train} | ({} if validation is None else {"validation": validation})
-    return Job(programs, config, placement, plan, columns, sources, data, initial, prepare, member.numbers)
 
 
 class Single:

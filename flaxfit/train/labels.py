@@ -1,4 +1,4 @@
-"""What labels mean: whether they fit the outputs, which of them count, and what weight their classes give them."""
+"""Labels: whether they fit the outputs, and the weights of their classes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.train.task import Task
 
 ClassWeight = Mapping[Any, float] | Literal["balanced"]
-"""Class -> factor, by number or by name; or "balanced"."""
+"""A mapping of classes, by number or by name, to factors; or "balanced"."""
 
 _BINARY = (losses.binary_crossentropy, optax.sigmoid_binary_cross_entropy)
 _CLASSES = (losses.categorical_crossentropy, optax.softmax_cross_entropy_with_integer_labels, optax.softmax_cross_entropy)
 _NUMBERED = (*_CLASSES, losses.hinge, losses.focal, metrics.categorical_accuracy)
-"""Functions for which labels at each place of several logits are class numbers."""
+"""Functions for which labels are class numbers if there are several logits for each."""
 
 
 def kind_of_loss(task: Task) -> Literal["binary", "classes"] | None:
-    """What the logits of a loss mean, where it is one that is known: log-odds of label 1, or log-probabilities of classes."""
+    """Returns whether the logits of a known loss are those of label 1 ("binary") or of classes; None for other losses."""
     function = unwrapped(task.loss)
     if any(function is known for known in _BINARY):
         return "binary"
@@ -34,20 +34,20 @@ def kind_of_loss(task: Task) -> Literal["binary", "classes"] | None:
 
 
 def check_labels(task: Task, name: str, data: Dataset, logits: Any, train: Dataset | None = None) -> None:
-    """Checks that class labels fit the logits, for the losses that are known to take class labels.
+    """Checks that class labels fit the logits, for losses that are known to take class labels.
 
     Args:
-      task: whose loss it is.
-      name: what to call the rows.
-      data: the rows.
-      logits: shapes of the outputs for any number of rows.
-      train: the training rows, where these are others: labels that are not among those of training are suspicious.
+      task: the task with the loss.
+      name: what to call the examples in errors.
+      data: the examples.
+      logits: the shapes of the outputs for any number of examples.
+      train: the training examples if `data` are others, to find labels that training does not have.
 
     Raises:
-      ValueError: labels that are no class numbers, or that the logits do not have; a fraction, where training has none.
+      ValueError: labels are not class numbers, or the logits do not have these classes; a label is a fraction and training has none.
 
     Warns:
-      UserWarning: classes that no training row has.
+      UserWarning: no training example has the class.
     """
     if isinstance(data.y, dict | tuple) or isinstance(logits, dict | tuple):
         return
@@ -57,10 +57,10 @@ def check_labels(task: Task, name: str, data: Dataset, logits: Any, train: Datas
         return
     if numbered and (broken := _fractions(labels)).size:
         row = np.argwhere(y == broken[0])[0][0]
-        raise ValueError(f"{name}.y has the label {broken[0]:g} in row {row}, but the numbers of classes are whole.")
+        raise ValueError(f"{name}.y has the label {broken[0]:g} in row {row}, but class numbers must be whole.")
     classes, least, most = logits.shape[-1] if numbered else 2, labels.min(), labels.max()
     if least < 0 or most > classes - 1:
-        hint = " Where -1 stands for no label: Task(ignore_label=-1)." if least == -1 else ""
+        hint = " If -1 stands for no label, pass Task(ignore_label=-1)." if least == -1 else ""
         shapes = str(("rows", *logits.shape[1:])).replace("'", "")
         raise ValueError(
             f"{name}.y has labels from {float(least):g} to {float(most):g}, but {task.loss_name} with logits {shapes} needs "
@@ -74,13 +74,13 @@ def check_labels(task: Task, name: str, data: Dataset, logits: Any, train: Datas
         if unseen := np.flatnonzero((new > 0) & (seen[:classes] == 0)).tolist():
             listed = ", ".join(data.classes[label] if data.classes else str(label) for label in unseen[:5])
             warnings.warn(
-                f"{name}.y has {new[unseen].sum()} labels of classes that train.y does not have ({listed}): no model can learn them.",
+                f"{name}.y has {new[unseen].sum()} labels of classes that train.y does not have ({listed}), which the model cannot learn.",
                 UserWarning,
                 stacklevel=4,
             )
     elif (broken := _fractions(labels)).size and not _fractions(known).size:
         row = np.argwhere(y == broken[0])[0][0]
-        raise ValueError(f"{name}.y has the label {broken[0]:g} in row {row}, where the labels of train.y are only 0 and 1.")
+        raise ValueError(f"{name}.y has the label {broken[0]:g} in row {row}, but the labels of train.y are 0 and 1.")
 
 
 def _fractions(labels: np.ndarray) -> np.ndarray:
@@ -88,26 +88,27 @@ def _fractions(labels: np.ndarray) -> np.ndarray:
 
 
 def weighted(task: Task, data: Dataset, class_weight: ClassWeight, logits: Any, whole: bool = True) -> Dataset:
-    """`data` with each weight multiplied by its class's (1 where that is not named, as in Keras).
+    """Returns `data` with each weight multiplied by the factor of its class, which is 1 for classes that are not named, as in Keras.
 
-    Labels at each position of an example, such as each time step, get a weight each.
+    If examples have a label at each position, such as each time step, each position gets a weight.
 
     Args:
-      task: what is trained.
-      data: training rows.
-      class_weight: class -> factor, by number or by name; or "balanced": rows / (classes * rows of the class), scikit-learn's formula.
-      logits: shapes of the outputs for any number of rows.
-      whole: whether these are all rows.
+      task: the task.
+      data: training examples.
+      class_weight: class -> factor, by number or by name; or "balanced" for n / (classes * n of the class), as in scikit-learn.
+      logits: the shapes of the outputs for any number of examples.
+      whole: whether these are all training examples.
 
     Raises:
-      ValueError, TypeError: labels that are no classes; factors that are none; classes that there are not.
+      ValueError: a factor is negative or not finite; there is no such class.
+      TypeError: the labels are not classes.
     """
     labels = _classes(task, data, logits)
     counts = labels != (None if task.counted is None else task.counted.label)
     present, each = np.unique(labels[counts], return_counts=True)
     if isinstance(class_weight, str):
         if not whole:
-            raise ValueError('class_weight="balanced" needs the labels of all rows in memory: of a Stream, give the factors.')
+            raise ValueError('class_weight="balanced" needs all labels in memory: with a Stream, pass the factors.')
         factors = dict(zip(present.tolist(), each.sum() / (len(present) * each), strict=True))
     else:
         factors = {_number(label, data): factor for label, factor in class_weight.items()}
@@ -135,7 +136,7 @@ def _number(label: Any, data: Dataset) -> int:
 
 
 def _class_numbers(task: Task, y: Any, logits: Any) -> bool:
-    """Whether labels are numbers of classes, one at each place of logits of several classes, for a loss or metric that is known."""
+    """Whether labels are class numbers: one for several logits each, for a loss or metric that is known."""
     shape = logits.shape[1:-1]
     functions = [unwrapped(function) for function in (task.loss, *task.metrics.values())]
     known = any(function is each for function in functions for each in _NUMBERED)
@@ -143,14 +144,16 @@ def _class_numbers(task: Task, y: Any, logits: Any) -> bool:
 
 
 def _classes(task: Task, data: Dataset, logits: Any) -> np.ndarray:
-    """The class of each row, or of each of its positions, as integers."""
+    """Returns the class of each example, or of each of its positions, as integers."""
     if isinstance(data.y, dict | tuple) or isinstance(logits, dict | tuple):
-        raise TypeError("class_weight needs one output and class labels y of shape (rows,), got several: give Dataset(sample_weight=...).")
+        raise TypeError(
+            "class_weight needs a single output and class labels y of shape (rows,), got several: pass Dataset(sample_weight=...) instead."
+        )
     y = np.asarray(data.y)
     several = logits.ndim > 1 and logits.shape[-1] > 1
     if several and y.shape[1:] == logits.shape[1:] and kind_of_loss(task) != "binary":
         if not (np.isin(y, (0, 1)).all() and (y.sum(-1) == 1).all()):
-            raise TypeError("class_weight needs class labels: train.y has the outputs' shape, but its rows are not one-hot.")
+            raise TypeError("class_weight needs class labels, but train.y has the shape of the outputs and is not one-hot.")
         return y.argmax(-1)
     y = y[..., 0] if y.ndim > 1 and y.shape[-1] == 1 else y
     if y.dtype.kind not in "iubf" or (y % 1 != 0).any() or y.shape[1:] != logits.shape[1 : y.ndim]:

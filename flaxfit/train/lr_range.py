@@ -1,4 +1,4 @@
-"""A learning-rate range test: how the loss of a model goes while the learning rate grows from step to step."""
+"""A learning rate range test: training with a learning rate that grows from step to step."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ from flaxfit.train import program
 from flaxfit.train.checks import check_data, check_task
 from flaxfit.train.compiled import programs_of
 from flaxfit.train.config import TrainConfig, check_seed
-from flaxfit.train.job import Member, validate
+from flaxfit.train.job import Member
 from flaxfit.train.step import train_step
 from flaxfit.train.task import Task
+from flaxfit.train.validate import validate
 
 _SMOOTHING = 0.9
 
 
 @dataclass(frozen=True, eq=False)
 class RangeTest:
-    """What a learning-rate range test found. `flaxfit.plots.lr_range` draws it.
+    """The result of a learning rate range test. `flaxfit.plots.lr_range` draws it.
 
     Attributes:
       rates: the learning rate of each step, shape (steps,).
-      losses: the objective of each step's batch before the step, shape (steps,); NaN or infinity where training broke down.
-      smoothed: their exponential mean, in which the first steps are not pulled to zero (as Adam corrects its bias).
-      steepest: the rate at which the loss falls fastest against the logarithm of the rate, by the slope of a line through a fifth of the
-        steps; NaN where it never falls.
-      tenth: a tenth of the rate at which the smoothed loss is smallest.
+      losses: the objective of the batch of each step, before the update, shape (steps,). It is not finite once training has diverged.
+      smoothed: the exponential moving average of the losses, with Adam's correction of the bias towards zero.
+      steepest: the rate at which the loss falls fastest with the logarithm of the rate, by the slope of a line through a fifth of the
+        steps; NaN if it never falls.
+      tenth: a tenth of the rate at which the smoothed loss is lowest.
     """
 
     rates: np.ndarray
@@ -53,7 +54,7 @@ class RangeTest:
         smoothed, mean = np.full(len(self.losses), np.nan), 0.0
         for index, loss in enumerate(self.losses):
             if not np.isfinite(loss):
-                break  # what comes later was computed with broken weights
+                break  # later losses were computed with weights that are not finite
             mean = _SMOOTHING * mean + (1 - _SMOOTHING) * float(loss)
             smoothed[index] = mean / (1 - _SMOOTHING ** (index + 1))
         object.__setattr__(self, "smoothed", smoothed)
@@ -61,7 +62,7 @@ class RangeTest:
         best = int(np.argmin(smoothed[:count])) if count else 0
         window = min(max(3, len(self.rates) // 5), best + 1)
         steepest = math.nan
-        if window > 1:  # wide windows, of lines through the losses themselves: the difference of two batches says nothing
+        if window > 1:  # the difference of the losses of two batches is mostly noise
             logs, losses = (sliding_window_view(a[: best + 1], window) for a in (np.log(self.rates), self.losses))
             slopes = ((logs - logs.mean(1, keepdims=True)) * losses).sum(1)
             if slopes.min() < 0:
@@ -71,15 +72,15 @@ class RangeTest:
 
     @property
     def suggestion(self) -> float:
-        """A rate to start with: the smaller of `steepest` and `tenth`. NaN where the loss never fell."""
+        """The smaller of `steepest` and `tenth`, as a rate to start with; NaN if the loss never falls."""
         return min(self.steepest, self.tenth) if math.isfinite(self.steepest) else math.nan
 
     def __str__(self) -> str:
         if not math.isfinite(self.suggestion):
             return f"no learning rate from {self.rates[0]:.2g} to {self.rates[-1]:.2g} lowered the loss"
         return (
-            f"suggested learning rate {self.suggestion:.2g}: the loss falls fastest at {self.steepest:.2g} and is smallest at "
-            f"{10 * self.tenth:.2g}, of which a tenth is {self.tenth:.2g}"
+            f"suggested learning rate {self.suggestion:.2g}: the loss falls fastest at {self.steepest:.2g}, and a tenth of the rate "
+            f"with the lowest loss is {self.tenth:.2g}"
         )
 
 
@@ -94,26 +95,28 @@ def lr_range_test(
     batch_size: int = 32,
     seed: int = 0,
 ) -> RangeTest:
-    """Trains for a few steps with a learning rate that grows exponentially, to see in which range the loss falls.
+    """Trains for a few steps with an exponentially growing learning rate, to find the range in which the loss falls.
 
-    The test is that of Smith (2017), "Cyclical learning rates for training neural networks"; exponential growth, smoothing, and the two
-    rules of thumb for a rate to start with are common since fastai's `lr_find`. It is one compiled program.
+    The test is due to Smith (2017), "Cyclical learning rates for training neural networks". Exponential growth, smoothing, and the two
+    rules for a rate to start with are those of fastai's `lr_find`. The test runs as one compiled program.
 
     Args:
-      task: what to train; its optimizer is replaced.
-      train: the training rows. Batches are drawn from them as `fit` does, whole ones only.
-      optimizer: a learning rate, traced -> the optimizer, such as `optax.adam` or `lambda rate: optax.sgd(rate, momentum=0.9)`.
+      task: the task to train. Its optimizer is replaced.
+      train: the training examples. Batches are drawn as in `fit`, but all of them are full.
+      optimizer: a function of the learning rate, which is traced, that returns the optimizer, such as `optax.adam` or
+        `lambda rate: optax.sgd(rate, momentum=0.9)`.
       low: the first learning rate, above 0.
-      high: the last one.
-      steps: how many there are, 3 or more.
-      batch_size: rows of a step.
-      seed: decides the initial weights and the order of rows.
+      high: the last learning rate.
+      steps: the number of steps, 3 or more.
+      batch_size: the number of examples of a step.
+      seed: the seed of the initial weights and of the order of the examples.
 
     Returns:
       A `RangeTest`, with a `suggestion`.
 
     Raises:
-      ValueError, TypeError: as `fit`; rates that are not 0 < low < high; an optimizer that is not a function of the rate.
+      ValueError: the rates are not 0 < low < high; other errors are those of `fit`.
+      TypeError: the optimizer is not a function of the rate.
 
     Example:
       >>> import flaxfit as ff

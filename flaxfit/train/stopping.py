@@ -16,7 +16,7 @@ from flaxfit.arguments import Mode, mode_of
 from flaxfit.curves import CAPACITY, large, lowest_and_last, rise
 from flaxfit.state import CurveState, StopperState
 
-_MANY_LOOKS = 1.75  # factor on the critical value of a test that is repeated as a run grows
+_OFTEN = 1.75  # the factor on the critical value, since the test is repeated as the run grows
 
 
 class Monitored:
@@ -63,12 +63,11 @@ class EarlyStopping(Monitored):
     There are three differences. The default monitor is the data loss, which leaves out penalties. NaN and infinities never count as
     best. There is no `restore_best_weights`, because `fit` returns both the best and the last weights.
 
-    `patience="auto"` needs no number: the run stops when the test of `flaxfit.diagnose` finds that the monitor got worse, beyond noise
-    and by more than 5% of its earlier improvement. It looks after each of the first 40 epochs and then each time the run is about a
-    twentieth longer, and so that many looks are not fooled more often than one, the rise must be 1.75 times as large as for `diagnose`.
-    The curve so far is kept as fewer than 128 means of equally many epochs, so that memory does not grow. `diagnose` cuts a finished run
-    likewise, but from its end, and besides asks whether training diverges, whether validation is falling again, and whether the rows
-    that validate are too few; the stopper does not.
+    `patience="auto"` needs no number: the run stops when the test of `flaxfit.diagnose` finds that the metric became worse, beyond noise
+    and by more than 5% of its earlier improvement. It is tested after each of the first 40 epochs, and then each time the run is about 5%
+    longer. Because it is tested so often, the rise must be 1.75 times as large as for `diagnose`. The curve is kept as fewer than 128 means
+    over blocks of epochs, so that memory does not grow. Unlike `diagnose`, it does not test whether training diverges, whether validation
+    falls again, or whether there are too few validation examples.
 
     Attributes:
       monitor: the metric to monitor, a column of the history such as `val_accuracy`. None for the data loss of the validation examples, or
@@ -106,7 +105,7 @@ class EarlyStopping(Monitored):
                 continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
                 least = "an integer of 0 or more" + (', or "auto"' if name == "patience" else "")
-                raise ValueError(f"EarlyStopping({name}=...) counts epochs: {least}, got {value!r}.")
+                raise ValueError(f"EarlyStopping({name}=...) must be a number of epochs, {least}, got {value!r}.")
             object.__setattr__(self, name, int(value))
         if self.monitor is not None and not isinstance(self.monitor, str):
             raise TypeError(f"EarlyStopping(monitor=...) must be the name of a metric, or None for the data loss, got {self.monitor!r}.")
@@ -117,7 +116,7 @@ class EarlyStopping(Monitored):
         if self.baseline is not None and not math.isfinite(self.baseline):
             raise ValueError(f"EarlyStopping(baseline=...) must be finite, got {self.baseline!r}.")
         if self.baseline is not None and self.patience == "auto":
-            raise ValueError('EarlyStopping(baseline=...) resets a patience that counts epochs: leave it out with patience="auto".')
+            raise ValueError('EarlyStopping(baseline=...) cannot be used with patience="auto": leave it out.')
         if self.mode not in ("auto", "min", "max"):
             raise ValueError(f'EarlyStopping(mode=...) must be "auto", "min" or "max", got {self.mode!r}.')
 
@@ -155,7 +154,7 @@ class EarlyStopping(Monitored):
         if self.patience != "auto":
             stops = checks & ~improved & (wait >= self.patience) & (epoch > 1)
         elif curve is None:
-            raise ValueError('this state is not of a stopper with patience="auto": begin with its own init().')
+            raise ValueError('the state is not one of patience="auto": start from init().')
         else:
             seen = jnp.nan if training is None else sign * jnp.asarray(training, jnp.float32)
             longer, look = _longer(curve, sign * value, seen)
@@ -173,7 +172,7 @@ class EarlyStopping(Monitored):
 
 
 def _longer(curve: CurveState, value: Array, training: Array | float) -> tuple[CurveState, Array]:
-    """The curve with one more epoch, smaller is better; and whether to look at it now, which only its length decides."""
+    """Returns the curve with one more epoch, smaller is better; and whether to test it now, which depends only on its length."""
     total, filled = curve.sum + value, curve.filled + 1
     full = filled == curve.size
     levels = jnp.where((jnp.arange(CAPACITY) == curve.count) & full, total / curve.size, curve.levels)
@@ -195,4 +194,4 @@ def _longer(curve: CurveState, value: Array, training: Array | float) -> tuple[C
 def _overfits(curve: CurveState) -> Array:
     lowest, _, last = lowest_and_last(curve.levels, curve.count, jnp)
     learned = jnp.nan_to_num(curve.training[0] - curve.training[1])
-    return (rise(curve.levels, curve.count, jnp, jax.vmap)[0] > _MANY_LOOKS) & large(last - lowest, curve.first - lowest, learned)
+    return (rise(curve.levels, curve.count, jnp, jax.vmap)[0] > _OFTEN) & large(last - lowest, curve.first - lowest, learned)

@@ -1,4 +1,4 @@
-"""What a traced model tells about itself before anything is computed."""
+"""What the jaxpr of a model shows before anything is computed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHAPES = {
 
 
 def gives_probabilities(jaxpr: Jaxpr) -> str | None:
-    """Whether the last thing that is computed is a "sigmoid" or a "softmax"; None where it is another, or there are several outputs."""
+    """Returns "sigmoid" or "softmax" if the model ends in one; None if it ends in something else or has several outputs."""
     if len(jaxpr.outvars) != 1:
         return None
     name, inputs = _source(jaxpr, jaxpr.outvars[0], {})
@@ -25,7 +25,7 @@ def gives_probabilities(jaxpr: Jaxpr) -> str | None:
 
 
 def averages_a_single_row(jaxpr: Jaxpr) -> bool:
-    """Whether something, such as the mean of batch norm, is summed over the rows where there is one, and over nothing else."""
+    """Whether a mean over the examples, such as that of batch norm, is taken over a single number."""
     for equation in _equations(jaxpr):
         if equation.primitive.name == "reduce_sum":
             axes, shape = equation.params["axes"], equation.invars[0].aval.shape
@@ -35,12 +35,12 @@ def averages_a_single_row(jaxpr: Jaxpr) -> bool:
 
 
 def _source(jaxpr: Jaxpr, variable: Any, outside: dict[Any, Any]) -> tuple[str, list[Any]]:
-    """The operation that a variable comes from, apart from its shape and type, and functions that tell the same of its inputs.
+    """Returns the operation that computes a variable, not counting changes of shape and type, and functions that return it for its inputs.
 
     Args:
-      jaxpr: where the variable is.
+      jaxpr: the jaxpr of the variable.
       variable: the variable.
-      outside: where `jaxpr` is part of another, each of its inputs -> a function that tells where that comes from.
+      outside: if `jaxpr` is part of another one, its inputs -> functions that return the operations that compute them.
     """
     if isinstance(variable, Literal):
         return "", []

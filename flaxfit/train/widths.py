@@ -1,4 +1,4 @@
-"""How many rows a step of validation takes: as many as keep what is computed in the processor's cache, from shapes alone."""
+"""The number of examples of a validation step, chosen from shapes alone so that what is computed fits into the processor's cache."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _FREE = ("reshape", "squeeze", "broadcast_in_dim")
 
 
 def validation_rows(programs: Programs, numbers: Mapping[str, Any], row: Dataset, rows: int) -> int:
-    """As many rows as 4 MB hold of the widest array that the model computes for each, and 64 MB of its inputs; at least 256.
+    """Returns how many examples fit into 4 MB of the widest array of the model, and into 64 MB of its inputs, but at least 256.
 
     Args:
-      programs: of the task.
+      programs: the programs of the task.
       numbers: its traced hyperparameters.
-      row: a row.
-      rows: how many rows to trace; a model may refuse other numbers.
+      row: one example.
+      rows: the number of examples to trace, since a model may not take other numbers.
     """
     try:
         widest, inputs = programs.found(("widest", rows), lambda n, x: _widest(programs.task(n), x, rows), numbers, row.x)
-    except Exception:  # what is wrong, the checks say
+    except Exception:  # the checks report what is wrong
         return _USUAL
     return max(_LEAST, min(_BYTES // max(widest, 1), 16 * _BYTES // max(inputs, 1)))
 
 
 def _widest(task: Task, x: Any, rows: int) -> tuple[int, int]:
-    """The most bytes a row of an array that the model computes, and the bytes a row of what it is given."""
+    """Returns the bytes for each example of the widest array that the model computes, and of its inputs."""
     state = check_model(task, x, rows)
     x = jax.eval_shape(task.prepared, jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), x))
     closed = jax.make_jaxpr(task.apply)(state.params, state.collections, x)

@@ -318,9 +318,9 @@ def test_split_by_groups_and_in_time():
     ("call", "message"),
     [
         (lambda d: split(d, test=0.5, groups=np.arange(10)), r"split\(groups=...\) draws examples at random: pass a seed"),
-        (lambda d: split(d, test=5, groups=np.arange(10), seed=0), "with groups is a share of the groups"),
+        (lambda d: split(d, test=5, groups=np.arange(10), seed=0), "must be a fraction of the groups"),
         (lambda d: split(d, test=0.5, groups=np.arange(9), seed=0), r"one value for each of 10 examples, shape \(10,\), got shape \(9,\)"),
-        (lambda d: split(d, test=0.5, times=np.arange(10), seed=0), "of which the last draws nothing: no seed"),
+        (lambda d: split(d, test=0.5, times=np.arange(10), seed=0), "no seed with times"),
         (lambda d: folds(d, 3, groups=np.zeros(10)), "needs at least 3 groups, but there are 1"),
         (lambda d: folds(d, 3, times=np.arange(10), seed=0), "are in the order of time: leave out stratified, groups and seed"),
         (lambda d: folds(d, 10, times=np.arange(10)), "needs at least 11 examples, but the data set has 10"),

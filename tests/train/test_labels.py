@@ -87,14 +87,14 @@ def test_a_class_number_that_is_not_whole_is_refused(task, classes, plain):
     x, y = classes
     broken = y.astype(np.float32)
     broken[70] = 1.5
-    with pytest.raises(ValueError, match=r"validation\.y has the label 1\.5 in row 10, but the numbers of classes are whole"):
+    with pytest.raises(ValueError, match=r"validation\.y has the label 1\.5 in row 10, but class numbers must be whole"):
         ff.fit(task, ff.Dataset(x[:60], y[:60]), validation=ff.Dataset(x[60:], broken[60:]))
     with pytest.raises(ValueError, match=r"data\.y has the label 1\.5 in row 70"):
         ff.evaluate(task, plain.best, ff.Dataset(x, broken))
     with pytest.raises(ValueError, match=r"class numbers must be whole, got 0\.5"):
         CROSSENTROPY(jnp.zeros((2, 3)), jnp.array([0.5, 1.0]))
     binary = ff.Task(Linear(1), ff.losses.binary_crossentropy, optax.sgd(0.1))
-    with pytest.raises(ValueError, match=r"validation\.y has the label 0\.5 in row 1, where the labels of train\.y are only 0 and 1"):
+    with pytest.raises(ValueError, match=r"validation\.y has the label 0\.5 in row 1, but the labels of train\.y are 0 and 1"):
         ff.fit(binary, ff.Dataset(x[:60], y[:60] > 0), validation=ff.Dataset(x[:2], [1.0, 0.5]))
 
 
@@ -274,9 +274,9 @@ def test_names_of_classes_come_back_in_a_new_process(tmp_path, classes):
     assert [float(printed[0]), float(printed[1])] == pytest.approx([scores["loss"], scores["accuracy"]], rel=1e-5)
     assert printed[2:] == taken.tolist()
     model = ff.load(tmp_path / "model")
-    with pytest.raises(ValueError, match="the classes of the model are cat, dog, owl, those of data dog, owl: number them alike"):
+    with pytest.raises(ValueError, match="the classes of the model are cat, dog, owl, those of data dog, owl: number them in the same way"):
         model.evaluate(ff.Dataset(x[names != "cat"], names[names != "cat"]))
-    with pytest.raises(ValueError, match=r"has 2 names, but outputs of shape .* tell 3 classes apart"):
+    with pytest.raises(ValueError, match=r"has 2 names, but outputs of shape .* have 3 classes"):
         model.predict(x, classes=("cat", "dog"))
 
 

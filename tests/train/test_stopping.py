@@ -97,9 +97,9 @@ def test_auto_mode_guesses_nothing_by_name(monitor, direction):
     ("arguments", "message"),
     [
         ({"patience": True}, 'an integer of 0 or more, or "auto", got True'),
-        ({"patience": -1}, r"patience=\.\.\.\) counts epochs: an integer of 0 or more, or \"auto\", got -1"),
+        ({"patience": -1}, r"patience=\.\.\.\) must be a number of epochs, an integer of 0 or more, or \"auto\", got -1"),
         ({"patience": "automatic"}, "got 'automatic'"),
-        ({"patience": "auto", "baseline": 0.5}, r"baseline=\.\.\.\) resets a patience that counts epochs"),
+        ({"patience": "auto", "baseline": 0.5}, r"baseline=\.\.\.\) cannot be used with patience"),
         ({"patience": 2.5}, 'an integer of 0 or more, or "auto", got 2.5'),
         ({"min_delta": -0.1}, "must be 0 or more, got -0.1"),
         ({"min_delta": math.nan}, "must be 0 or more, got nan"),
@@ -252,7 +252,7 @@ def test_a_patience_in_epochs_costs_what_it_did():
     assert len(jax.tree.leaves(stopping.init())) == 5
     assert "cond" not in str(jax.make_jaxpr(stopping.update)(stopping.init(), 1.0, 1, 1.0))
     assert "cond" in str(jax.make_jaxpr(auto.update)(auto.init(), 1.0, 1, 1.0))
-    with pytest.raises(ValueError, match="begin with its own init"):
+    with pytest.raises(ValueError, match="start from init"):
         auto.update(stopping.init(), 1.0, 1)
 
 

@@ -42,7 +42,7 @@ def test_validation_split_holds_out_the_last_rows_before_shuffling(task, table):
     assert split.history == given.history
     study = ff.fit_many(task, None, rows, validation_split=0.3, epochs=2)
     assert study.results[0].history == given.history
-    with pytest.raises(ValueError, match="validation_split holds out training rows, but validation rows are given"):
+    with pytest.raises(ValueError, match="pass either validation_split or validation, not both"):
         ff.fit(task, rows, validation=table[1], validation_split=0.3)
     with pytest.raises(ValueError, match="leaves 250 to train on and 0 to validate on"):
         ff.fit(task, rows, validation_split=1e-9)
@@ -147,7 +147,7 @@ def test_callbacks_show_the_last_validation(task, table, tmp_path, capsys):
 
 
 def test_validation_every_needs_something_to_validate(task, table):
-    with pytest.raises(ValueError, match=r"validation_every=2 needs validation rows"):
+    with pytest.raises(ValueError, match=r"validation_every=2 needs validation examples"):
         ff.fit(task, table[0], epochs=4, validation_every=2)
     with pytest.raises(ValueError, match=r"validation_every=5 is more than epochs=4, so that there would be no validation"):
         ff.fit(task, table[0], validation=table[1], epochs=4, validation_every=5)
