@@ -224,7 +224,7 @@ def _judge(history: History, metric: str | None, mode: Mode | None, baseline: fl
     at, sixteenth, quarter = int(at), max(1, count // 16), max(1, count // 4)
     train_best, train_end = float(train_levels[at : at + sixteenth].mean()), float(train_levels[-sixteenth:].mean())
     gain = (float(validation[0]) if baseline is None else sign * baseline / scale) - lowest
-    train_gain = float(training[0] - training.min())
+    train_gain = float(training[0] - training.min()) if baseline is None else 0.0  # a baseline is not at the start of training
     rose, gap, final_gap = end - lowest, lowest - train_best, end - train_end
 
     def noticed(difference: float) -> bool:

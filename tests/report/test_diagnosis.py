@@ -367,3 +367,14 @@ def test_histories_judged_by_hand():
     called = [diagnose(make(*curves)).verdict == "overfitted" for curves in zip(data["train_loss"], data["val_loss"], strict=True)]
     right = np.sum(called & data["overfit"])
     assert 2 * right / (np.sum(called) + np.sum(data["overfit"])) >= 0.95
+
+
+def test_a_baseline_is_what_the_rise_is_measured_against():
+    t = np.arange(200.0)
+    training = 10 * np.exp(-t / 3) + 0.1 * np.exp(-t / 100)
+    validation = training + 0.1 + 0.001 * np.maximum(t - 100, 0)  # rises by 0.07 after a fall by 10
+    history = make(training, validation)
+    assert diagnose(history).verdict == "no change detected"
+    found = diagnose(history, baseline=0.5)
+    assert found.verdict == "overfitted"
+    assert found.share == pytest.approx(0.07 / 0.35, rel=0.3)
