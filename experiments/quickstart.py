@@ -70,7 +70,7 @@ def main(config: Config) -> None:
             [s["accuracy"] for s in best],
         ]
         verdict = ff.diagnose(results)
-        since = f" from epoch {verdict.epoch}, by {verdict.share:.0%} of its gain" if verdict.epoch else ""
+        since = f" from epoch {verdict.epoch}, by {verdict.share:.0%} of the earlier improvement" if verdict.epoch else ""
         since += f"; {verdict.agree} of {verdict.runs} agree"
         pace = f"{1e3 * np.median([r.timing.epoch for r in results]):.2f}"
         table.add_row(name, *(f"{np.mean(s):.3f} ± {np.std(s):.3f}" for s in scores), pace, verdict.verdict + since)
