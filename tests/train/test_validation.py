@@ -44,7 +44,7 @@ def test_validation_split_holds_out_the_last_rows_before_shuffling(task, table):
     assert study.results[0].history == given.history
     with pytest.raises(ValueError, match="pass either validation_split or validation, not both"):
         ff.fit(task, rows, validation=table[1], validation_split=0.3)
-    with pytest.raises(ValueError, match="leaves 250 to train on and 0 to validate on"):
+    with pytest.raises(ValueError, match="leaves 250 for training and 0 for validation"):
         ff.fit(task, rows, validation_split=1e-9)
     with pytest.raises(ValueError, match=r"validation_split must be a fraction between 0 and 1, or None, got 20"):
         ff.fit(task, rows, validation_split=20)
