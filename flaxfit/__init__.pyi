@@ -10,6 +10,9 @@ from .devices import distributed as distributed
 from .devices import sharding as sharding
 from .history import History as History
 from .metrics import Metric as Metric
+from .overfitting.answer import OverfittingStudy as OverfittingStudy
+from .overfitting.fixes import Network as Network
+from .overfitting.study import overfitting_study as overfitting_study
 from .regularize import augmentation as augmentation
 from .regularize import averaging as averaging
 from .regularize import constraints as constraints

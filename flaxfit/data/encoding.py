@@ -6,8 +6,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 
@@ -233,6 +233,15 @@ class Encoding:
             return matrix
         return {"levels": np.column_stack(levels)} | ({"numbers": matrix} if numbers else {})
 
+    def refitted(self, cells: Mapping[str, Cells], sample_weight: np.ndarray | None = None) -> Encoding:
+        """Returns the same features with the medians, means and deviations of other rows, such as the training rows of a fold.
+
+        Args:
+          cells: the rows, column by column.
+          sample_weight: how much each row counts, shape (rows,).
+        """
+        return Encoding({column: _refitted(how, cells.get(column), sample_weight) for column, how in self.columns.items()})
+
     def record(self) -> dict[str, Any]:
         """The encoding as plain values for JSON, which keeps every bit of its numbers."""
         return {column: {"kind": how.kind, **asdict(how)} for column, how in self.columns.items()}
@@ -316,6 +325,21 @@ def _learned(column: str, cells: Cells, kind: Kind | None, weight: np.ndarray | 
     if not made.names or (isinstance(made, Category) and len(made.names) < 2 and not made.embedded):
         return Dropped("constant")
     return made
+
+
+def _refitted(how: Column, cells: Cells | None, weight: np.ndarray | None) -> Column:
+    if isinstance(how, Datetime) and cells is not None:
+        seconds = Cells("number", parsing.moments(cells, how.time.notation))
+        return replace(
+            how, time=replace(cast(Number, _refitted(replace(how.time, notation=None), seconds, weight)), notation=how.time.notation)
+        )
+    if isinstance(how, Number) and cells is not None:
+        found = _number(cells, how.notation, weight)
+        return replace(how, fill=found.fill, mean=found.mean, scale=found.scale) if isinstance(found, Number) else how
+    if isinstance(how, Boolean) and cells is not None:
+        found = _boolean(cells, None, weight)
+        return replace(how, fill=found.fill) if isinstance(found, Boolean) else how
+    return how
 
 
 def _written(cells: Cells, kind: str, decimal_comma: bool) -> str | None:

@@ -8,7 +8,7 @@ import gzip
 import io
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,19 @@ class Table:
         part = copy.copy(self)
         vars(part).pop("encoding", None)
         part._take(rows)
+        return part
+
+    def without(self, columns: Sequence[str]) -> Table:
+        """Returns the same rows, with some columns left out of the encoding."""
+        part = copy.copy(self)
+        vars(part).pop("encoding", None)
+        part.kinds = {**self.kinds, **dict.fromkeys(columns, "drop")}
+        return part
+
+    def with_targets(self, y: np.ndarray) -> Table:
+        """Returns the same rows with other targets, shape (rows,)."""
+        part = copy.copy(self)
+        part.y = y
         return part
 
     @cached_property

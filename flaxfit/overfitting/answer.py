@@ -1,0 +1,413 @@
+"""What a study found, in sentences, tables and figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxfit.history import History
+from flaxfit.overfitting.columns import Importance
+from flaxfit.overfitting.fixes import Fix
+from flaxfit.overfitting.growth import Growth
+from flaxfit.overfitting.plan import Plan, duration
+from flaxfit.report.diagnosis import Diagnosis
+from flaxfit.report.sections import Section, as_markdown, as_text
+from flaxfit.report.statistics import Comparison, Interval
+from flaxfit.state import TrainState
+from flaxfit.train.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """A fix and what it did.
+
+    Attributes:
+      fix: what was tried.
+      scores: its score on each fold (or from each seed), shape (folds,). NaN for a run that was not finite.
+      score: their mean with its interval.
+      comparison: the difference from the baseline, corrected for the number of fixes; None for the baseline, and for a fix with runs that
+        were not finite.
+      verdict: "helps", "harms", "no difference that matters", "undecided", "not finite", or "-" for the baseline.
+      epochs: the mean number of epochs.
+      seconds: the mean time of a run.
+    """
+
+    fix: Fix
+    scores: np.ndarray
+    score: Interval
+    comparison: Comparison | None
+    verdict: str
+    epochs: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Rival:
+    """A simple model beside the recommended network.
+
+    Attributes:
+      name: what it is.
+      score: its mean score over the folds, with its interval.
+      comparison: the difference of the network from it, corrected for the number of simple models.
+    """
+
+    name: str
+    score: Interval
+    comparison: Comparison
+
+    @property
+    def as_good(self) -> bool:
+        """Whether the network is not shown to be better."""
+        return self.comparison.verdict != "better"
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """Whether anything can be learned from the inputs: the score with the true targets against scores with permuted ones.
+
+    Attributes:
+      score: the mean score over the folds with the true targets.
+      permuted: the same with permuted targets, shape (permutations,).
+      p_value: the share of permutations that score as well, counting the true targets as one of them.
+    """
+
+    score: float
+    permuted: np.ndarray
+    p_value: float
+
+
+@dataclass(frozen=True, eq=False)
+class OverfittingStudy:
+    """The answer of `flaxfit.overfitting_study`. Printed, it is the whole report.
+
+    Attributes:
+      metric: the metric that decides, for a reader.
+      larger_is_better: whether larger scores are better.
+      data: a description of the examples and how they were split.
+      plan: what was trained.
+      baseline: a description of the baseline.
+      diagnosis: whether the baseline overfits, from the mean curve of its runs.
+      verdicts: how often its runs got each verdict.
+      curves: setting -> the learning curves of its runs.
+      tried: the baseline and the fixes.
+      missing: kind of fix -> how it could have been tried.
+      recommended: the simplest fix within one standard error of the best.
+      best: the fix with the best mean score.
+      test: metric -> its value for the recommended network on the test examples, with its interval over these examples.
+      test_rows: the number of test examples.
+      rivals: the simple models.
+      signal: whether anything can be learned, or None.
+      growth: what more data would do, or None.
+      columns: how much the network needs each column.
+      warnings: what to distrust.
+      covers: what the intervals of the comparisons cover.
+      margin: the smallest difference that matters, or None.
+      task, state: the recommended network, trained on all examples but the test examples.
+      seconds: how long the study took.
+      directory: where it was written, or None.
+    """
+
+    metric: str
+    larger_is_better: bool
+    data: str
+    plan: Plan
+    baseline: str
+    diagnosis: Diagnosis
+    verdicts: str
+    curves: Mapping[str, Sequence[History]]
+    tried: Sequence[Tried]
+    missing: Mapping[str, str]
+    recommended: Fix
+    best: Fix
+    test: Mapping[str, Interval]
+    test_rows: int
+    rivals: Sequence[Rival]
+    signal: Signal | None
+    growth: Growth | None
+    columns: Sequence[Importance]
+    warnings: Sequence[str]
+    covers: str
+    margin: float | None
+    task: Task
+    state: TrainState
+    seconds: float
+    directory: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"OverfittingStudy({len(self.tried)} settings; recommended: {self.recommended.name}; {duration(self.seconds)})"
+
+    def __str__(self) -> str:
+        return as_text(self.sections())
+
+    def row(self, fix: Fix | str) -> Tried:
+        """Returns what a fix did.
+
+        Raises:
+          KeyError: it was not tried.
+        """
+        name = fix if isinstance(fix, str) else fix.name
+        for tried in self.tried:
+            if tried.fix.name == name:
+                return tried
+        raise KeyError(name)
+
+    @property
+    def helpful(self) -> list[Tried]:
+        """The fixes that are shown to help, the best first."""
+        sign = -1 if self.larger_is_better else 1
+        return sorted((t for t in self.tried if t.verdict == "helps"), key=lambda t: sign * t.score.mean)
+
+    @property
+    def sentences(self) -> list[str]:
+        """The answer: what beats the network, whether the baseline overfits, which fix helps, and what to use."""
+        found = []
+        better = [rival for rival in self.rivals if rival.as_good]
+        if better:
+            sign = -1 if self.larger_is_better else 1
+            rival = min(better, key=lambda r: sign * r.score.mean)
+            net, name = self.row(self.recommended).score, rival.name
+            worse = rival.comparison.verdict == "worse" or sign * rival.score.mean < sign * net.mean
+            noise = "scores better, though not beyond noise" if worse else "is as good, as far as these data show"
+            how = "wins" if rival.comparison.verdict == "worse" else noise
+            found.append(
+                f"You may not need a network: {name} {how}, with {a(self.metric)} of {number(rival.score)} on held-out examples against "
+                f"{number(net)} of the recommended network."
+            )
+        found.append(self._overfits())
+        found.append(self._helps())
+        main, interval = next(iter(self.test.items()))
+        others = "".join(f", {name} {number(value)}" for name, value in list(self.test.items())[1:])
+        change = "Keep the baseline" if self.recommended.kind == "baseline" else f"Use {article(self.recommended)}"
+        found.append(
+            f"{change}: trained on all other examples, it has {a(main)} of {number(interval)}{others} on {self.test_rows} test examples "
+            f"that nothing else used."
+        )
+        return found
+
+    def _overfits(self) -> str:
+        d = self.diagnosis
+        if "overfitted" in d.verdict and d.epoch is not None:
+            how = {"overfitted": "overfits", "slightly overfitted": "overfits slightly", "possibly overfitted": "possibly overfits"}[
+                d.verdict
+            ]
+            onset = f" ({d.onset[0]} to {d.onset[1]})" if d.onset and d.onset[0] < d.onset[1] else ""
+            since = f"from epoch {d.epoch}{onset} on"
+            rose = f"its validation loss goes from {d.validation[0]:.3g} to {d.validation[1]:.3g}"
+            rose += f" while its training loss goes to {d.training[1]:.3g}"
+            return f"The baseline {how} {since}, in {d.agree} of {d.runs} runs: {rose}."
+        said = {
+            "memorized": "does not become worse, but ends far from its training score: it memorizes training examples",
+            "still improving": "does not overfit: it is still improving at the end, so train it for more epochs",
+            "diverging": "diverges: lower the learning rate",
+            "no change detected": "shows no overfitting",
+            "too short to tell": "was trained for too few epochs to tell whether it overfits",
+        }
+        return f"The baseline {said.get(d.verdict, d.verdict)}, in {d.agree} of {d.runs} runs."
+
+    def _helps(self) -> str:
+        beyond = "" if self.margin is None else f" by more than {self.margin:g}"
+        helpful = self.helpful
+        if not helpful:
+            return f"No fix is shown to help{beyond}: no difference from the baseline is beyond noise."
+        top = helpful[0]
+        assert top.comparison is not None
+        kinds = dict.fromkeys(each.fix.kind for each in helpful if each.fix.kind != top.fix.kind)
+        also = f"; also shown to help: {', '.join(kinds)}" if kinds else ""
+        return (
+            f"What helps most{beyond} is {article(top.fix)}: {self.metric} {number(top.score)} instead of "
+            f"{number(self.tried[0].score)} on held-out examples, a difference of {number(top.comparison.difference)}{also}."
+        )
+
+    def sections(self) -> list[Section]:
+        """Returns the report, section by section."""
+        sections = [Section("Answer", [*self.sentences])]
+        if self.warnings:
+            sections.append(Section("What to distrust", [f"- {warning}" for warning in self.warnings]))
+        sections.append(Section("Data and plan", [self.data, f"Baseline: {self.baseline}.", self._planned()]))
+        sections.append(Section("Does the baseline overfit?", [f"{self.diagnosis}.", f"Run by run: {self.verdicts}."], figure="curves"))
+        sections.append(self._fixes())
+        if self.rivals:
+            rows = [[r.name, number(r.score), number(r.comparison.difference), _judged(r)] for r in self.rivals]
+            sections.append(
+                Section(
+                    "Simple models",
+                    [f"The same folds and examples. The network is {article(self.recommended)}."],
+                    ["model", self.metric, "network minus model", "the network"],
+                    rows,
+                )
+            )
+        sections.append(self._more_data())
+        if self.columns:
+            rows = [[c.column, number(c.loss), "" if not c.useless else "not shown to be needed"] for c in self.columns]
+            told = f"How much worse the {self.metric} becomes if a column is permuted among held-out examples (95% intervals over folds)."
+            sections.append(Section("Columns", [told], ["column", "worse by", ""], rows, figure="columns"))
+        return sections
+
+    def _planned(self) -> str:
+        plan = self.plan
+        how = f"{plan.folds} folds, repeated {plan.repeats} times" if plan.repeats > 1 else f"{plan.folds} folds"
+        how = how if plan.folds > 1 else f"{plan.repeats} seeds on one split in the order of time"
+        what = f"{len(self.tried)} settings on {how}, {plan.epochs} epochs in batches of {plan.batch_size}"
+        return f"Trained: {what}, in {duration(self.seconds)}."
+
+    def _fixes(self) -> Section:
+        rows = []
+        for tried in self.tried:
+            difference = "-" if tried.comparison is None else number(tried.comparison.difference)
+            rows.append([tried.fix.name, number(tried.score), difference, tried.verdict, f"{tried.epochs:.0f}", f"{tried.seconds:.2g}"])
+        better = "Larger" if self.larger_is_better else "Smaller"
+        margin = "" if self.margin is None else f" A difference of {self.margin:g} or less does not matter."
+        notes = [
+            f"{better} is better. Differences are from the baseline, with intervals that hold for all {len(self.tried) - 1} fixes together "
+            f"(95%); they cover {self.covers}.{margin}"
+        ]
+        notes += [f"Not tried: {kind}. To try it, {how}." for kind, how in self.missing.items()]
+        return Section("Which fix helps?", notes, ["fix", self.metric, "difference", "verdict", "epochs", "s"], rows, figure="fixes")
+
+    def _more_data(self) -> Section:
+        told = []
+        if self.signal is not None:
+            real = self.signal.p_value <= 0.05
+            smallest = self.signal.p_value <= 1.001 / (1 + len(self.signal.permuted))
+            least = ", the smallest that so many permutations can give" if smallest else ""
+            told.append(
+                f"Signal: with permuted targets, {len(self.signal.permuted)} times, the {self.metric} was "
+                f"{self.signal.permuted.mean():.4g} on average; with the true targets it is {self.signal.score:.4g} "
+                f"(p = {self.signal.p_value:.2g}{least}). "
+                + ("There is something to learn." if real else "Nothing shows that there is anything to learn from these columns.")
+            )
+        if self.growth is None:
+            return Section("Is there signal, and would more data help?", told)
+        told.append(self.growth.sentence(self.metric))
+        rows = [[str(size), number(score)] for size, score in zip(self.growth.sizes, self.growth.scores, strict=True)]
+        return Section("Is there signal, and would more data help?", told, ["training examples", self.metric], rows, figure="data")
+
+    def markdown(self) -> str:
+        """Returns the report as Markdown, with links to the figures that `write` makes."""
+        return as_markdown("Overfitting study", self.sections())
+
+    def to_pandas(self) -> Any:
+        """Returns the fixes as a pandas data frame: scores, differences, intervals and verdicts."""
+        import pandas
+
+        return pandas.DataFrame(
+            [
+                {
+                    "fix": t.fix.name,
+                    "kind": t.fix.kind,
+                    "score": t.score.mean,
+                    "low": t.score.low,
+                    "high": t.score.high,
+                    "difference": math.nan if t.comparison is None else t.comparison.difference.mean,
+                    "difference_low": math.nan if t.comparison is None else t.comparison.difference.low,
+                    "difference_high": math.nan if t.comparison is None else t.comparison.difference.high,
+                    "p_value": math.nan if t.comparison is None else t.comparison.p_value,
+                    "verdict": t.verdict,
+                    "epochs": t.epochs,
+                    "seconds": t.seconds,
+                }
+                for t in self.tried
+            ]
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Returns the answer as plain values for JSON. Numbers that are not finite are None."""
+
+        def of(interval: Interval) -> dict[str, Any]:
+            return {"mean": interval.mean, "low": interval.low, "high": interval.high, "level": interval.level}
+
+        def compared(c: Comparison | None) -> dict[str, Any] | None:
+            return None if c is None else {"difference": of(c.difference), "p_value": c.p_value, "verdict": c.verdict}
+
+        return _finite(
+            {
+                "answer": self.sentences,
+                "warnings": list(self.warnings),
+                "metric": self.metric,
+                "data": self.data,
+                "plan": self.plan.record(),
+                "diagnosis": {
+                    "verdict": self.diagnosis.verdict,
+                    "epoch": self.diagnosis.epoch,
+                    "onset": self.diagnosis.onset,
+                    "runs": self.diagnosis.runs,
+                    "agree": self.diagnosis.agree,
+                },
+                "fixes": [
+                    {"name": t.fix.name, "kind": t.fix.kind, "setting": dict(t.fix.setting), "score": of(t.score), "verdict": t.verdict}
+                    | {"comparison": compared(t.comparison), "epochs": t.epochs, "seconds": t.seconds}
+                    for t in self.tried
+                ],
+                "not_tried": dict(self.missing),
+                "recommended": self.recommended.name,
+                "test": {name: of(value) for name, value in self.test.items()},
+                "test_rows": self.test_rows,
+                "simple_models": [{"name": r.name, "score": of(r.score), "network": compared(r.comparison)} for r in self.rivals],
+                "signal": None if self.signal is None else {"score": self.signal.score, "p_value": self.signal.p_value},
+                "more_data": None if self.growth is None else self.growth.record(),
+                "columns": [{"name": c.column, "worse_by": of(c.loss), "needed": not c.useless} for c in self.columns],
+                "seconds": self.seconds,
+            }
+        )
+
+    def plots(self) -> dict[str, Any]:
+        """Returns the figures: name -> a matplotlib Figure."""
+        from flaxfit.overfitting.figures import figures
+
+        return figures(self)
+
+    def write(self, directory: str | Path) -> Path:
+        """Writes `study.md`, its figures, and `study.json` to a directory, and returns the Markdown file."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, figure in self.plots().items():
+            figure.savefig(directory / f"{name}.png")
+        (directory / "study.json").write_text(json.dumps(self.record(), indent=1))
+        (directory / "study.md").write_text(self.markdown())
+        return directory / "study.md"
+
+
+def number(interval: Interval) -> str:
+    """An interval as short text, without the number of values."""
+    return str(interval).rsplit(" (", 1)[0] if interval.count else "-"
+
+
+def a(metric: str) -> str:
+    """A metric with its article."""
+    return f"an {metric}" if metric[:1] in "aeiouRMA" and not metric.startswith("u") else f"a {metric}"
+
+
+def article(fix: Fix) -> str:
+    """A fix as it appears in a sentence."""
+    names = {
+        "smaller network": "a smaller network",
+        "larger network": "a larger network",
+        "L2 penalty": "an L2 penalty",
+        "L1 penalty": "an L1 penalty",
+    }
+    kind = names.get(fix.kind, "the baseline" if fix.kind == "baseline" else fix.kind)
+    if fix.strength[:1] in ("", "("):
+        return f"{kind} {fix.strength}".strip()
+    return f"{kind} of {fix.strength.replace(', ', ' and ')}"
+
+
+def _judged(rival: Rival) -> str:
+    return {"better": "is better", "worse": "is worse", "equivalent": "is as good"}.get(
+        rival.comparison.verdict, "is not shown to be better"
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,127 @@
+"""The figures of a study."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from flaxfit.history import History
+from flaxfit.report.plots import PALETTE, panels
+from flaxfit.report.statistics import Interval
+
+if TYPE_CHECKING:
+    from flaxfit.overfitting.answer import OverfittingStudy
+
+_COLORS = {"helps": PALETTE[2], "harms": PALETTE[1]}
+
+
+def figures(study: OverfittingStudy) -> dict[str, Figure]:
+    """Returns the figures of a study by name."""
+    made = {"fixes": _fixes(study), "curves": _curves(study)}
+    if study.growth is not None:
+        made["data"] = _growth(study)
+    if study.columns:
+        made["columns"] = _columns(study)
+    return made
+
+
+def _bar(ax: Any, place: float, interval: Interval, color: str) -> None:
+    if np.isfinite(interval.low):
+        ax.plot([interval.low, interval.high], [place, place], color=color, linewidth=2.5, solid_capstyle="butt")
+    ax.plot([interval.mean], [place], "o", color=color, markersize=6)
+
+
+def _fixes(study: OverfittingStudy) -> Figure:
+    """The difference of each fix from the baseline."""
+    compared = [t for t in study.tried if t.comparison is not None]
+    figure, (ax,) = panels(1, (8, 1.2 + 0.3 * len(compared)))
+    for place, tried in enumerate(compared):
+        assert tried.comparison is not None
+        _bar(ax, place, tried.comparison.difference, _COLORS.get(tried.verdict, "0.45"))
+    ax.axvline(0.0, color="0.2", linewidth=1)
+    if study.margin is not None:
+        ax.axvspan(-study.margin, study.margin, color="0.9", zorder=0)
+    ax.set(yticks=range(len(compared)), ylim=(len(compared) - 0.5, -0.5))
+    ax.set_yticklabels([t.fix.name for t in compared])
+    for label, tried in zip(ax.get_yticklabels(), compared, strict=True):
+        label.set_fontweight("bold" if tried.fix == study.recommended else "normal")
+    better = "right" if study.larger_is_better else "left"
+    ax.set_xlabel(f"{study.metric}, difference from the baseline (95% for all together); better to the {better}")
+    ax.set_title("Green: shown to help. Orange: shown to harm. Bold: recommended.", fontsize=10)
+    return figure
+
+
+def _mean(histories: Any, name: str) -> np.ndarray:
+    longest = max(len(history.epochs) for history in histories)
+    values = np.full((len(histories), longest), np.nan)
+    for row, history in zip(values, histories, strict=True):
+        row[: len(history.epochs)] = history[name]
+    return values
+
+
+def _curves(study: OverfittingStudy) -> Figure:
+    """Training and validation loss of the baseline and of the recommended setting."""
+    names = list(dict.fromkeys(["baseline", study.recommended.name, study.best.name]))[:2]
+    figure, axes = panels(len(names), (5 * len(names), 4), sharey=True)
+    tops, bottoms = [], []
+    for ax, name in zip(axes, names, strict=True):
+        histories: list[History] = list(study.curves[name])
+        loss = histories[0].data_loss
+        for column, color, label in ((loss, PALETTE[0], "training"), (f"val_{loss}", PALETTE[1], "validation")):
+            values = _mean(histories, column)
+            epochs = np.arange(1, values.shape[1] + 1)
+            alive = np.isfinite(values).sum(0) >= max(1, len(values) // 2)
+            mean, low, high = (np.nanquantile(values[:, alive], q, axis=0) for q in (0.5, 0.1, 0.9))
+            ax.fill_between(epochs[alive], low, high, color=color, alpha=0.18, linewidth=0)
+            ax.plot(epochs[alive], mean, color=color, label=label)
+            tops.append(max(mean.min() * 2, mean[len(mean) // 20 :].max()))
+            bottoms.append(low.min())
+        if name == "baseline" and study.diagnosis.epoch is not None:
+            ax.axvline(study.diagnosis.epoch, color="0.3", linestyle="--", linewidth=1, label="overfits from here on")
+        ax.set(title=name, xlabel="epoch")
+        ax.legend(frameon=False)
+    axes[0].set_ylabel(f"{loss} (median of the runs, 10% to 90%)")
+    axes[0].set_ylim(min(bottoms) - 0.03 * (max(tops) - min(bottoms)), max(tops) * 1.05)
+    return figure
+
+
+def _growth(study: OverfittingStudy) -> Figure:
+    """The score against the number of training examples."""
+    growth = study.growth
+    assert growth is not None
+    figure, (ax,) = panels(1, (6, 4))
+    means = np.array([score.mean for score in growth.scores])
+    errors = np.array([[score.mean - score.low, score.high - score.mean] for score in growth.scores]).T
+    ax.errorbar(growth.sizes, means, errors, fmt="o", color=PALETTE[0], label="mean over folds, 95%")
+    n = np.geomspace(growth.sizes[0], 2 * growth.sizes[-1], 100)
+    design = np.column_stack([np.ones(len(growth.sizes)), np.array(growth.sizes, float) ** -growth.exponent])
+    floor, factor = np.linalg.lstsq(design, means, rcond=None)[0]
+    ax.plot(
+        n,
+        floor + factor * n**-growth.exponent,
+        color=PALETTE[1],
+        linestyle="--",
+        label=f"fitted: {floor:.3g} + {factor:.3g} / n^{growth.exponent:g}",
+    )
+    ax.set_xscale("log")
+    ax.set_xticks([*growth.sizes, 2 * growth.sizes[-1]])
+    ax.get_xaxis().set_major_formatter("{x:g}")
+    ax.minorticks_off()
+    ax.set(xlabel="training examples", ylabel=study.metric, title=f"Would more data help? {study.recommended.name}")
+    ax.legend(frameon=False)
+    return figure
+
+
+def _columns(study: OverfittingStudy) -> Figure:
+    """How much worse the score becomes without each column."""
+    shown = study.columns[:25]
+    figure, (ax,) = panels(1, (8, 1.2 + 0.3 * len(shown)))
+    for place, each in enumerate(shown):
+        _bar(ax, place, each.loss, "0.6" if each.useless else PALETTE[0])
+    ax.axvline(0.0, color="0.2", linewidth=1)
+    ax.set(yticks=range(len(shown)), ylim=(len(shown) - 0.5, -0.5), xlabel=f"{study.metric}: worse by, if the column is permuted")
+    ax.set_yticklabels([each.column for each in shown])
+    ax.set_title("Gray: not shown to be needed", fontsize=10)
+    return figure

@@ -1,0 +1,78 @@
+"""Would more data help? Scores for growing training sets, a fitted law, and what twice the examples would give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flaxfit.report.statistics import Interval, interval
+
+_EXPONENTS = (0.25, 0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Growth:
+    """Scores by the number of training examples, with the law `floor + factor * examples ** -exponent`.
+
+    Attributes:
+      sizes: the numbers of training examples.
+      scores: the mean score of each size, with its interval over folds.
+      exponent: the exponent that fits all folds best, among 0.25, 0.5, 1 and 2.
+      doubled: how much twice the largest size would improve the score, with its interval over folds.
+    """
+
+    sizes: Sequence[int]
+    scores: Sequence[Interval]
+    exponent: float
+    doubled: Interval
+
+    @property
+    def helps(self) -> bool:
+        """Whether more examples are shown to help."""
+        return bool(self.doubled.low > 0)
+
+    def sentence(self, metric: str) -> str:
+        """What more examples would do."""
+        gain = str(self.doubled).rsplit(" (", 1)[0]
+        law = f"If the trend goes on, twice the examples would improve the {metric} by {gain}"
+        return f"More data would help. {law}." if self.helps else f"More data are not shown to help. {law}, which may be nothing."
+
+    def record(self) -> dict[str, Any]:
+        """Returns plain values for JSON."""
+        scores = [{"mean": score.mean, "low": score.low, "high": score.high} for score in self.scores]
+        doubled = {"mean": self.doubled.mean, "low": self.doubled.low, "high": self.doubled.high}
+        return {"sizes": list(self.sizes), "scores": scores, "exponent": self.exponent, "doubled": doubled, "helps": self.helps}
+
+
+def growth(sizes: Sequence[int], scores: np.ndarray, larger_is_better: bool, test_ratio: float | None) -> Growth:
+    """Fits the law to scores by least squares, fold by fold with a common exponent.
+
+    Args:
+      sizes: the numbers of training examples, ascending.
+      scores: the score of each size and fold, shape (sizes, folds).
+      larger_is_better: whether larger scores are better.
+      test_ratio: held-out examples for each training example, or None if folds share none.
+
+    Example:
+      >>> sizes, noise = [100, 200, 400, 800], np.array([-0.01, 0.0, 0.01, 0.0])
+      >>> found = growth(sizes, 0.3 + 2 / np.array(sizes)[:, None] ** 0.5 + noise, False, 0.25)
+      >>> found.exponent, round(found.doubled.mean, 4), found.helps
+      (0.5, 0.0207, True)
+    """
+    n = np.asarray(sizes, float)
+    fits = {}
+    for exponent in _EXPONENTS:
+        design = np.column_stack([np.ones(len(n)), n**-exponent])
+        solved, *_ = np.linalg.lstsq(design, scores, rcond=None)
+        fits[exponent] = float(((design @ solved - scores) ** 2).sum()), solved[1]
+    exponent = min(fits, key=lambda each: fits[each][0])
+    sign = -1 if larger_is_better else 1
+    gains = sign * fits[exponent][1] * (n[-1] ** -exponent - (2 * n[-1]) ** -exponent)
+
+    def over(values: np.ndarray) -> Interval:
+        return interval(values) if test_ratio is None else interval(values, method="corrected", test_ratio=test_ratio)
+
+    return Growth(list(sizes), [over(row) for row in scores], exponent, over(gains))

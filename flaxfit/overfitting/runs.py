@@ -1,0 +1,161 @@
+"""The trained members of a study, and their scores."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flaxfit.history import History
+from flaxfit.overfitting.fixes import NEUTRAL, TRACED, Fix
+from flaxfit.overfitting.measures import Measure, targets
+from flaxfit.overfitting.problem import Part, Problem, Rows
+from flaxfit.sweep.fit_many import Trial, train_all
+from flaxfit.train.compiled import MakeTask
+from flaxfit.train.config import TrainConfig
+from flaxfit.train.evaluate import predict_member
+from flaxfit.train.job import Member, Split
+from flaxfit.train.result import Result
+from flaxfit.train.stopping import EarlyStopping
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One fold.
+
+    Attributes:
+      number: its number, counted over repeats, which is also the seed of its members.
+      train: the numbers of the training examples.
+      held_out: the numbers of the examples that score.
+      permuted: the seed of a permutation of the targets, or None for the true ones.
+    """
+
+    number: int
+    train: Rows
+    held_out: Rows
+    permuted: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One trained member.
+
+    Attributes:
+      fix: what was trained.
+      cell: its fold.
+      score: its score on the held-out examples.
+      rows: the score of each held-out example, or None if the score is no mean of them.
+      history: its learning curves.
+      epochs: how many epochs it trained.
+      seconds: how long its steps took.
+      compile: how long it took until the first step.
+      part: what it was trained on.
+      member, state: the trained member with its weights.
+    """
+
+    fix: Fix
+    cell: Cell
+    score: float
+    rows: np.ndarray | None
+    history: History
+    epochs: int
+    seconds: float
+    compile: float
+    part: Part
+    member: Member
+    state: Any
+
+    def predict(self, x: Any) -> np.ndarray:
+        """Returns the outputs for some inputs."""
+        return outputs_of(self.member, self.state, x)
+
+
+def outputs_of(member: Member, state: Any, x: Any) -> np.ndarray:
+    """Returns the outputs of a member with some weights."""
+    return predict_member(member.programs, member.task, member.numbers, state, x)
+
+
+@dataclass(eq=False)
+class Trainer:
+    """Trains the members of a study.
+
+    Attributes:
+      problem: the examples.
+      make_task: what makes the task of each setting.
+      names: the hyperparameters that `make_task` takes.
+      measure: how members are scored.
+      epochs: how many epochs each member trains.
+      batch_size: the number of examples of a step.
+      run_dir: the directory for the populations, or None.
+    """
+
+    problem: Problem
+    make_task: MakeTask
+    names: Collection[str]
+    measure: Measure
+    epochs: int
+    batch_size: int
+    run_dir: str | os.PathLike[str] | None = None
+    broken: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    @property
+    def patience(self) -> int:
+        """The patience of early stopping, in epochs."""
+        return max(10, self.epochs // 10)
+
+    @property
+    def traced(self) -> set[str]:
+        """The hyperparameters that are arguments of the compiled programs."""
+        return TRACED & {*self.names}
+
+    def config(self, stops: bool) -> TrainConfig:
+        """Returns how members are trained."""
+        return TrainConfig(self.epochs, self.batch_size, EarlyStopping(patience=self.patience) if stops else None)
+
+    def setting(self, fix: Fix) -> dict[str, Any]:
+        """Returns all hyperparameters of a fix."""
+        return {name: fix.setting.get(name, NEUTRAL[name]) for name in NEUTRAL if name in self.names}
+
+    def train(self, name: str, fixes: Sequence[Fix], cells: Sequence[Cell]) -> list[Run]:
+        """Trains each fix on each fold.
+
+        Args:
+          name: the name of the population in the run directory.
+          fixes: what to train.
+          cells: the folds.
+        """
+        runs = []
+        for stops in (False, True):
+            chosen = [fix for fix in fixes if fix.stops == stops]
+            if not chosen:
+                continue
+            parts = [self.problem.part(cell.train, cell.held_out, stops, cell.permuted) for cell in cells]
+            owners = [(fix, cell, part) for fix in chosen for cell, part in zip(cells, parts, strict=True)]
+            trials = [
+                Trial(self.setting(fix), cell.number, part.train, part.validation, cell.number, part.fitted, Split(*part.sizes, not stops))
+                for fix, cell, part in owners
+            ]
+            place = None if self.run_dir is None else os.path.join(self.run_dir, "members", name + (" stopped early" if stops else ""))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*members ended on a value that is not finite")  # they are counted instead
+                warnings.filterwarnings("ignore", message=".*has only .* labels of|.*labels of classes that train")
+                study = train_all(self.make_task, trials, self.traced, self.config(stops), None, None, place)
+            runs += [self._scored(*owner, m, r) for owner, m, r in zip(owners, study.members, study.results, strict=True)]
+        return runs
+
+    def _scored(self, fix: Fix, cell: Cell, part: Part, member: Member, result: Result) -> Run:
+        state, held = result.best if fix.stops else result.last, part.held_out
+        score, rows = float("nan"), None
+        if result.stop_reason == "non_finite":
+            self.broken[fix.name] += 1
+        else:
+            logits = outputs_of(member, state, held.x)
+            score = self.measure(logits, targets(held), held.sample_weight)
+            rows = self.measure.rows(logits, targets(held)) if self.measure.by_example else None
+        epochs, timing = len(result.history.epochs), result.timing
+        return Run(fix, cell, score, rows, result.history, epochs, timing.train, timing.compile, part, member, state)

@@ -1,0 +1,687 @@
+"""The study of fixes: train a baseline and every fix on the same folds, and say which of them helps, beyond noise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from flaxfit import losses, metrics
+from flaxfit.arguments import check_count
+from flaxfit.data.audit import leakage
+from flaxfit.data.dataset import Dataset
+from flaxfit.data.splits import Splits, class_labels, column, hold_outs
+from flaxfit.data.table import Table
+from flaxfit.history import History
+from flaxfit.overfitting.answer import OverfittingStudy, Rival, Signal, Tried, number
+from flaxfit.overfitting.columns import Importance, importances, places_of
+from flaxfit.overfitting.fixes import BASELINE, NEUTRAL, SIMPLICITY, Asked, Fix, Network, fixes_for, names_for, of_task
+from flaxfit.overfitting.growth import Growth, growth
+from flaxfit.overfitting.measures import Measure, measure_for, targets
+from flaxfit.overfitting.plan import CELLS, PERMUTATIONS, SIZES, Cost, Plan, duration, epochs_for, fitting, seconds_of
+from flaxfit.overfitting.problem import Problem
+from flaxfit.overfitting.runs import Cell, Run, Trainer, outputs_of
+from flaxfit.overfitting.simple import comparable, simple_models
+from flaxfit.report import statistics
+from flaxfit.report.diagnosis import Diagnosis, diagnose, verdicts
+from flaxfit.report.statistics import Comparison, Interval, compare, family, interval
+from flaxfit.state import TrainState
+from flaxfit.storage.directory import RunDirectory, environment
+from flaxfit.sweep.fit_many import Trial, train_all
+from flaxfit.train.compiled import MakeTask
+from flaxfit.train.export import export
+from flaxfit.train.task import Task
+
+_LEAST = 50
+_RARE = 20
+
+
+def overfitting_study(
+    make_task: MakeTask | Network | None,
+    data: Dataset | Table | Splits,
+    *,
+    metric: str | None = None,
+    margin: float | None = None,
+    groups: Any = None,
+    times: Any = None,
+    test: float = 0.2,
+    folds: int | None = None,
+    epochs: int | None = None,
+    batch_size: int = 32,
+    budget: str | float = "2m",
+    seed: int = 0,
+    run_dir: str | os.PathLike[str] | None = None,
+    progress: Callable[[str], None] | bool = False,
+    began: float | None = None,
+) -> OverfittingStudy:
+    """Tells whether a model overfits, and which fix helps on examples that it never saw.
+
+    The study sets test examples aside. On folds of the others it trains the baseline and each fix at several strengths: smaller and larger
+    networks, L1 and L2 penalties, weight decay, dropout, L2 with dropout, batch norm, early stopping, and for images augmentation. Each
+    fix is compared with the baseline fold by fold, with a test that is corrected for the examples that the training sets of folds share
+    (Nadeau and Bengio 2003) and for the number of fixes (Holm 1979). It recommends the simplest setting within one standard error of the
+    best (Breiman et al. 1984, "Classification and regression trees"), trains it again on all examples but the test examples, and scores it
+    on these once. It also fits simple models of scikit-learn on the same folds, permutes the targets to see whether there is any
+    signal (Ojala and Garriga 2010, "Permutation tests for studying classifier performance"), trains on fewer examples to see whether
+    more would help, and looks for leakage.
+
+    Args:
+      make_task: what is studied. None or a `Network` makes a network for the data. A function of a mapping of hyperparameters that returns
+        a `Task` is studied with the fixes whose hyperparameters it asks for: `width`, `l1`, `l2`, `weight_decay`, `dropout`,
+        `batch_norm`, `augmentation`; the baseline has `width` 1, `batch_norm` False, and 0 for the others. If it asks for `scaling`, it
+        gets a `Scaling` that standardizes the inputs. A `Task` is studied with penalties and early stopping.
+      data: the examples: a `Dataset`, a `Table`, or `Splits` whose test examples are then the test examples of the study.
+      metric: the metric that decides: the data loss, a metric of the task, or "auc". By default the data loss, or "rmse" for a mean
+        squared error.
+      margin: the smallest difference that matters, in the unit of the metric. A fix then helps only if it helps by more than this.
+      groups: the group of each example, such as a patient, shape (rows,). All examples of a group are in the same fold.
+      times: the time of each example, shape (rows,). The newest examples test, and validation examples are newer than training examples.
+      test: the share of the examples to set aside.
+      folds: the number of folds; by default 10, or 5 if there is no time for 10.
+      epochs: the epochs of each run; by default about 2,500 steps, between 30 and 200 epochs.
+      batch_size: the number of examples of a step.
+      budget: the time for all of this, such as "90s" or "10m", which decides how many strengths of each fix are tried, and how often
+        folds are made anew. The plan is reported before it starts.
+      seed: the seed of all splits and runs.
+      run_dir: a directory for the answer (`study.md`, figures, `study.json`), for the recommended model (`flaxfit.load`), and for the
+        members in training: the same call resumes a study that was interrupted, with its plan.
+      progress: a function that is called with a line of text now and then, or True to print to standard error.
+      began: the `time.monotonic()` from which the budget counts; by default now.
+
+    Returns:
+      An `OverfittingStudy`.
+
+    Raises:
+      ValueError: there are too few examples; the metric is unknown; the budget is not a duration; `run_dir` has another study.
+      TypeError: `data` or `make_task` is of another type.
+
+    Example:
+      >>> import flaxfit as ff
+      >>> data = ff.data.load("wine").train
+      >>> study = ff.overfitting_study(None, data, epochs=20, folds=3, budget="5s")
+      >>> study.tried[0].fix.name, study.row("early stopping").scores.shape
+      ('baseline', (3,))
+    """
+    began = time.monotonic() if began is None else began
+    say = _reporter(progress, run_dir)
+    budget_seconds = seconds_of(budget)
+    problem, warnings = _problem(make_task, data, groups, times, test, folds, seed)
+    make, names, baseline = _made(make_task, problem)
+    first = problem.split(0)[0]
+    part = problem.part(*first, False)
+    task = make({name: NEUTRAL[name] for name in names} | dict(part.fitted or {})) if not isinstance(make, Task) else make
+    if problem.times is not None and metric is None and task.loss_name == "mse":
+        metric = "mse"
+    measure = measure_for(task, metric, problem.unit)
+    warnings += _leaks(problem)
+    for warning in warnings:
+        say(f"Warning: {warning}")
+    epochs = epochs_for(len(first[0]), batch_size) if epochs is None else check_count("epochs", epochs, 1, "epochs")
+    check_count("batch_size", batch_size, 1, "examples of a step")
+    trainer = Trainer(problem, make, names, measure, epochs, batch_size, run_dir)
+    asked = {
+        "metric": metric,
+        "margin": margin,
+        "test": test,
+        "folds": folds,
+        "batch_size": batch_size,
+        "seed": seed,
+        "names": sorted(names),
+    }
+    with _Recorded(run_dir, asked | {"epochs": epochs, "data": _checksum(problem)}) as recorded:
+        given = make_task is not None and not isinstance(make_task, Network)
+        return _Study(problem, trainer, baseline, given, folds, warnings, margin, say, began, budget_seconds, recorded).run()
+
+
+@dataclass(eq=False)
+class _Study:
+    """A study in progress."""
+
+    problem: Problem
+    trainer: Trainer
+    baseline: str
+    given: bool
+    folds: int | None
+    warnings: list[str]
+    margin: float | None
+    say: Callable[[str], None]
+    began: float
+    budget: float
+    recorded: _Recorded
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+
+    @property
+    def left(self) -> float:
+        return self.budget - (time.monotonic() - self.began)
+
+    @property
+    def measure(self) -> Measure:
+        return self.trainer.measure
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """How scores of folds are averaged and compared."""
+        return {"method": "corrected", "test_ratio": self.problem.test_ratio} if self.problem.folds > 1 else {}
+
+    def run(self) -> OverfittingStudy:
+        problem, trainer = self.problem, self.trainer
+        cells = self._cells(0)
+        self._add(trainer.train("baseline, one fold", [BASELINE], cells[:1]))  # which tells how long a run takes
+        one = self.runs.pop("baseline")[0]
+        cost = Cost(one.compile, one.seconds, len({len(cell.train) for cell in cells}))
+        plan = self.recorded.plan
+        if plan is None:
+            folds = 1 if problem.times is not None else self.folds
+            plan = fitting({*trainer.names}, trainer.epochs, trainer.batch_size, self.left, cost, folds)
+            self.recorded.keep(plan)
+        self.problem.folds, cells = plan.folds, cells if plan.folds == problem.folds else self._cells(0)
+        fixes, missing = fixes_for({*trainer.names}, plan.strengths)
+        missing = missing if self.given else {}
+        self.say(f"Plan: {plan.describe(len(fixes))} (budget {duration(self.budget)}).")
+        repeats = self._train(plan, fixes, cost)
+        tried = self._tried(fixes)
+        best, recommended = self._chosen(tried)
+        self.say(f"Recommended: {recommended.name}. Training it on all examples but the test examples.")
+        task, state, test = self._final(recommended)
+        rivals = self._rivals(recommended)
+        more = self._growth(recommended, cells[:CELLS])
+        signal = self._signal(cells[:CELLS])
+        columns = self._columns(recommended)
+        self._distrust(tried, best, columns, plan, repeats)
+        histories = {fix.name: [run.history for run in self.runs[fix.name]] for fix in (BASELINE, recommended, best)}
+        base = histories["baseline"]
+        study = OverfittingStudy(
+            self.measure.title,
+            self.measure.larger_is_better,
+            self._described(),
+            replace(plan, repeats=repeats),
+            self.baseline,
+            _diagnosed(self.runs["baseline"], len(problem.pool)),
+            verdicts(map(diagnose, base)),
+            histories,
+            tried,
+            missing,
+            recommended,
+            best,
+            test,
+            len(problem.test),
+            rivals,
+            signal,
+            more,
+            columns,
+            self.warnings,
+            self._covers(),
+            self.margin,
+            task,
+            state,
+            time.monotonic() - self.began,
+            None if trainer.run_dir is None else Path(trainer.run_dir),
+        )
+        if study.directory is not None:
+            about = {"study": "flaxfit.overfitting_study", "recommended": recommended.name, "sentences": study.sentences}
+            export(study.directory / "export", task, state, problem.described(), about=about)
+            study.write(study.directory)
+        return study
+
+    def _cells(self, repeat: int) -> list[Cell]:
+        number = repeat * self.problem.folds
+        return [Cell(number + place, *rows) for place, rows in enumerate(self.problem.split(repeat))]
+
+    def _add(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            self.runs.setdefault(run.fix.name, []).append(run)
+
+    def _train(self, plan: Plan, fixes: Sequence[Fix], cost: Cost) -> int:
+        """Trains all fixes, repeat by repeat, while there is time. Returns the number of repeats."""
+        longest = cost.of_repeat(plan.folds, fixes)
+        for repeat in range(plan.repeats):
+            if repeat and not self.recorded.resumed and self.left < longest + cost.of_rest(plan.folds):
+                self.warnings.append(f"the time allowed {repeat} of the {plan.repeats} planned repeats.")
+                return repeat
+            started, title = time.monotonic(), f"repeat {repeat + 1} of {plan.repeats}"
+            cells = self._cells(repeat)
+            if not repeat:
+                self._add(self.trainer.train(title + ", baseline", [BASELINE], cells))
+                self.say(f"The baseline: {_diagnosed(self.runs['baseline'], len(self.problem.pool))}.")
+            self._add(self.trainer.train(title, fixes if repeat else [fix for fix in fixes if fix != BASELINE], cells))
+            if repeat:
+                longest = max(longest, time.monotonic() - started)
+            best, _ = self._chosen(self._tried(fixes))
+            row = next(t for t in self._tried(fixes) if t.fix == best)
+            left = f", about {duration(max(0.0, self.left))} of the budget left" if not self.recorded.resumed else ""
+            self.say(f"{title} done: best so far {best.name}, {self.measure.title} {number(row.score)}{left}.")
+        return plan.repeats
+
+    def _values(self, name: str) -> np.ndarray:
+        """The scores of a fix: one for each fold; in the order of time one for each seed and example, if there are such."""
+        runs = self.runs[name]
+        if self.problem.folds == 1 and all(run.rows is not None for run in runs):
+            return np.array([run.rows for run in runs])
+        return np.array([run.score for run in runs])
+
+    def _interval(self, values: np.ndarray) -> Interval:
+        finite = values[np.isfinite(values.reshape(len(values), -1)).all(1)]
+        if not len(finite):
+            return Interval(math.nan, math.nan, math.nan, math.nan, 0)
+        how = self.how or {"method": "crossed" if finite.ndim == 2 else "t"}
+        return interval(finite, bounds=self.measure.bounds, **how)
+
+    def _compared(self, first: np.ndarray, second: np.ndarray, names: tuple[str, str]) -> Comparison:
+        how = self.how or {"method": "paired"}
+        larger = self.measure.larger_is_better
+        return compare(first, second, larger_is_better=larger, names=names, margin=self.margin, bounds=self.measure.bounds, **how)
+
+    def _tried(self, fixes: Sequence[Fix]) -> list[Tried]:
+        values = {fix.name: self._values(fix.name) for fix in fixes}
+        whole = [fix for fix in fixes[1:] if np.isfinite(values[fix.name]).all() and np.isfinite(values["baseline"]).all()]
+        compared = family([self._compared(values["baseline"], values[fix.name], ("baseline", fix.name)) for fix in whole])
+        found = dict(zip([fix.name for fix in whole], compared, strict=True))
+        tried = []
+        for fix in fixes:
+            runs, comparison = self.runs[fix.name], found.get(fix.name)
+            scores = np.array([run.score for run in runs])
+            verdict = "-" if fix == BASELINE else "not finite" if comparison is None else self._verdict(comparison)
+            epochs, seconds = (float(np.mean([getattr(run, name) for run in runs])) for name in ("epochs", "seconds"))
+            tried.append(Tried(fix, scores, self._interval(values[fix.name]), comparison, verdict, epochs, seconds))
+        return tried
+
+    def _verdict(self, c: Comparison) -> str:
+        gain = c.difference.low if self.measure.larger_is_better else -c.difference.high
+        if c.verdict == "better":
+            return "helps" if self.margin is None or gain > self.margin else "helps, maybe less than the margin"
+        return {"worse": "harms", "equivalent": "no difference that matters"}.get(c.verdict, "undecided")
+
+    def _chosen(self, tried: Sequence[Tried]) -> tuple[Fix, Fix]:
+        """The fix with the best mean score, and the simplest one within one standard error of it."""
+        sign = -1 if self.measure.larger_is_better else 1
+        whole = [t for t in tried if np.isfinite(t.scores).all()] or list(tried[:1])
+        best = min(whole, key=lambda t: sign * t.score.mean)
+        of_kind = {t.fix.kind: t for t in sorted(whole, key=lambda t: -sign * t.score.mean)}  # the best strength comes last
+        near = []
+        for t in of_kind.values():
+            behind = sign * (self._values(t.fix.name) - self._values(best.fix.name))
+            how = self.how or {"method": "crossed" if behind.ndim == 2 else "t"}
+            error = interval(behind, 0.6827, **how) if len(behind) > 1 else None
+            half = 0.0 if error is None or math.isnan(error.high) else (error.high - error.low) / 2
+            if float(behind.mean()) <= half:
+                near.append(t.fix)
+        return best.fix, min(near or [best.fix], key=lambda fix: SIMPLICITY[fix.kind])
+
+    def _final(self, fix: Fix) -> tuple[Task, TrainState, dict[str, Interval]]:
+        """The recommended setting, trained on the whole pool, and its scores on the test examples."""
+        trainer, problem = self.trainer, self.problem
+        train, validation, test, fitted = problem.final(fix.stops)
+        trial = Trial(trainer.setting(fix), problem.seed, train, validation, None, fitted)
+        place = None if trainer.run_dir is None else os.path.join(trainer.run_dir, "members", "recommended")
+        study = train_all(trainer.make_task, [trial], trainer.traced, trainer.config(fix.stops), None, None, place)
+        member, result = study.members[0], study.results[0]
+        state = result.best if fix.stops else result.last
+        outputs, y = outputs_of(member, state, test.x), targets(test)
+        scores = {self.measure.title: _on_test(self.measure, outputs, y)}
+        for name, metric in member.task.metrics.items():
+            rows = np.asarray(metric(outputs, y), float)
+            if rows.shape == (len(test),) and name != self.measure.name:
+                scores[name] = statistics.share(int(rows.sum()), len(rows)) if np.isin(rows, (0, 1)).all() else interval(rows)
+        task, state = _in_unit(member.task, replace(member.task.evaluated(state), opt_state=None), problem)
+        return task, state, scores
+
+    def _rivals(self, fix: Fix) -> list[Rival]:
+        runs = self.runs[fix.name]
+        task = runs[0].member.task
+        plain = [self.problem.part(run.cell.train, run.cell.held_out, False) for run in runs]
+        if self.problem.folds == 1:
+            plain = plain[:1]
+        if not comparable(task, plain[0].train):
+            return []
+        found, left_out = simple_models(task, self.measure, plain, max(15.0, 0.2 * self.budget))
+        self.warnings += [f"{name} was left out, because it takes too long for the budget." for name in left_out]
+        ours, compared, scores = self._values(fix.name), [], []
+        for model in found:
+            theirs = model.scores if model.rows is None or self.problem.folds > 1 else np.array(model.rows)
+            if self.problem.folds == 1:
+                theirs = np.repeat(theirs, len(ours), axis=0)  # the same predictions whatever the seed
+            scores.append(self._interval(theirs))
+            compared.append(self._compared(theirs, ours, (model.name, fix.name)))
+        return [Rival(m.name, score, c) for m, score, c in zip(found, scores, family(compared), strict=True)]
+
+    def _growth(self, fix: Fix, cells: Sequence[Cell]) -> Growth | None:
+        runs = self.runs[fix.name][: len(cells)]
+        if min(len(cell.train) for cell in cells) * SIZES[0] < _LEAST / 2 or not all(np.isfinite(run.score) for run in runs):
+            return None
+        scores, sizes = [], []
+        for share in SIZES:
+            smaller = []
+            for cell in cells:
+                order = np.random.default_rng([self.problem.seed, cell.number]).permutation(cell.train)
+                smaller.append(replace(cell, train=np.sort(order[: round(share * len(order))])))
+            found = self.trainer.train(f"{share:.0%} of the examples", [fix], smaller)
+            scores.append([run.score for run in found])
+            sizes.append(round(float(np.mean([len(cell.train) for cell in smaller]))))
+        scores.append([run.score for run in runs])
+        sizes.append(round(float(np.mean([len(cell.train) for cell in cells]))))
+        ratio = self.problem.test_ratio if self.problem.folds > 1 else None
+        if not np.isfinite(scores).all():
+            return None
+        return growth(sizes, np.array(scores), self.measure.larger_is_better, ratio)
+
+    def _signal(self, cells: Sequence[Cell]) -> Signal | None:
+        """Early stopping with true and with permuted targets: of all settings it is the one that nothing was chosen by."""
+        stopping = next((runs for name, runs in self.runs.items() if name == "early stopping"), None)
+        if stopping is None:
+            return None
+        count = len(cells)
+        permuted = [
+            replace(cell, number=1000 + place * count + cell.number, permuted=place)
+            for place in range(1, PERMUTATIONS + 1)
+            for cell in cells
+        ]
+        runs = self.trainer.train("permuted targets", [stopping[0].fix], permuted)
+        scores = np.array([run.score for run in runs]).reshape(PERMUTATIONS, count).mean(1)
+        real = float(np.mean([run.score for run in stopping[:count]]))
+        sign = -1 if self.measure.larger_is_better else 1
+        as_good = int((sign * scores <= sign * real).sum())
+        return Signal(real, scores, (1 + as_good) / (1 + PERMUTATIONS))
+
+    def _columns(self, fix: Fix) -> list[Importance]:
+        runs = self.runs[fix.name]
+        if not all(np.isfinite(run.score) for run in runs):
+            return []
+        ratio = self.problem.test_ratio if self.problem.folds > 1 else None
+        if len(runs) < 2:
+            return []
+        return importances(runs, self.measure, places_of(runs[0].part.held_out, self.problem.encoding), ratio)
+
+    def _distrust(self, tried: Sequence[Tried], best: Fix, columns: Sequence[Importance], plan: Plan, repeats: int) -> None:
+        """Adds to the warnings what the results tell."""
+        data, labels = self.problem.data, self.problem.labels
+        if labels is not None:
+            values, counts = np.unique(labels, return_counts=True)
+            names = data.classes or tuple(map(str, range(int(values.max()) + 1)))
+            rare = [f"{names[v]} ({c})" for v, c in zip(values, counts, strict=True) if c < _RARE]
+            if rare:
+                some = ", ".join(rare[:8]) + (", ..." if len(rare) > 8 else "")
+                self.warnings.append(f"classes with fewer than {_RARE} examples, of which no score tells much: {some}.")
+            if counts.max() > 0.8 * counts.sum():
+                share, name = counts.max() / counts.sum(), names[values[counts.argmax()]]
+                self.warnings.append(f"imbalance: {name} is {share:.1%} of the examples, which is the accuracy of always predicting it.")
+        if len(self.problem.pool) < 200:
+            self.warnings.append(
+                f"only {len(self.problem.pool)} examples to train and validate on: intervals are wide and may be too narrow."
+            )
+        of_kind = [t.fix for t in tried if t.fix.kind == best.kind]
+        if len(of_kind) > 1 and best == of_kind[-1]:
+            self.warnings.append(
+                f"the best strength of {best.kind}, {best.strength}, is the strongest that was tried: a stronger one may be better."
+            )
+        useless = [each.column for each in columns if each.useless]
+        if useless:
+            some = ", ".join(useless[:10]) + (", ..." if len(useless) > 10 else "")
+            self.warnings.append(f"columns that the network is not shown to need: {some}.")
+        for name, count in self.trainer.broken.items():
+            self.warnings.append(f"{name}: {count} runs ended on a value that is not finite.")
+
+    def _described(self) -> str:
+        problem = self.problem
+        target = ""
+        if isinstance(problem.data, Table):
+            target = f" to predict {problem.data.target}"
+        kind = "in groups" if problem.groups is not None else "in the order of time" if problem.times is not None else "at random"
+        return (
+            f"{len(problem.data)} examples{target}, split {kind}: {len(problem.pool)} to train and validate on, and {len(problem.test)} "
+            f"test examples that only the recommended network sees, once."
+        )
+
+    def _covers(self) -> str:
+        if self.problem.folds == 1:
+            return statistics.SEEDS_AND_ROWS if self._values("baseline").ndim == 2 else statistics.SEEDS
+        return "the choice of training and held-out examples, corrected for those that folds share"
+
+
+class Rescaled(nn.Module):
+    """A network for regression whose targets were standardized in training: its outputs are in the unit of the data.
+
+    Attributes:
+      model: the network.
+      center: the mean of the targets.
+      unit: their standard deviation.
+    """
+
+    model: nn.Module
+    center: float
+    unit: float
+
+    @nn.compact
+    def __call__(self, x: Any, *, train: bool) -> Any:
+        """Returns the outputs of the network, in the unit of the data."""
+        return self.model(x, train=train) * self.unit + self.center
+
+
+def _diagnosed(runs: Sequence[Run], rows: int) -> Diagnosis:
+    """The diagnosis of the mean curve, whose validation examples are those of all folds, and how many runs agree with it."""
+    histories = [run.history for run in runs]
+    whole = {len(history.epochs) for history in histories}
+    if len(whole) > 1:  # some were not finite
+        return diagnose(histories)
+    mean = History.mean(histories)
+    mean.validation_rows = rows
+    found, each = diagnose(mean), [diagnose(history) for history in histories]
+    alike = [one.verdict == found.verdict or ("overfitted" in one.verdict and "overfitted" in found.verdict) for one in each]
+    return replace(found, runs=len(each), agree=sum(alike))
+
+
+def _in_unit(task: Task, state: TrainState, problem: Problem) -> tuple[Task, TrainState]:
+    """The task and the weights whose outputs are in the unit of the data."""
+    if problem.unit == 1.0 and problem.center == 0.0:
+        return task, state
+    model = Rescaled(task.model, problem.center, problem.unit)
+    collections = {name: {"model": tree} for name, tree in state.collections.items()}
+    made = Task(model, losses.mse, task.optimizer, set_metrics={"rmse": metrics.rmse}, preprocess=task.preprocess)
+    return made, replace(state, params={"model": state.params}, collections=collections)
+
+
+def _on_test(measure: Measure, outputs: Any, y: Any) -> Interval:
+    """A score on the test examples with its interval over them."""
+    if not measure.by_example:
+        if measure.name == "auc":
+            return statistics.auc_interval(y, outputs)
+        value = measure(outputs, y)
+        return Interval(value, math.nan, math.nan, math.nan, 1, method="none")
+    rows = measure.rows(outputs, y)
+    if np.isin(rows, (0, 1)).all():
+        return statistics.share(int(rows.sum()), len(rows))
+    found = interval(rows, bounds=measure.bounds)
+    if measure.name != "rmse":
+        return found
+    low, high = (math.sqrt(max(0.0, bound)) for bound in (found.low, found.high))
+    return replace(found, mean=math.sqrt(found.mean), low=low, high=high)
+
+
+def _problem(make_task: Any, data: Any, groups: Any, times: Any, test: float, folds: int | None, seed: int) -> tuple[Problem, list[str]]:
+    """The examples and their splits, and what to warn of."""
+    if isinstance(make_task, Dataset | Table | Splits):
+        raise TypeError("overfitting_study takes what is studied first: overfitting_study(make_task, data), where make_task may be None.")
+    warnings: list[str] = []
+    held = None
+    if isinstance(data, Splits):
+        parts = [part for part in (data.train, data.validation) if part is not None]
+        if data.test is not None:
+            parts.append(data.test)
+            held = len(data.test)
+        data = _joined(parts)
+    if not isinstance(data, Dataset | Table):
+        raise TypeError(f"overfitting_study needs a Dataset, a Table or Splits, got {type(data).__name__}.")
+    rows = len(data)
+    if rows < _LEAST:
+        raise ValueError(f"a study needs at least {_LEAST} examples to tell anything, but there are {rows}.")
+    if folds is not None:
+        check_count("folds", folds, 2, "folds")
+    folds = folds or 10
+    check_count("seed", seed, 0, "the seed of splits and runs")
+    if not 0 < test < 1:
+        raise ValueError(f"test must be the share of the examples to set aside, above 0 and below 1, got {test!r}.")
+    groups, times = (
+        None if v is None else column(f"overfitting_study({n}=...)", v, rows) for n, v in (("groups", groups), ("times", times))
+    )
+    if groups is not None and times is not None:
+        raise ValueError("pass groups=... or times=..., not both.")
+    if isinstance(data, Table):
+        telling = [name for name in data.tells if name not in data.kinds]
+        if telling:
+            listed = ", ".join(map(repr, telling))
+            warnings.append(f"the column {listed} is {data.target!r} in other words, and is left out. To keep it, give it a kind.")
+            data = data.without(telling)
+        dates = [name for name, how in data.encoding.columns.items() if how.kind == "datetime"]
+        if dates and times is None:
+            warnings.append(
+                f"{dates[0]} is a date, but examples are split at random. If the model will predict the future, name it as the time."
+            )
+    labels = class_labels(data)
+    if held is not None:
+        pool, tested = np.arange(rows - held), np.arange(rows - held, rows)
+    elif times is not None:
+        order = np.argsort(times, kind="stable")
+        cut = rows - round(test * rows)
+        pool, tested = order[:cut], order[cut:]
+    elif groups is not None:
+        pool, tested = hold_outs(data, float(test), groups=groups, seed=seed)[0]
+    else:
+        keep = folds * math.floor((1 - test) * rows / folds)  # so that all folds have the same size, and share their programs
+        stratified = labels is not None and np.unique(labels, return_counts=True)[1].min() > 1
+        pool, tested = hold_outs(data, rows - keep, stratified=stratified, seed=seed)[0]
+    pool, tested = np.sort(pool), np.sort(tested)
+    if labels is not None and (fewest := np.unique(labels[pool], return_counts=True)[1].min()) < folds:
+        raise ValueError(f"a class has only {fewest} examples to train and validate on, fewer than there are folds ({folds}).")
+    if not isinstance(make_task, Network) and make_task is not None:
+        return Problem(data, pool, tested, 1 if times is not None else folds, groups, times, seed, False), warnings
+    center = unit = None
+    y = data.y
+    if labels is None and not isinstance(y, dict | tuple) and np.asarray(y).ndim == 1:
+        center, unit = float(np.mean(y[pool], dtype=float)), float(np.std(y[pool], dtype=float))
+        if not unit > 0:
+            raise ValueError("all targets are equal, so that there is nothing to learn.")
+    scaled = isinstance(data, Dataset) and data.encoding is None
+    return Problem(data, pool, tested, 1 if times is not None else folds, groups, times, seed, scaled, center or 0.0, unit or 1.0), warnings
+
+
+def _joined(parts: Sequence[Any]) -> Dataset:
+    """Several data sets as one."""
+    if not all(isinstance(part, Dataset) for part in parts):
+        raise TypeError("overfitting_study takes Splits of Datasets.")
+    first = parts[0]
+    joined = jax.tree.map(lambda *arrays: np.concatenate([np.asarray(a) for a in arrays]), *parts)
+    return Dataset(joined.x, joined.y, joined.sample_weight, first.features, first.classes)
+
+
+def _made(make_task: Any, problem: Problem) -> tuple[MakeTask, set[str], str]:
+    """What makes the tasks, the hyperparameters that it takes, and a description of the baseline."""
+    sample = problem.part(*problem.split(0)[0], False)
+    if make_task is None or isinstance(make_task, Network):
+        network = make_task or Network()
+        images = np.asarray(sample.train.x).ndim in (3, 4)
+        layers = " and ".join(map(str, network.hidden)) if len(network.hidden) < 3 else ", ".join(map(str, network.hidden))
+        kind = "two convolutions and " if images else ""
+        baseline = f"{kind}hidden layers of {layers} units, Adam with a learning rate of {network.learning_rate:g}, no regularization"
+        return network.task_maker(sample.train), names_for(sample.train), baseline
+    if isinstance(make_task, Task):
+        return of_task(make_task), {"l1", "l2"}, f"the given task, {make_task.network.name} with {make_task.loss_name}"
+    if not callable(make_task):
+        raise TypeError(f"overfitting_study needs a function that returns a Task, a Task, or None, got {type(make_task).__name__}.")
+    from flaxfit.data.scaling import standardize
+
+    asked = Asked({"scaling": standardize(sample.train.x)})
+    task = make_task(asked)
+    if not isinstance(task, Task):
+        raise TypeError(f"make_task must return a flaxfit.Task, got {type(task).__name__}.")
+    problem.scaled = "scaling" in asked.names
+    problem.forget()
+    return cast(MakeTask, make_task), asked.names - {"scaling"}, f"the given task, {task.network.name} with {task.loss_name}"
+
+
+def _leaks(problem: Problem) -> list[str]:
+    """What the leakage report warns of, between the pool and the test examples."""
+    train, _, test, _ = problem.final(False)
+    parts = {"training": train, "test": test}
+    rows = {"training": problem.pool, "test": problem.test}
+
+    def told(values: np.ndarray | None) -> dict[str, np.ndarray] | None:
+        return None if values is None else {name: values[place] for name, place in rows.items()}
+
+    return list(leakage(parts, groups=told(problem.groups), times=told(problem.times), one_row=1.0).warnings)
+
+
+def _checksum(problem: Problem) -> str:
+    """A checksum of the examples."""
+    digest, data = hashlib.sha256(), problem.data
+    arrays: Mapping[str, Any] = {"y": data.y}
+    if isinstance(data, Table):
+        arrays = {**{name: cells.values for name, cells in data.cells.items()}, **arrays}
+    else:
+        arrays = {**dict(data.leaves()), **arrays}
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        digest.update(f"{name} {array.shape} ".encode())
+        digest.update("\x1f".join(map(str, array)).encode() if array.dtype == object else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _reporter(progress: Callable[[str], None] | bool, run_dir: Any) -> Callable[[str], None]:
+    if callable(progress):
+        return progress
+    if not progress:
+        return lambda line: None
+
+    def say(line: str) -> None:
+        import sys
+
+        sys.stderr.write(f"{line}\n")
+
+    return say
+
+
+class _Recorded:
+    """The plan of a study in its directory, so that a resumed study keeps it."""
+
+    def __init__(self, run_dir: str | os.PathLike[str] | None, asked: Mapping[str, Any]):
+        self._path = None if run_dir is None else Path(run_dir) / "plan.json"
+        self._asked = json.loads(json.dumps(asked))
+        self.plan: Plan | None = None
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the plan is that of an earlier call."""
+        return self.plan is not None and self._resumed
+
+    def __enter__(self) -> _Recorded:
+        self._resumed = False
+        if self._path is None:
+            return self
+        directory = RunDirectory(self._path.parent)
+        if self._path.is_file():
+            found = json.loads(self._path.read_text())
+            if other := [name for name, value in self._asked.items() if found["asked"].get(name) != value]:
+                raise ValueError(f"{self._path.parent} has a study with another {' and '.join(other)}: use another directory.")
+            self.plan, self._resumed = Plan(**found["plan"]), True
+        elif directory.path.exists() and any(directory.path.iterdir()):
+            raise FileExistsError(f"{directory.path} has other files: use an empty directory for the study.")
+        directory.path.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def keep(self, plan: Plan) -> None:
+        """Writes the plan."""
+        self.plan = plan
+        if self._path is not None:
+            RunDirectory(self._path.parent).write_config({"study": True, "environment": environment()})
+            self._path.write_text(json.dumps({"asked": self._asked, "plan": plan.record()}, indent=1))

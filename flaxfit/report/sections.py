@@ -1,0 +1,74 @@
+"""Reports made of sections, as text of 80 columns and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from textwrap import fill
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of a report.
+
+    Attributes:
+      title: its heading.
+      paragraphs: its text. A paragraph that begins with "- " is an item of a list.
+      columns: the headings of its table, or nothing.
+      rows: the cells of its table.
+      figure: the name of its figure, or None.
+    """
+
+    title: str
+    paragraphs: Sequence[str]
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = field(default=())
+    figure: str | None = None
+
+
+def as_text(sections: Sequence[Section], width: int = 80) -> str:
+    """Returns the sections as text that fits a terminal."""
+    parts = []
+    for section in sections:
+        lines = [section.title, "-" * len(section.title)]
+        lines += [fill(text, width, subsequent_indent="  " * text.startswith("- "), break_on_hyphens=False) for text in section.paragraphs]
+        if section.rows:
+            lines.append(table(section.columns, section.rows, width))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int = 80) -> str:
+    """Returns a table as text. Cells that are too long for the width are folded."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    console = Console(width=width, no_color=True, force_terminal=False)
+    with console.capture() as text:
+        console.print(made, markup=False)
+    return "\n".join(line.rstrip() for line in text.get().rstrip().splitlines() if line.strip())
+
+
+def as_markdown(title: str, sections: Sequence[Section]) -> str:
+    """Returns the sections as Markdown. The figure `name` is the file `name.png`."""
+    parts = [f"# {title}"]
+    for section in sections:
+        parts.append(f"## {section.title}")
+        listed = "\n".join(_escaped(text) for text in section.paragraphs if text.startswith("- "))
+        parts += [_escaped(text) for text in section.paragraphs if not text.startswith("- ")] + [listed] * bool(listed)
+        if section.rows:
+            lines = [section.columns, ["---"] * len(section.columns), *section.rows]
+            parts.append("\n".join(f"| {' | '.join(_escaped(cell).replace('|', '&#124;') for cell in line)} |" for line in lines))
+        if section.figure:
+            parts.append(f"![{section.title}]({section.figure}.png)")
+    return "\n\n".join(parts) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;")
