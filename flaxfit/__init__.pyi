@@ -11,7 +11,7 @@ from .devices import sharding as sharding
 from .history import History as History
 from .metrics import Metric as Metric
 from .overfitting.answer import OverfittingStudy as OverfittingStudy
-from .overfitting.fixes import Network as Network
+from .overfitting.network import Network as Network
 from .overfitting.study import overfitting_study as overfitting_study
 from .regularize import augmentation as augmentation
 from .regularize import averaging as averaging

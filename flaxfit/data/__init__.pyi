@@ -17,4 +17,5 @@ from .splits import hold_outs as hold_outs
 from .splits import split as split
 from .stream import Stream as Stream
 from .table import Table as Table
-from .table import read_table as read_table
+from .text import read_frame as read_frame
+from .text import read_table as read_table

@@ -20,6 +20,7 @@ class Provenance:
       part: the split of the source that the rows are from, such as "train", or "" if the source has no splits.
       version: the version of the source.
       checksums: name of a file -> SHA-256 of what was read.
+      target: the column to predict, or "" if the source has no columns.
       note: what else a reader should know, such as that a file stands in for the original.
 
     Example:
@@ -34,6 +35,7 @@ class Provenance:
     version: str = ""
     checksums: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    target: str = ""
 
     def __getitem__(self, rows: Any) -> Provenance:
         """Returns the provenance of a slice, an index array or a boolean mask of the rows."""
@@ -47,5 +49,5 @@ class Provenance:
             digest = hashlib.sha256(np.asarray(self.rows, np.int64).tobytes()).hexdigest()
             rows = f"{len(self.rows)} rows, sha256 {digest}"
         values = {"source": self.source, "version": self.version, "part": self.part, "rows": rows}
-        values |= {"checksums": dict(self.checksums), "note": self.note}
+        values |= {"checksums": dict(self.checksums), "note": self.note, "target": self.target}
         return {name: value for name, value in values.items() if value}

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import copy
-import csv
-import gzip
-import io
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flaxfit.arguments import check_count, unknown
+from flaxfit.arguments import unknown
 from flaxfit.data import parsing
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.encoding import Encoding, Kind, check_kinds, learn
 from flaxfit.data.frames import Cells, cells_of
 from flaxfit.data.provenance import Provenance
-from flaxfit.data.sources.source import sha256
 
 _MOST_CLASSES = 20
 """A target of whole numbers is taken for classes if it has at most so many different ones."""
@@ -129,6 +123,13 @@ class Table:
         part.kinds = {**self.kinds, **dict.fromkeys(columns, "drop")}
         return part
 
+    def weighted(self, sample_weight: Any) -> Table:
+        """Returns the same rows with other weights, shape (rows,)."""
+        part = copy.copy(self)
+        vars(part).pop("encoding", None)
+        part.sample_weight = np.asarray(sample_weight, np.float32)
+        return part
+
     def with_targets(self, y: np.ndarray) -> Table:
         """Returns the same rows with other targets, shape (rows,)."""
         part = copy.copy(self)
@@ -193,102 +194,6 @@ def encoded(train: Any, *others: Any) -> tuple[Any, ...]:
     if not isinstance(train, Table | Dataset) or train.encoding is None:
         return train, *others
     return tuple(rows.dataset(train.encoding, train.classes) if isinstance(rows, Table) else rows for rows in (train, *others))
-
-
-def read_table(
-    path: str | os.PathLike[str],
-    target: int | str = -1,
-    *,
-    header: bool | None = None,
-    delimiter: str | None = None,
-    kinds: Mapping[str, Kind] | None = None,
-    rows: int | None = None,
-) -> Table:
-    """Reads a text file of columns as it is: text and gaps, with or without a header, in UTF-8 or Latin-1.
-
-    `read_csv` is for tables of numbers, in which any other cell is an error.
-
-    Args:
-      path: the file; `.gz` is unpacked on the way.
-      target: the column to predict: its name, or its number from 0 (negative: from the end).
-      header: whether the first line names the columns; None: what the lines below it suggest. Without, columns are called "column 0", ...
-      delimiter: between cells; None: a comma, semicolon, tab, bar or space, whichever parts the lines evenly.
-      kinds: as for `Table`.
-      rows: read so many rows only.
-
-    Raises:
-      ValueError: an empty file, a line with too few or too many cells, an unknown column.
-
-    Example:
-      >>> import tempfile
-      >>> file = Path(tempfile.mkdtemp()) / "people.csv"
-      >>> _ = file.write_text("age;city;sold\\n20,5;Rome;yes\\n?;Oslo;no\\n31;Rome;no\\n")
-      >>> read_table(file, "sold")
-      Table(3 rows, 2 columns, target 'sold': 2 classes, no (2), yes (1))
-    """
-    path = Path(path)
-    if rows is not None:
-        check_count("read_table(rows=...)", rows, 1, "rows")
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("cp1252", "replace")
-    lines = list(io.StringIO(text, newline=""))
-    delimiter = delimiter or _delimiter(lines)
-    records = _records(lines, delimiter)
-    if not records:
-        raise ValueError(f"{path} is empty.")
-    first = records[0][1]
-    if len(first) < 2:
-        raise ValueError(f"{path} has one column, {first[0][:60]!r}, when cells are parted by {delimiter!r}: give delimiter=...")
-    for line, cells in records:
-        if len(cells) != len(first):
-            raise ValueError(f"{path}, line {line}: {len(cells)} cells, expected {len(first)}, as in the first line.")
-    named = header if header is not None else isinstance(target, str) or _names(first, [cells for _, cells in records[1:1001]])
-    names = [cell or f"column {place}" for place, cell in enumerate(first)] if named else [f"column {i}" for i in range(len(first))]
-    names = [name if names.index(name) == place else f"{name}.{names[:place].count(name)}" for place, name in enumerate(names)]
-    body = [cells for _, cells in records[named:]][:rows]
-    if not body:
-        raise ValueError(f"{path} has no rows below its header.")
-    if isinstance(target, int):
-        if not -len(names) <= target < len(names):
-            raise ValueError(f"{path} has {len(names)} columns, there is no column {target}.")
-        target = names[target]
-    elif target not in names:
-        raise ValueError(f"{path}: {unknown('column', target, names)}")
-    columns = dict(zip(names, map(list, zip(*body, strict=True)), strict=True))
-    about = Provenance(path.name, range(len(body)), checksums={path.name: sha256(path)})
-    return Table(columns, target, kinds=kinds, provenance=about, decimal_comma=delimiter == ";")
-
-
-def _delimiter(lines: list[str]) -> str:
-    """The first delimiter that parts the first lines into equally many cells, two or more."""
-    some = [line for line in lines[:200] if line.strip()]
-    aligned = any("  " in line.strip() for line in some)  # tabs among them are blanks too
-    for delimiter in (";", "|", ",", " ", "\t") if aligned else (";", "\t", "|", ",", " "):  # the comma late: it may be decimal
-        widths = [len(cells) for _, cells in _records(some, delimiter)]
-        if widths and widths[0] > 1 and widths.count(widths[0]) >= 0.9 * len(widths):
-            return delimiter
-    return ","
-
-
-def _records(lines: list[str], delimiter: str) -> list[tuple[int, list[str]]]:
-    """The line on which each row ends, and the row's cells, without blanks around them."""
-    if delimiter == " ":
-        lines = [line.replace("\t", " ").strip() + "\n" for line in lines]
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if len(cells) > 1 or "".join(cells).strip()]
-
-
-def _names(first: list[str], below: list[list[str]]) -> bool:
-    """Whether the first line names the columns: it has words above numbers, or words that are not seen below."""
-    columns = [Cells("text", np.array([*cells, None], object)) for cells in zip(*below, strict=True)]
-    numeric = [cell for cell, column in zip(first, columns, strict=True) if parsing.meaning(column)[0] in ("number", "datetime")]
-    if numeric:
-        words = [cell for cell in numeric if parsing.meaning(Cells("text", np.array([cell], object)))[0] == "category" and cell]
-        return 2 * len(words) > len(numeric)
-    return bool(columns) and len(set(first)) == len(first) and not any(c in column.values for c, column in zip(first, columns, strict=True))
 
 
 def _targets(name: str, labels: Cells, kind: str | None, decimal_comma: bool) -> tuple[np.ndarray, tuple[str, ...] | None, np.ndarray]:

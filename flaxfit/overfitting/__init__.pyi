@@ -1,3 +1,3 @@
 from .answer import OverfittingStudy as OverfittingStudy
-from .fixes import Network as Network
+from .network import Network as Network
 from .study import overfitting_study as overfitting_study

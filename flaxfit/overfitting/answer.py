@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +353,7 @@ class OverfittingStudy:
                 "more_data": None if self.growth is None else self.growth.record(),
                 "columns": [{"name": c.column, "worse_by": of(c.loss), "needed": not c.useless} for c in self.columns],
                 "seconds": self.seconds,
+                "sections": [asdict(section) for section in self.sections()],
             }
         )
 

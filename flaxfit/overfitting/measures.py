@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from flaxfit import losses
 from flaxfit.arguments import mode_of, unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.metrics import auc
@@ -33,14 +34,12 @@ class Measure:
     Attributes:
       name: the metric, such as "binary_crossentropy" or "rmse".
       larger_is_better: whether larger scores are better.
-      unit: the factor between the targets that are trained on and those of the data, 1 for classes.
       bounds: the least and the largest value.
     """
 
     name: str
     larger_is_better: bool
     bounds: tuple[float, float]
-    unit: float
     _rows: Callable[[Any, Any], Any] | None
     _whole: Callable[[Any, Any], float] | None = None
 
@@ -55,10 +54,9 @@ class Measure:
         return self._rows is not None
 
     def rows(self, logits: Any, y: Any) -> np.ndarray:
-        """Returns the score of each example, shape (rows,), in the squared unit for the root mean squared error."""
+        """Returns the score of each example, shape (rows,): squared errors for the root mean squared error."""
         assert self._rows is not None
-        scale = self.unit**2 if self.name in ("mse", "rmse") else self.unit
-        return scale * np.asarray(self._rows(jnp.asarray(logits), jnp.asarray(y)), np.float64)
+        return np.asarray(self._rows(jnp.asarray(logits), jnp.asarray(y)), np.float64)
 
     def __call__(self, logits: Any, y: Any, weight: Any = None) -> float:
         """Returns the score of outputs for some examples."""
@@ -68,31 +66,33 @@ class Measure:
         return mean**0.5 if self.name == "rmse" else mean
 
 
-def measure_for(task: Task, name: str | None, unit: float) -> Measure:
+def measure_for(task: Task, name: str | None) -> Measure:
     """Returns the measure with this name; by default the data loss, or the root mean squared error in place of the squared one.
 
     Raises:
       ValueError: the task has no such metric, or it is not known whether larger is better.
     """
     loss, kind = task.loss_name, kind_of_loss(task)
-    name = name or ("rmse" if loss == "mse" else loss)
+    squared = loss in ("mse", "standardized_mse")
+    name = name or ("rmse" if squared else loss)
     if name in ("log loss", "log_loss") and kind is not None:
         name = loss
-    extra = ({"rmse"} if loss == "mse" else set()) | ({"auc"} if kind == "binary" else set())
+    extra = ({"rmse", "mse"} if squared else set()) | ({"auc"} if kind == "binary" else set())
     known = [loss, *task.metrics, *task.set_metrics, *sorted(extra - {*task.metrics, *task.set_metrics})]
     if name not in known:
         raise ValueError(unknown("metric", name, known))
-    if name == "rmse" and name not in task.set_metrics:
-        return Measure(name, False, (0.0, math.inf), unit, task.loss)
+    if name in ("rmse", "mse") and name in extra and name not in {*task.metrics, *task.set_metrics}:
+        return Measure(name, False, (0.0, math.inf), losses.mse)
     if name == "auc" and name not in task.set_metrics:
-        return Measure(name, True, (0.0, 1.0), 1.0, None, auc)
+        return Measure(name, True, (0.0, 1.0), None, auc)
     larger = mode_of(name, task.modes, None) == "max"
     if name in task.set_metrics:
-        return Measure(name, larger, (-math.inf, math.inf), 1.0, None, task.set_metrics[name])
+        return Measure(name, larger, (-math.inf, math.inf), None, task.set_metrics[name])
     function = task.loss if name == loss else task.metrics[name]
     share = name in task.metrics and getattr(function, "__name__", "").endswith("accuracy")
-    bounds = (0.0, 1.0) if share else (0.0, float("inf")) if name == loss and (kind or loss in ("mse", "mae")) else (-math.inf, math.inf)
-    return Measure(name, larger, bounds, unit if loss in ("mse", "mae") and name == loss else 1.0, function)
+    positive = name == loss and (kind is not None or loss in ("mse", "mae", "standardized_mse"))
+    bounds = (0.0, 1.0) if share else (0.0, math.inf) if positive else (-math.inf, math.inf)
+    return Measure(name, larger, bounds, function)
 
 
 def logits_of(task: Task, probabilities: np.ndarray) -> np.ndarray:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import jax
 import numpy as np
 
+from flaxfit.arguments import check_count
+from flaxfit.data.audit import leakage
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.encoding import Encoding
-from flaxfit.data.scaling import standardize
-from flaxfit.data.splits import class_labels, folds, hold_outs
+from flaxfit.data.scaling import Scaling, standardize
+from flaxfit.data.splits import Splits, class_labels, column, folds, hold_outs
 from flaxfit.data.table import Table
 
 Rows = np.ndarray
+LEAST = 50
+"""The fewest examples of a study."""
 STOP = 0.2
 """The share of the training examples on which early stopping is decided."""
 
@@ -51,9 +58,7 @@ class Problem:
       groups: the group of each example, or None.
       times: the time of each example, or None.
       seed: the seed of all splits.
-      scaled: whether inputs are standardized for the task with the training examples.
-      center: what is subtracted from the targets before training.
-      unit: what they are then divided by.
+      scaled: whether the task is given a scaling that standardizes the inputs with the training examples.
     """
 
     data: Dataset | Table
@@ -63,9 +68,7 @@ class Problem:
     groups: Rows | None
     times: Rows | None
     seed: int
-    scaled: bool
-    center: float = 0.0
-    unit: float = 1.0
+    scaled: bool = False
     _parts: dict[Any, Part] = field(default_factory=dict, repr=False)
 
     @property
@@ -102,19 +105,20 @@ class Problem:
         if key not in self._parts:
             rows, deciding = self._stopping(train) if stops else (train, held_out)
             made = self._datasets(rows, deciding, held_out, permuted=permuted)
-            fitted = {"scaling": standardize(made[0].x)} if self.scaled else None
+            fitted = {"scaling": scaling_of(made[0].x)} if self.scaled else None
             self._parts[key] = Part(made[0], made[1], made[2], fitted, (len(train), len(held_out)))
         return self._parts[key]
-
-    def forget(self) -> None:
-        """Frees the data of the parts so far."""
-        self._parts.clear()
 
     def final(self, stops: bool) -> tuple[Dataset, Dataset | None, Dataset, Mapping[str, Any] | None]:
         """Returns all examples of the pool to train on, those that decide early stopping, the test examples, and what is fitted."""
         rows, deciding = self._stopping(self.pool) if stops else (self.pool, self.test)
         train, validation, test = self._datasets(rows, deciding, self.test)
-        return train, validation if stops else None, test, {"scaling": standardize(train.x)} if self.scaled else None
+        return train, validation if stops else None, test, {"scaling": scaling_of(train.x)} if self.scaled else None
+
+    def pooled(self) -> Dataset:
+        """Returns all examples of the pool."""
+        data = self.data[self.pool]
+        return data.dataset(self.encoding, self.data.classes) if isinstance(data, Table) else data
 
     def described(self) -> Dataset:
         """Returns a test example as the recommended network takes it, with its target in the unit of the data."""
@@ -144,15 +148,105 @@ class Problem:
             made = [data[rows].dataset(learned, data.classes) for rows in (train, *others)]
         else:
             made = [data[rows] for rows in (train, *others)]
-        return [self.standardized(part) for part in made if isinstance(part, Dataset)]
+        return [part for part in made if isinstance(part, Dataset)]
 
     @cached_property
     def encoding(self) -> Encoding | None:
         """How the columns of the pool are encoded, or None for arrays. The numbers in it are learned anew from each training set."""
         return self.data[self.pool].encoding if isinstance(self.data, Table) else None
 
-    def standardized(self, data: Dataset) -> Dataset:
-        """Returns examples with their targets in the unit of training."""
-        if self.unit == 1.0 and self.center == 0.0:
-            return data
-        return replace(data, y=((np.asarray(data.y, np.float64) - self.center) / self.unit).astype(np.float32))
+    def leaks(self) -> list[str]:
+        """Returns what the leakage report warns of, between the pool and the test examples."""
+        train, _, test, _ = self.final(False)
+        parts = {"training": train, "test": test}
+        rows = {"training": self.pool, "test": self.test}
+
+        def told(values: np.ndarray | None) -> dict[str, np.ndarray] | None:
+            return None if values is None else {name: values[place] for name, place in rows.items()}
+
+        return list(leakage(parts, groups=told(self.groups), times=told(self.times), one_row=1.0).warnings)
+
+    def checksum(self) -> str:
+        """Returns a checksum of the examples."""
+        digest, data = hashlib.sha256(), self.data
+        arrays: Mapping[str, Any] = {"y": data.y}
+        if isinstance(data, Table):
+            arrays = {**{name: cells.values for name, cells in data.cells.items()}, **arrays}
+        else:
+            arrays = {**dict(data.leaves()), **arrays}
+        for name, array in arrays.items():
+            array = np.asarray(array)
+            digest.update(f"{name} {array.shape} ".encode())
+            digest.update("\x1f".join(map(str, array)).encode() if array.dtype == object else np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def scaling_of(x: Any) -> Scaling:
+    """Returns the scaling that standardizes inputs: each feature, or each channel of images."""
+    axis = 0 if getattr(x, "ndim", 0) < 3 else tuple(range(3))
+    return standardize(x, axis)
+
+
+def problem_of(data: Any, groups: Any, times: Any, test: float, folds: int | None, seed: int) -> tuple[Problem, list[str]]:
+    """Returns the examples and their splits, and what to warn of. The arguments are those of `overfitting_study`."""
+    warnings: list[str] = []
+    held = None
+    if isinstance(data, Splits):
+        parts = [part for part in (data.train, data.validation) if part is not None]
+        if data.test is not None:
+            parts.append(data.test)
+            held = len(data.test)
+        data = _joined(parts)
+    if not isinstance(data, Dataset | Table):
+        raise TypeError(f"overfitting_study needs a Dataset, a Table or Splits, got {type(data).__name__}.")
+    rows = len(data)
+    if rows < LEAST:
+        raise ValueError(f"a study needs at least {LEAST} examples to tell anything, but there are {rows}.")
+    if folds is not None:
+        check_count("folds", folds, 2, "folds")
+    folds = folds or 10
+    check_count("seed", seed, 0, "the seed of splits and runs")
+    if not 0 < test < 1:
+        raise ValueError(f"test must be the share of the examples to set aside, above 0 and below 1, got {test!r}.")
+    groups, times = (
+        None if v is None else column(f"overfitting_study({n}=...)", v, rows) for n, v in (("groups", groups), ("times", times))
+    )
+    if groups is not None and times is not None:
+        raise ValueError("pass groups=... or times=..., not both.")
+    if isinstance(data, Table):
+        telling = [name for name in data.tells if name not in data.kinds]
+        if telling:
+            listed = ", ".join(map(repr, telling))
+            warnings.append(f"the column {listed} is {data.target!r} in other words, and is left out. To keep it, give it a kind.")
+            data = data.without(telling)
+        dates = [name for name, how in data.encoding.columns.items() if how.kind == "datetime"]
+        if dates and times is None:
+            warnings.append(
+                f"{dates[0]} is a date, but examples are split at random. If the model will predict the future, name it as the time."
+            )
+    labels = class_labels(data)
+    if held is not None:
+        pool, tested = np.arange(rows - held), np.arange(rows - held, rows)
+    elif times is not None:
+        order = np.argsort(times, kind="stable")
+        cut = rows - round(test * rows)
+        pool, tested = order[:cut], order[cut:]
+    elif groups is not None:
+        pool, tested = hold_outs(data, float(test), groups=groups, seed=seed)[0]
+    else:
+        keep = folds * math.floor((1 - test) * rows / folds)  # so that all folds have the same size, and share their programs
+        stratified = labels is not None and np.unique(labels, return_counts=True)[1].min() > 1
+        pool, tested = hold_outs(data, rows - keep, stratified=stratified, seed=seed)[0]
+    pool, tested = np.sort(pool), np.sort(tested)
+    if labels is not None and (fewest := np.unique(labels[pool], return_counts=True)[1].min()) < folds:
+        raise ValueError(f"a class has only {fewest} examples to train and validate on, fewer than there are folds ({folds}).")
+    return Problem(data, pool, tested, 1 if times is not None else folds, groups, times, seed), warnings
+
+
+def _joined(parts: Sequence[Any]) -> Dataset:
+    """Several data sets as one."""
+    if not all(isinstance(part, Dataset) for part in parts):
+        raise TypeError("overfitting_study takes Splits of Datasets.")
+    first = parts[0]
+    joined = jax.tree.map(lambda *arrays: np.concatenate([np.asarray(a) for a in arrays]), *parts)
+    return Dataset(joined.x, joined.y, joined.sample_weight, first.features, first.classes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -12,24 +11,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import flax.linen as nn
-import jax
 import numpy as np
 
-from flaxfit import losses, metrics
 from flaxfit.arguments import check_count
-from flaxfit.data.audit import leakage
 from flaxfit.data.dataset import Dataset
-from flaxfit.data.splits import Splits, class_labels, column, hold_outs
+from flaxfit.data.splits import Splits
 from flaxfit.data.table import Table
 from flaxfit.history import History
 from flaxfit.overfitting.answer import OverfittingStudy, Rival, Signal, Tried, number
 from flaxfit.overfitting.columns import Importance, importances, places_of
-from flaxfit.overfitting.fixes import BASELINE, NEUTRAL, SIMPLICITY, Asked, Fix, Network, fixes_for, names_for, of_task
+from flaxfit.overfitting.fixes import BASELINE, NEUTRAL, SIMPLICITY, Asked, Fix, fixes_for, of_task
 from flaxfit.overfitting.growth import Growth, growth
 from flaxfit.overfitting.measures import Measure, measure_for, targets
+from flaxfit.overfitting.network import Network, is_images, names_for
 from flaxfit.overfitting.plan import CELLS, PERMUTATIONS, SIZES, Cost, Plan, duration, epochs_for, fitting, seconds_of
-from flaxfit.overfitting.problem import Problem
+from flaxfit.overfitting.problem import Problem, problem_of, scaling_of
 from flaxfit.overfitting.runs import Cell, Run, Trainer, outputs_of
 from flaxfit.overfitting.simple import comparable, simple_models
 from flaxfit.report import statistics
@@ -42,7 +38,7 @@ from flaxfit.train.compiled import MakeTask
 from flaxfit.train.export import export
 from flaxfit.train.task import Task
 
-_LEAST = 50
+_FEWEST = 12  # training examples of the smallest size
 _RARE = 20
 
 
@@ -115,15 +111,17 @@ def overfitting_study(
     began = time.monotonic() if began is None else began
     say = _reporter(progress, run_dir)
     budget_seconds = seconds_of(budget)
-    problem, warnings = _problem(make_task, data, groups, times, test, folds, seed)
+    if isinstance(make_task, Dataset | Table | Splits):
+        raise TypeError("overfitting_study takes what is studied first: overfitting_study(make_task, data), where make_task may be None.")
+    problem, warnings = problem_of(data, groups, times, test, folds, seed)
     make, names, baseline = _made(make_task, problem)
     first = problem.split(0)[0]
     part = problem.part(*first, False)
     task = make({name: NEUTRAL[name] for name in names} | dict(part.fitted or {})) if not isinstance(make, Task) else make
-    if problem.times is not None and metric is None and task.loss_name == "mse":
+    if problem.times is not None and metric is None and task.loss_name in ("mse", "standardized_mse"):
         metric = "mse"
-    measure = measure_for(task, metric, problem.unit)
-    warnings += _leaks(problem)
+    measure = measure_for(task, metric)
+    warnings += problem.leaks()
     for warning in warnings:
         say(f"Warning: {warning}")
     epochs = epochs_for(len(first[0]), batch_size) if epochs is None else check_count("epochs", epochs, 1, "epochs")
@@ -138,7 +136,7 @@ def overfitting_study(
         "seed": seed,
         "names": sorted(names),
     }
-    with _Recorded(run_dir, asked | {"epochs": epochs, "data": _checksum(problem)}) as recorded:
+    with _Recorded(run_dir, asked | {"epochs": epochs, "data": problem.checksum()}) as recorded:
         given = make_task is not None and not isinstance(make_task, Network)
         return _Study(problem, trainer, baseline, given, folds, warnings, margin, say, began, budget_seconds, recorded).run()
 
@@ -241,25 +239,38 @@ class _Study:
         for run in runs:
             self.runs.setdefault(run.fix.name, []).append(run)
 
-    def _train(self, plan: Plan, fixes: Sequence[Fix], cost: Cost) -> int:
-        """Trains all fixes, repeat by repeat, while there is time. Returns the number of repeats."""
+    def _train(self, plan: Plan, fixes: list[Fix], cost: Cost) -> int:
+        """Trains all fixes, repeat by repeat, while there is time. Returns the number of repeats.
+
+        In the first repeat, one strength of each fix comes first. If there is no time for the others, they are taken off the list.
+        """
         longest = cost.of_repeat(plan.folds, fixes)
+        first = [fix.name for fix in fixes_for({*self.trainer.names}, 1)[0]]
         for repeat in range(plan.repeats):
             if repeat and not self.recorded.resumed and self.left < longest + cost.of_rest(plan.folds):
                 self.warnings.append(f"the time allowed {repeat} of the {plan.repeats} planned repeats.")
                 return repeat
-            started, title = time.monotonic(), f"repeat {repeat + 1} of {plan.repeats}"
-            cells = self._cells(repeat)
-            if not repeat:
+            started, title, cells = time.monotonic(), f"repeat {repeat + 1} of {plan.repeats}", self._cells(repeat)
+            if repeat:
+                self._add(self.trainer.train(title, fixes, cells))
+                longest = max(longest, time.monotonic() - started)
+            else:
                 self._add(self.trainer.train(title + ", baseline", [BASELINE], cells))
                 self.say(f"The baseline: {_diagnosed(self.runs['baseline'], len(self.problem.pool))}.")
-            self._add(self.trainer.train(title, fixes if repeat else [fix for fix in fixes if fix != BASELINE], cells))
-            if repeat:
-                longest = max(longest, time.monotonic() - started)
-            best, _ = self._chosen(self._tried(fixes))
-            row = next(t for t in self._tried(fixes) if t.fix == best)
-            left = f", about {duration(max(0.0, self.left))} of the budget left" if not self.recorded.resumed else ""
-            self.say(f"{title} done: best so far {best.name}, {self.measure.title} {number(row.score)}{left}.")
+                began, main = time.monotonic(), [fix for fix in fixes[1:] if fix.name in first]
+                self._add(self.trainer.train(title + ", one strength", main, cells))
+                if others := [fix for fix in fixes[1:] if fix.name not in first]:
+                    each = (time.monotonic() - began) / len(main)
+                    if self.recorded.resumed or self.left > 0.8 * each * len(others) + cost.of_rest(plan.folds):
+                        self._add(self.trainer.train(title + ", other strengths", others, cells))
+                    else:
+                        self.warnings.append("the time allowed only one strength of each fix.")
+                        fixes[:] = [fix for fix in fixes if fix not in others]
+            tried = self._tried(fixes)
+            best, _ = self._chosen(tried)
+            score = next(t.score for t in tried if t.fix == best)
+            left = "" if self.recorded.resumed else f", about {duration(max(0.0, self.left))} of the budget left"
+            self.say(f"{title} done: best so far {best.name}, {self.measure.title} {number(score)}{left}.")
         return plan.repeats
 
     def _values(self, name: str) -> np.ndarray:
@@ -332,8 +343,7 @@ class _Study:
             rows = np.asarray(metric(outputs, y), float)
             if rows.shape == (len(test),) and name != self.measure.name:
                 scores[name] = statistics.share(int(rows.sum()), len(rows)) if np.isin(rows, (0, 1)).all() else interval(rows)
-        task, state = _in_unit(member.task, replace(member.task.evaluated(state), opt_state=None), problem)
-        return task, state, scores
+        return member.task, replace(member.task.evaluated(state), opt_state=None), scores
 
     def _rivals(self, fix: Fix) -> list[Rival]:
         runs = self.runs[fix.name]
@@ -356,7 +366,7 @@ class _Study:
 
     def _growth(self, fix: Fix, cells: Sequence[Cell]) -> Growth | None:
         runs = self.runs[fix.name][: len(cells)]
-        if min(len(cell.train) for cell in cells) * SIZES[0] < _LEAST / 2 or not all(np.isfinite(run.score) for run in runs):
+        if min(len(cell.train) for cell in cells) * SIZES[0] < _FEWEST or not all(np.isfinite(run.score) for run in runs):
             return None
         scores, sizes = [], []
         for share in SIZES:
@@ -447,25 +457,6 @@ class _Study:
         return "the choice of training and held-out examples, corrected for those that folds share"
 
 
-class Rescaled(nn.Module):
-    """A network for regression whose targets were standardized in training: its outputs are in the unit of the data.
-
-    Attributes:
-      model: the network.
-      center: the mean of the targets.
-      unit: their standard deviation.
-    """
-
-    model: nn.Module
-    center: float
-    unit: float
-
-    @nn.compact
-    def __call__(self, x: Any, *, train: bool) -> Any:
-        """Returns the outputs of the network, in the unit of the data."""
-        return self.model(x, train=train) * self.unit + self.center
-
-
 def _diagnosed(runs: Sequence[Run], rows: int) -> Diagnosis:
     """The diagnosis of the mean curve, whose validation examples are those of all folds, and how many runs agree with it."""
     histories = [run.history for run in runs]
@@ -477,16 +468,6 @@ def _diagnosed(runs: Sequence[Run], rows: int) -> Diagnosis:
     found, each = diagnose(mean), [diagnose(history) for history in histories]
     alike = [one.verdict == found.verdict or ("overfitted" in one.verdict and "overfitted" in found.verdict) for one in each]
     return replace(found, runs=len(each), agree=sum(alike))
-
-
-def _in_unit(task: Task, state: TrainState, problem: Problem) -> tuple[Task, TrainState]:
-    """The task and the weights whose outputs are in the unit of the data."""
-    if problem.unit == 1.0 and problem.center == 0.0:
-        return task, state
-    model = Rescaled(task.model, problem.center, problem.unit)
-    collections = {name: {"model": tree} for name, tree in state.collections.items()}
-    made = Task(model, losses.mse, task.optimizer, set_metrics={"rmse": metrics.rmse}, preprocess=task.preprocess)
-    return made, replace(state, params={"model": state.params}, collections=collections)
 
 
 def _on_test(measure: Measure, outputs: Any, y: Any) -> Interval:
@@ -506,132 +487,26 @@ def _on_test(measure: Measure, outputs: Any, y: Any) -> Interval:
     return replace(found, mean=math.sqrt(found.mean), low=low, high=high)
 
 
-def _problem(make_task: Any, data: Any, groups: Any, times: Any, test: float, folds: int | None, seed: int) -> tuple[Problem, list[str]]:
-    """The examples and their splits, and what to warn of."""
-    if isinstance(make_task, Dataset | Table | Splits):
-        raise TypeError("overfitting_study takes what is studied first: overfitting_study(make_task, data), where make_task may be None.")
-    warnings: list[str] = []
-    held = None
-    if isinstance(data, Splits):
-        parts = [part for part in (data.train, data.validation) if part is not None]
-        if data.test is not None:
-            parts.append(data.test)
-            held = len(data.test)
-        data = _joined(parts)
-    if not isinstance(data, Dataset | Table):
-        raise TypeError(f"overfitting_study needs a Dataset, a Table or Splits, got {type(data).__name__}.")
-    rows = len(data)
-    if rows < _LEAST:
-        raise ValueError(f"a study needs at least {_LEAST} examples to tell anything, but there are {rows}.")
-    if folds is not None:
-        check_count("folds", folds, 2, "folds")
-    folds = folds or 10
-    check_count("seed", seed, 0, "the seed of splits and runs")
-    if not 0 < test < 1:
-        raise ValueError(f"test must be the share of the examples to set aside, above 0 and below 1, got {test!r}.")
-    groups, times = (
-        None if v is None else column(f"overfitting_study({n}=...)", v, rows) for n, v in (("groups", groups), ("times", times))
-    )
-    if groups is not None and times is not None:
-        raise ValueError("pass groups=... or times=..., not both.")
-    if isinstance(data, Table):
-        telling = [name for name in data.tells if name not in data.kinds]
-        if telling:
-            listed = ", ".join(map(repr, telling))
-            warnings.append(f"the column {listed} is {data.target!r} in other words, and is left out. To keep it, give it a kind.")
-            data = data.without(telling)
-        dates = [name for name, how in data.encoding.columns.items() if how.kind == "datetime"]
-        if dates and times is None:
-            warnings.append(
-                f"{dates[0]} is a date, but examples are split at random. If the model will predict the future, name it as the time."
-            )
-    labels = class_labels(data)
-    if held is not None:
-        pool, tested = np.arange(rows - held), np.arange(rows - held, rows)
-    elif times is not None:
-        order = np.argsort(times, kind="stable")
-        cut = rows - round(test * rows)
-        pool, tested = order[:cut], order[cut:]
-    elif groups is not None:
-        pool, tested = hold_outs(data, float(test), groups=groups, seed=seed)[0]
-    else:
-        keep = folds * math.floor((1 - test) * rows / folds)  # so that all folds have the same size, and share their programs
-        stratified = labels is not None and np.unique(labels, return_counts=True)[1].min() > 1
-        pool, tested = hold_outs(data, rows - keep, stratified=stratified, seed=seed)[0]
-    pool, tested = np.sort(pool), np.sort(tested)
-    if labels is not None and (fewest := np.unique(labels[pool], return_counts=True)[1].min()) < folds:
-        raise ValueError(f"a class has only {fewest} examples to train and validate on, fewer than there are folds ({folds}).")
-    if not isinstance(make_task, Network) and make_task is not None:
-        return Problem(data, pool, tested, 1 if times is not None else folds, groups, times, seed, False), warnings
-    center = unit = None
-    y = data.y
-    if labels is None and not isinstance(y, dict | tuple) and np.asarray(y).ndim == 1:
-        center, unit = float(np.mean(y[pool], dtype=float)), float(np.std(y[pool], dtype=float))
-        if not unit > 0:
-            raise ValueError("all targets are equal, so that there is nothing to learn.")
-    scaled = isinstance(data, Dataset) and data.encoding is None
-    return Problem(data, pool, tested, 1 if times is not None else folds, groups, times, seed, scaled, center or 0.0, unit or 1.0), warnings
-
-
-def _joined(parts: Sequence[Any]) -> Dataset:
-    """Several data sets as one."""
-    if not all(isinstance(part, Dataset) for part in parts):
-        raise TypeError("overfitting_study takes Splits of Datasets.")
-    first = parts[0]
-    joined = jax.tree.map(lambda *arrays: np.concatenate([np.asarray(a) for a in arrays]), *parts)
-    return Dataset(joined.x, joined.y, joined.sample_weight, first.features, first.classes)
-
-
 def _made(make_task: Any, problem: Problem) -> tuple[MakeTask, set[str], str]:
     """What makes the tasks, the hyperparameters that it takes, and a description of the baseline."""
-    sample = problem.part(*problem.split(0)[0], False)
+    sample = problem.pooled()
     if make_task is None or isinstance(make_task, Network):
         network = make_task or Network()
-        images = np.asarray(sample.train.x).ndim in (3, 4)
         layers = " and ".join(map(str, network.hidden)) if len(network.hidden) < 3 else ", ".join(map(str, network.hidden))
-        kind = "two convolutions and " if images else ""
+        kind = "two convolutions and " if is_images(sample.x) else ""
         baseline = f"{kind}hidden layers of {layers} units, Adam with a learning rate of {network.learning_rate:g}, no regularization"
-        return network.task_maker(sample.train), names_for(sample.train), baseline
+        problem.scaled = problem.encoding is None
+        return network.task_maker(sample), names_for(sample), baseline
     if isinstance(make_task, Task):
         return of_task(make_task), {"l1", "l2"}, f"the given task, {make_task.network.name} with {make_task.loss_name}"
     if not callable(make_task):
         raise TypeError(f"overfitting_study needs a function that returns a Task, a Task, or None, got {type(make_task).__name__}.")
-    from flaxfit.data.scaling import standardize
-
-    asked = Asked({"scaling": standardize(sample.train.x)})
+    asked = Asked({"scaling": scaling_of(sample.x)})
     task = make_task(asked)
     if not isinstance(task, Task):
         raise TypeError(f"make_task must return a flaxfit.Task, got {type(task).__name__}.")
     problem.scaled = "scaling" in asked.names
-    problem.forget()
     return cast(MakeTask, make_task), asked.names - {"scaling"}, f"the given task, {task.network.name} with {task.loss_name}"
-
-
-def _leaks(problem: Problem) -> list[str]:
-    """What the leakage report warns of, between the pool and the test examples."""
-    train, _, test, _ = problem.final(False)
-    parts = {"training": train, "test": test}
-    rows = {"training": problem.pool, "test": problem.test}
-
-    def told(values: np.ndarray | None) -> dict[str, np.ndarray] | None:
-        return None if values is None else {name: values[place] for name, place in rows.items()}
-
-    return list(leakage(parts, groups=told(problem.groups), times=told(problem.times), one_row=1.0).warnings)
-
-
-def _checksum(problem: Problem) -> str:
-    """A checksum of the examples."""
-    digest, data = hashlib.sha256(), problem.data
-    arrays: Mapping[str, Any] = {"y": data.y}
-    if isinstance(data, Table):
-        arrays = {**{name: cells.values for name, cells in data.cells.items()}, **arrays}
-    else:
-        arrays = {**dict(data.leaves()), **arrays}
-    for name, array in arrays.items():
-        array = np.asarray(array)
-        digest.update(f"{name} {array.shape} ".encode())
-        digest.update("\x1f".join(map(str, array)).encode() if array.dtype == object else np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def _reporter(progress: Callable[[str], None] | bool, run_dir: Any) -> Callable[[str], None]:

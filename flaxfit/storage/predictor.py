@@ -34,6 +34,15 @@ SOWN = "sown_losses"  # of each row, among the metrics of a model that sows loss
 COUNTED = "counted_examples"  # the share of each row's labels that count, among the metrics of a model that leaves some out
 SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 
+_CROSS_ENTROPIES = {
+    "binary_crossentropy": "binary",
+    "sigmoid_binary_cross_entropy": "binary",
+    "categorical_crossentropy": "classes",
+    "softmax_cross_entropy": "classes",
+    "softmax_cross_entropy_with_integer_labels": "classes",
+}
+"""Losses of flaxfit and optax, and what their logits mean."""
+
 # Numerical kernels and annotations for the compiler. Any other custom call could run Python code.
 _CALLS = re.compile(
     r"Sharding|shape_assertion|(cu|hip)_threefry2x32_ffi|ApproxTopK|stablehlo\.dynamic_\w+|lapack_\w+|(cu|hip)(solver|blas)_\w+|Eigh|Qr"
@@ -156,6 +165,39 @@ class Predictor:
         x = arrays(x if self.encoding is None or native(x) is None else self.encoding(x), "x")
         outputs = self._rowwise(self._predict, batch_size, Dataset(x, np.zeros(len((*jax.tree.leaves(x), ())[0]))), "x")
         return outputs if classes is None else chosen(outputs, classes)
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the model was trained with a cross-entropy, so that its outputs are logits of classes."""
+        return self.metadata["loss"] in _CROSS_ENTROPIES
+
+    def probabilities(self, logits: Any) -> np.ndarray:
+        """Returns the probabilities of the classes, shape (rows, ..., classes), for outputs of `predict`.
+
+        Raises:
+          TypeError: the loss of the model is not a cross-entropy that flaxfit knows.
+        """
+        if not self.is_classifier:
+            raise TypeError(f"the outputs of a model trained with {self.metadata['loss']} are not logits of classes.")
+        logits = np.asarray(logits, np.float64)
+        if _CROSS_ENTROPIES[self.metadata["loss"]] == "classes":
+            shifted = np.exp(logits - logits.max(-1, keepdims=True))
+            return shifted / shifted.sum(-1, keepdims=True)
+        logits = logits[..., 0] if logits.ndim > 1 and logits.shape[-1] == 1 else logits
+        second = np.exp(-np.logaddexp(0, -logits))
+        return np.stack([1 - second, second], -1)
+
+    def predict_proba(self, x: Any, *, batch_size: int = 1024) -> np.ndarray:
+        """Computes the probabilities of the classes, in the order of `classes`, shape (rows, ..., classes).
+
+        Args:
+          x, batch_size: as for `predict`.
+
+        Raises:
+          TypeError: the loss of the model is not a cross-entropy that flaxfit knows.
+          ValueError, TypeError: as for `predict`.
+        """
+        return self.probabilities(self.predict(x, batch_size=batch_size))
 
     def evaluate(
         self, data: Dataset | Stream | Table, *, batch_size: int = 1024, metrics: Mapping[str, Callable[..., Any]] | None = None
