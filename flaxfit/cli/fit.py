@@ -67,5 +67,5 @@ def fit(command: Fit) -> None:
 def _scores(result: Result) -> dict[str, float]:
     """The validation scores of the best epoch."""
     place = (result.best_epoch or len(result.history.epochs)) - 1
-    names = [name for name in result.history if name.startswith("val_") and name != "val_loss"]
+    names = [name for name in result.history if name.startswith("val_") and name not in ("val_loss", "val_penalty")]
     return {name: float(result.history[name][place]) for name in names}

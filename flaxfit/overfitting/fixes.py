@@ -61,6 +61,8 @@ _KINDS: tuple[tuple[str, tuple[Mapping[str, Any], ...]], ...] = (
 )
 SIMPLICITY = {kind: place for place, (kind, _) in enumerate(_KINDS)}
 _HOW = {
+    "l1": "add ff.penalties.l1(hp['l1'])",
+    "l2": "add ff.penalties.l2(hp['l2'])",
     "width": "multiply the numbers of units by hp['width']",
     "weight_decay": "pass hp['weight_decay'] to optax.adamw",
     "dropout": "pass hp['dropout'] to ff.nn.Dropout",

@@ -57,10 +57,10 @@ def growth(sizes: Sequence[int], scores: np.ndarray, larger_is_better: bool, tes
       test_ratio: held-out examples for each training example, or None if folds share none.
 
     Example:
-      >>> sizes, noise = [100, 200, 400, 800], np.array([-0.01, 0.0, 0.01, 0.0])
-      >>> found = growth(sizes, 0.3 + 2 / np.array(sizes)[:, None] ** 0.5 + noise, False, 0.25)
-      >>> found.exponent, round(found.doubled.mean, 4), found.helps
-      (0.5, 0.0207, True)
+      >>> sizes, noise = [100, 200, 400, 800], np.array([[-3, 1, 2], [2, -3, 1], [1, 2, -3], [0, 1, -1]]) / 1000
+      >>> found = growth(sizes, 0.3 + 2 / np.array(sizes)[:, None] ** 0.5 + noise, False, 1 / 2)
+      >>> found.exponent, round(found.doubled.mean, 3), found.helps
+      (0.5, 0.021, True)
     """
     n = np.asarray(sizes, float)
     fits = {}

@@ -80,7 +80,8 @@ def fitting(names: set[str], epochs: int, batch_size: int, left: float, cost: Co
         enough = [(folds or 10, strengths, repeats) for strengths in (3, 2, 1) for repeats in range(_MOST_REPEATS, 1, -1)]
         plans = enough + [(count, strengths, 1) for count in ((10, 5) if folds is None else (folds,)) for strengths in (2, 1)]
     chosen = next((plan for plan in plans if seconds(*plan) <= left), plans[-1])
-    return Plan(epochs, batch_size, *chosen, seconds(*chosen))
+    count, strengths, repeats = chosen
+    return Plan(epochs, batch_size, count, repeats, strengths, seconds(*chosen))
 
 
 @dataclass(frozen=True)

@@ -120,11 +120,6 @@ class Problem:
         data = self.data[self.pool]
         return data.dataset(self.encoding, self.data.classes) if isinstance(data, Table) else data
 
-    def described(self) -> Dataset:
-        """Returns a test example as the recommended network takes it, with its target in the unit of the data."""
-        data = self.data[self.test[:1]]
-        return data.dataset(self.encoding, self.data.classes) if isinstance(data, Table) else data
-
     def _stopping(self, rows: Rows) -> tuple[Rows, Rows]:
         if self.times is not None:
             order = rows[np.argsort(self.times[rows], kind="stable")]

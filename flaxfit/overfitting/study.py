@@ -102,11 +102,12 @@ def overfitting_study(
       TypeError: `data` or `make_task` is of another type.
 
     Example:
-      >>> import flaxfit as ff
+      >>> import flaxfit as ff, optax
       >>> data = ff.data.load("wine").train
-      >>> study = ff.overfitting_study(None, data, epochs=20, folds=3, budget="5s")
-      >>> study.tried[0].fix.name, study.row("early stopping").scores.shape
-      ('baseline', (3,))
+      >>> task = ff.Task(ff.nn.MLP((8,), 3), ff.losses.categorical_crossentropy, optax.adam(1e-2))
+      >>> study = ff.overfitting_study(task, data, epochs=5, folds=2, budget="1s")
+      >>> [tried.fix.kind for tried in study.tried], study.row("early stopping").scores.shape
+      (['baseline', 'early stopping', 'L2 penalty', 'L1 penalty'], (2,))
     """
     began = time.monotonic() if began is None else began
     say = _reporter(progress, run_dir)
@@ -186,23 +187,26 @@ class _Study:
         fixes, missing = fixes_for({*trainer.names}, plan.strengths)
         missing = missing if self.given else {}
         self.say(f"Plan: {plan.describe(len(fixes))} (budget {duration(self.budget)}).")
+        count = len(fixes)
         repeats = self._train(plan, fixes, cost)
+        plan = replace(plan, repeats=repeats, strengths=plan.strengths if len(fixes) == count else 1)
+        self.recorded.keep(plan)
         tried = self._tried(fixes)
         best, recommended = self._chosen(tried)
         self.say(f"Recommended: {recommended.name}. Training it on all examples but the test examples.")
-        task, state, test = self._final(recommended)
+        task, state, sample, test = self._final(recommended)
         rivals = self._rivals(recommended)
         more = self._growth(recommended, cells[:CELLS])
         signal = self._signal(cells[:CELLS])
         columns = self._columns(recommended)
-        self._distrust(tried, best, columns, plan, repeats)
+        self._distrust(tried, best, columns)
         histories = {fix.name: [run.history for run in self.runs[fix.name]] for fix in (BASELINE, recommended, best)}
         base = histories["baseline"]
         study = OverfittingStudy(
             self.measure.title,
             self.measure.larger_is_better,
             self._described(),
-            replace(plan, repeats=repeats),
+            plan,
             self.baseline,
             _diagnosed(self.runs["baseline"], len(problem.pool)),
             verdicts(map(diagnose, base)),
@@ -227,7 +231,7 @@ class _Study:
         )
         if study.directory is not None:
             about = {"study": "flaxfit.overfitting_study", "recommended": recommended.name, "sentences": study.sentences}
-            export(study.directory / "export", task, state, problem.described(), about=about)
+            export(study.directory / "export", task, state, sample, about=about)
             study.write(study.directory)
         return study
 
@@ -328,8 +332,8 @@ class _Study:
                 near.append(t.fix)
         return best.fix, min(near or [best.fix], key=lambda fix: SIMPLICITY[fix.kind])
 
-    def _final(self, fix: Fix) -> tuple[Task, TrainState, dict[str, Interval]]:
-        """The recommended setting, trained on the whole pool, and its scores on the test examples."""
+    def _final(self, fix: Fix) -> tuple[Task, TrainState, Dataset, dict[str, Interval]]:
+        """The recommended setting, trained on the whole pool, an example of its data, and its scores on the test examples."""
         trainer, problem = self.trainer, self.problem
         train, validation, test, fitted = problem.final(fix.stops)
         trial = Trial(trainer.setting(fix), problem.seed, train, validation, None, fitted)
@@ -343,7 +347,7 @@ class _Study:
             rows = np.asarray(metric(outputs, y), float)
             if rows.shape == (len(test),) and name != self.measure.name:
                 scores[name] = statistics.share(int(rows.sum()), len(rows)) if np.isin(rows, (0, 1)).all() else interval(rows)
-        return member.task, replace(member.task.evaluated(state), opt_state=None), scores
+        return member.task, replace(member.task.evaluated(state), opt_state=None), train[:1], scores
 
     def _rivals(self, fix: Fix) -> list[Rival]:
         runs = self.runs[fix.name]
@@ -411,7 +415,7 @@ class _Study:
             return []
         return importances(runs, self.measure, places_of(runs[0].part.held_out, self.problem.encoding), ratio)
 
-    def _distrust(self, tried: Sequence[Tried], best: Fix, columns: Sequence[Importance], plan: Plan, repeats: int) -> None:
+    def _distrust(self, tried: Sequence[Tried], best: Fix, columns: Sequence[Importance]) -> None:
         """Adds to the warnings what the results tell."""
         data, labels = self.problem.data, self.problem.labels
         if labels is not None:
@@ -555,7 +559,7 @@ class _Recorded:
         pass
 
     def keep(self, plan: Plan) -> None:
-        """Writes the plan."""
+        """Writes the plan, which is at the end what was done."""
         self.plan = plan
         if self._path is not None:
             RunDirectory(self._path.parent).write_config({"study": True, "environment": environment()})
