@@ -108,7 +108,8 @@ class OverfittingStudy:
       warnings: what to distrust.
       covers: what the intervals of the comparisons cover.
       margin: the smallest difference that matters, or None.
-      task, state: the recommended network, trained on all examples but the test examples.
+      task: the recommended network.
+      state: its weights, trained on all examples but the test examples.
       seconds: how long the study took.
       directory: where it was written, or None.
     """

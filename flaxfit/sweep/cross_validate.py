@@ -60,6 +60,27 @@ class CrossValidation:
         settings = 1 if self.chosen else len(self.study.settings)
         return self.scores[metric].reshape(settings, len(self.folds), -1).mean(2)
 
+    def best(self, metric: str | None = None, *, mode: Mode | None = None) -> Mapping[str, Any]:
+        """Returns the setting with the best mean score on the held-out examples.
+
+        That score is a little too good, because the same examples chose the setting: `inner=...` gives one that is not.
+
+        Args:
+          metric: one of `scores`; by default the data loss.
+          mode: "min" or "max", for a metric whose mode is not known.
+
+        Raises:
+          ValueError: as `table`.
+        """
+        return self._scored(metric).rank(mode)[0]
+
+    def to_pandas(self) -> Any:
+        """Returns the members as a pandas data frame: hyperparameters, fold, seed, and each score on the held-out examples."""
+        import pandas
+
+        rows = [{**member.setting, "fold": member.fold, "seed": member.seed} for member in self.study.members]
+        return pandas.DataFrame(rows).assign(**{name: np.asarray(values) for name, values in self.scores.items()})
+
     def table(self, metric: str | None = None, *, level: float = 0.95) -> Table:
         """Returns the mean, interval and standard deviation of each setting over folds.
 

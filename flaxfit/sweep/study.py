@@ -241,11 +241,11 @@ class Study:
         common = [name for name in scores[0] if all(name in score for score in scores)]  # a setting may be another loss
         return {name: np.array([score[name] for score in scores]) for name in common}
 
-    def export(self, member: str, data: Dataset, directory: str | os.PathLike[str] | None = None) -> Path:
+    def export(self, member: str | Mapping[str, Any], data: Dataset, directory: str | os.PathLike[str] | None = None) -> Path:
         """Writes the best model of a member for `flaxfit.load`.
 
         Args:
-          member: the name of the member, such as `l2=0.001,seed=3`.
+          member: the name of the member, such as `l2=0.001,seed=3`; or a setting, of which the member with the best monitored score is taken.
           data: examples as in training. Only their shapes and names are stored.
           directory: where to write it; by default where `flaxfit.load(run_dir, member=...)` looks for it.
 
@@ -256,6 +256,9 @@ class Study:
           ValueError: there is no such member; or no directory is given and the population has none.
         """
         names = [m.name for m in self.members]
+        if not isinstance(member, str):
+            part, sign = self.select(**member), -1 if self.mode(self.monitor) == "max" else 1
+            member = part.members[int(np.nanargmin(sign * part.scores(self.monitor, "best")))].name
         if member not in names:
             raise ValueError(unknown("member", member, names))
         if directory is None:
@@ -270,6 +273,25 @@ class Study:
         """Returns the outputs of each member, as `flaxfit.predict` does."""
         pairs, at = zip(self.members, self.results, strict=True), self._at(at)
         return [predict_member(m.programs, m.task, m.numbers, getattr(r, at), x, batch_size) for m, r in pairs]
+
+    def to_pandas(self) -> Any:
+        """Returns the members as a pandas data frame: hyperparameters, fold, seed, epochs, best epoch, and the columns of the last epoch."""
+        import pandas
+
+        return pandas.DataFrame(
+            [
+                {
+                    **member.setting,
+                    "fold": member.fold,
+                    "seed": member.seed,
+                    "epochs": len(result.history.epochs),
+                    "best_epoch": result.best_epoch,
+                    "stop_reason": result.stop_reason,
+                    **{name: value for name, value in result.history.row(-1).items() if name != "best_epoch"},
+                }
+                for member, result in zip(self.members, self.results, strict=True)
+            ]
+        )
 
     def mode(self, metric: str | np.ndarray | None = None, given: Mode | None = None) -> Mode:
         """Returns whether a metric is best when it is small ("min") or large ("max").

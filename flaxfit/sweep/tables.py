@@ -50,6 +50,25 @@ class Table:
     covers: str
     notes: Sequence[str] = ()
 
+    def to_pandas(self) -> Any:
+        """Returns the settings as a pandas data frame: hyperparameters, mean, interval, standard deviation and runs."""
+        import pandas
+
+        return pandas.DataFrame(
+            [
+                {
+                    **row.setting,
+                    "mean": row.interval.mean,
+                    "low": row.interval.low,
+                    "high": row.interval.high,
+                    "sd": row.interval.sd,
+                    "runs": row.runs,
+                    "not_finite": row.broken,
+                }
+                for row in self.rows
+            ]
+        )
+
     def __str__(self) -> str:
         title = f"mean, {self.rows[0].interval.level:.0%} interval" if self.covers else "mean"
         names = list(self.rows[0].setting)
@@ -91,6 +110,24 @@ class Comparisons:
     broken: Mapping[str, int]
     covers: str
     notes: Sequence[str] = ()
+
+    def to_pandas(self) -> Any:
+        """Returns the comparisons as a pandas data frame: setting, difference, interval, p-value and verdict."""
+        import pandas
+
+        return pandas.DataFrame(
+            [
+                {
+                    "setting": c.names[1],
+                    "difference": c.difference.mean,
+                    "low": c.difference.low,
+                    "high": c.difference.high,
+                    "p_value": c.p_value,
+                    "verdict": c.verdict,
+                }
+                for c in self.rows
+            ]
+        )
 
     def __str__(self) -> str:
         lines = [

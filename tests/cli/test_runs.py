@@ -17,7 +17,7 @@ from flaxfit.cli import main, script
 from flaxfit.storage.checkpoints import Checkpoints
 from flaxfit.train import program
 
-VERSION_1 = Path(__file__).parent / "storage" / "run_v1"
+VERSION_1 = Path(__file__).parents[1] / "storage" / "run_v1"
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,12 @@ def test_show_a_population(finished, tmp_path, capsys):
     assert f"seed=1: 3 epochs, best epoch {study.results[1].best_epoch}: val_categorical_crossentropy {best:.4g}" in text
     assert main(["show", str(tmp_path / "many"), "--member", "seed=0"]) == 0
     assert "Epoch 3 of 3" in capsys.readouterr().out
-    assert main(["show", str(tmp_path / "many"), "--member", "sed=0"]) == 1
+    assert main(["show", str(tmp_path / "many"), "--member", "sed=0"]) == 2
     assert "did you mean 'seed=0'" in capsys.readouterr().err
+    best = min(study.results, key=lambda result: result.history["val_categorical_crossentropy"].min())
+    chosen = study.export({}, splits.train)
+    assert chosen.parent.name == f"seed={study.results.index(best)}"
+    shutil.rmtree(chosen.parent)
     place = study.export("seed=1", splits.train)
     model = ff.load(tmp_path / "many", member="seed=1")
     assert place == tmp_path / "many" / "members" / "seed=1" / "export"
@@ -96,7 +100,7 @@ def test_evaluate_and_export(finished, capsys):
 
 @pytest.mark.parametrize("command", ["show", "evaluate", "export", "resume"])
 def test_a_directory_that_holds_no_run(command, tmp_path, capsys):
-    assert main([command, str(tmp_path)]) == 1
+    assert main([command, str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("flaxfit: ")
     assert str(tmp_path) in said.err
@@ -105,11 +109,11 @@ def test_a_directory_that_holds_no_run(command, tmp_path, capsys):
 
 def test_wrong_usage(capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["shwo", "runs"])
+        main(["show", "runs", "--plto"])
     assert ended.value.code == 2
 
 
-def test_resume_runs_the_recorded_command_again(tmp_path):
+def test_resume_runs_the_recorded_command_again_if_it_may(tmp_path):
     (tmp_path / "train.py").write_text(
         "import sys, numpy as np, optax, flaxfit as ff\n"
         "task = ff.Task(model=ff.nn.MLP((2,), 1), loss=ff.losses.mse, optimizer=optax.sgd(0.1))\n"
@@ -118,8 +122,17 @@ def test_resume_runs_the_recorded_command_again(tmp_path):
     )
     subprocess.run([sys.executable, "train.py", "--some", "option"], cwd=tmp_path, check=True, capture_output=True)
     command = [sys.executable, "-m", "flaxfit", "resume", str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=tmp_path.parent, check=True, capture_output=True, text=True)
+    options = {"cwd": tmp_path.parent, "capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
+    asked = subprocess.run(command, check=False, **options)
+    assert asked.returncode == 2
+    assert "train.py --some option" in asked.stdout
+    assert "pass --yes to start this command" in asked.stderr
+    done = subprocess.run([*command, "--yes"], check=True, **options)
     assert "chunks 0 ['--some', 'option']" in done.stdout
+    (tmp_path / "run" / "config.json").chmod(0o666)
+    refused = subprocess.run([*command, "--yes"], check=False, **options)
+    assert refused.returncode == 2
+    assert "can be written by anybody" in refused.stderr
 
 
 def test_help_is_quick_to_import():

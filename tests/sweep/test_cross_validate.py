@@ -149,6 +149,13 @@ def test_both_routes_to_the_same_scores_give_the_same_numbers(data):
     assert runs.compare(a, b).p_value == runs.compare(a, b, "binary_crossentropy").p_value
     assert [c.p_value for c in runs.compare_all(a, "accuracy").rows] == [ways[0].p_value]
     assert max(map(len, str(runs).splitlines())) <= 80
+    best = {"rate": 3e-2} if scores[1].mean() > scores[0].mean() else {"rate": 1e-4}
+    assert runs.best("accuracy") == best
+    frame = runs.to_pandas()
+    assert frame.groupby("rate")["accuracy"].mean()[best["rate"]] == pytest.approx(max(scores.mean(1)))
+    assert runs.table("accuracy").to_pandas()["low"].tolist() == [row.interval.low for row in runs.table("accuracy").rows]
+    assert runs.compare_all(a, "accuracy").to_pandas()["verdict"].tolist() == [ways[0].verdict]
+    assert len(runs.study.to_pandas()) == len(runs.study)
     with pytest.raises(ValueError, match="no metric 'acuracy' among the scores; did you mean 'accuracy'"):
         runs.table("acuracy")
 
