@@ -88,7 +88,7 @@ def _table(options: Source, path: Path) -> Examples:
         weight = None if options.weight is None else _numbers(plain.cells[columns[options.weight]], options.weight)
         table = plain if not kinds else flaxfit_data.read_table(path, target, kinds=kinds)
     if weight is not None:
-        table = table.weighted(weight)
+        table = table.weighted(weight / weight.mean())
     groups = None if options.group is None else _values(plain.cells[columns[options.group]], options.group)
     times = None if options.time is None else _times(plain.cells[columns[options.time]], options.time)
     return Examples(path.name.split(".")[0], table, groups, times)
@@ -132,8 +132,8 @@ def _values(cells: Cells, name: str) -> np.ndarray:
 def _numbers(cells: Cells, name: str) -> np.ndarray:
     taken, notation = parsing.meaning(cells)
     values = parsing.numbers(cells, notation) if taken == "number" else np.full(len(cells), np.nan)
-    if not np.isfinite(values).all() or (values < 0).any():
-        raise ValueError(f"--weight {name}: weights must be numbers of 0 or more, in every row.")
+    if not np.isfinite(values).all() or (values < 0).any() or not values.any():
+        raise ValueError(f"--weight {name}: weights must be numbers of 0 or more in every row, and not all 0.")
     return values
 
 

@@ -88,7 +88,7 @@ def fixes_for(names: set[str], strengths: int) -> tuple[list[Fix], dict[str, str
         if absent := [name for name in settings[0] if name not in names]:
             missing[kind] = f"{_HOW[absent[0]]} in make_task(hp)"
             continue
-        chosen = settings if strengths >= len(settings) else settings[len(settings) // 2 :][:1] if strengths == 1 else settings[-2:]
+        chosen = settings if strengths >= len(settings) else settings[(len(settings) - 1) // 2 :][:1] if strengths == 1 else settings[-2:]
         fixes += [Fix(kind, _strength(setting), setting, kind == "early stopping") for setting in chosen]
     return fixes, missing
 

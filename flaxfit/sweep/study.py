@@ -245,7 +245,8 @@ class Study:
         """Writes the best model of a member for `flaxfit.load`.
 
         Args:
-          member: the name of the member, such as `l2=0.001,seed=3`; or a setting, of which the member with the best monitored score is taken.
+          member: the name of the member, such as `l2=0.001,seed=3`; or a setting, of which the member with the best monitored score is
+            taken.
           data: examples as in training. Only their shapes and names are stored.
           directory: where to write it; by default where `flaxfit.load(run_dir, member=...)` looks for it.
 
@@ -275,7 +276,7 @@ class Study:
         return [predict_member(m.programs, m.task, m.numbers, getattr(r, at), x, batch_size) for m, r in pairs]
 
     def to_pandas(self) -> Any:
-        """Returns the members as a pandas data frame: hyperparameters, fold, seed, epochs, best epoch, and the columns of the last epoch."""
+        """Returns the members as a pandas data frame: hyperparameters, fold, seed, epochs, best epoch, and what the last epoch logged."""
         import pandas
 
         return pandas.DataFrame(
