@@ -20,6 +20,7 @@ _MODULES = {
     "evaluate": "models",
     "compare": "compare",
     "show": "runs",
+    "report": "report",
     "resume": "runs",
     "export": "runs",
     "list": "data",

@@ -180,6 +180,19 @@ class Show(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Report(Common):
+    """Write a run, a population or a study as one HTML page to open or to send.
+
+    Example: flaxfit report runs/people-study
+    """
+
+    run: Run
+    """The directory of a run, a population or a study."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
+    """The file to write. By default it is report.html in the run directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resume(Common):
     """Resume a run: start its recorded command again, in the directory in which it was started.
 
@@ -250,6 +263,7 @@ COMMANDS: dict[str, type] = {
     "evaluate": Evaluate,
     "compare": Compare,
     "show": Show,
+    "report": Report,
     "resume": Resume,
     "export": Export,
     "data": DataCommand,

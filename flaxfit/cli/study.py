@@ -42,5 +42,5 @@ def study(command: Study) -> None:
         print(json.dumps(answer.record(), indent=1))
         return
     print(answer)
-    print(f"\nWritten to {directory}: study.md, figures, and the recommended model. Predict new rows with it:")
+    print(f"\nWritten to {directory}: report.html to open, study.md, and the recommended model. Predict new rows with it:")
     print(f"  flaxfit predict {directory} NEW.csv -o predictions.csv")

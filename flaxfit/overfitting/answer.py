@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -110,6 +111,9 @@ class OverfittingStudy:
       margin: the smallest difference that matters, or None.
       task: the recommended network.
       state: its weights, trained on all examples but the test examples.
+      classes: the names of the classes, or None.
+      test_outputs: the outputs of the recommended network for the test examples.
+      test_targets: their targets.
       seconds: how long the study took.
       directory: where it was written, or None.
     """
@@ -137,6 +141,9 @@ class OverfittingStudy:
     margin: float | None
     task: Task
     state: TrainState
+    classes: tuple[str, ...] | None
+    test_outputs: np.ndarray
+    test_targets: np.ndarray
     seconds: float
     directory: Path | None = None
 
@@ -364,14 +371,27 @@ class OverfittingStudy:
 
         return figures(self)
 
+    def report(self, file: str | Path) -> Path:
+        """Writes the report as one HTML file that needs no network, and returns the file.
+
+        Raises:
+          ImportError: Plotly is not installed.
+        """
+        from flaxfit.overfitting.page import page
+
+        Path(file).write_text(page(self), encoding="utf-8")
+        return Path(file)
+
     def write(self, directory: str | Path) -> Path:
-        """Writes `study.md`, its figures, and `study.json` to a directory, and returns the Markdown file."""
+        """Writes `study.md` with its figures, `study.json`, and with Plotly `report.html` to a directory, and returns the Markdown file."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, figure in self.plots().items():
             figure.savefig(directory / f"{name}.png")
         (directory / "study.json").write_text(json.dumps(self.record(), indent=1))
         (directory / "study.md").write_text(self.markdown())
+        with contextlib.suppress(ImportError):
+            self.report(directory / "report.html")
         return directory / "study.md"
 
 

@@ -96,8 +96,7 @@ def _growth(study: OverfittingStudy) -> Figure:
     errors = np.array([[score.mean - score.low, score.high - score.mean] for score in growth.scores]).T
     ax.errorbar(growth.sizes, means, errors, fmt="o", color=PALETTE[0], label="mean over folds, 95%")
     n = np.geomspace(growth.sizes[0], 2 * growth.sizes[-1], 100)
-    design = np.column_stack([np.ones(len(growth.sizes)), np.array(growth.sizes, float) ** -growth.exponent])
-    floor, factor = np.linalg.lstsq(design, means, rcond=None)[0]
+    floor, factor = growth.law
     ax.plot(
         n,
         floor + factor * n**-growth.exponent,

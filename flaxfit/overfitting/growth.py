@@ -20,12 +20,14 @@ class Growth:
     Attributes:
       sizes: the numbers of training examples.
       scores: the mean score of each size, with its interval over folds.
+      law: the floor and the factor, fitted to the means.
       exponent: the exponent that fits all folds best, among 0.25, 0.5, 1 and 2.
       doubled: how much twice the largest size would improve the score, with its interval over folds.
     """
 
     sizes: Sequence[int]
     scores: Sequence[Interval]
+    law: tuple[float, float]
     exponent: float
     doubled: Interval
 
@@ -67,12 +69,13 @@ def growth(sizes: Sequence[int], scores: np.ndarray, larger_is_better: bool, tes
     for exponent in _EXPONENTS:
         design = np.column_stack([np.ones(len(n)), n**-exponent])
         solved, *_ = np.linalg.lstsq(design, scores, rcond=None)
-        fits[exponent] = float(((design @ solved - scores) ** 2).sum()), solved[1]
+        fits[exponent] = float(((design @ solved - scores) ** 2).sum()), solved
     exponent = min(fits, key=lambda each: fits[each][0])
     sign = -1 if larger_is_better else 1
-    gains = sign * fits[exponent][1] * (n[-1] ** -exponent - (2 * n[-1]) ** -exponent)
+    gains = sign * fits[exponent][1][1] * (n[-1] ** -exponent - (2 * n[-1]) ** -exponent)
 
     def over(values: np.ndarray) -> Interval:
         return interval(values) if test_ratio is None else interval(values, method="corrected", test_ratio=test_ratio)
 
-    return Growth(list(sizes), [over(row) for row in scores], exponent, over(gains))
+    floor, factor = fits[exponent][1].mean(1)
+    return Growth(list(sizes), [over(row) for row in scores], (float(floor), float(factor)), exponent, over(gains))

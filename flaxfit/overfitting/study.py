@@ -36,6 +36,7 @@ from flaxfit.storage.directory import RunDirectory, environment
 from flaxfit.sweep.fit_many import Trial, train_all
 from flaxfit.train.compiled import MakeTask
 from flaxfit.train.export import export
+from flaxfit.train.labels import kind_of_loss
 from flaxfit.train.task import Task
 
 _FEWEST = 12  # training examples of the smallest size
@@ -194,7 +195,7 @@ class _Study:
         tried = self._tried(fixes)
         best, recommended = self._chosen(tried)
         self.say(f"Recommended: {recommended.name}. Training it on all examples but the test examples.")
-        task, state, sample, test = self._final(recommended)
+        task, state, sample, outputs, test = self._final(recommended)
         rivals = self._rivals(recommended)
         more = self._growth(recommended, cells[:CELLS])
         signal = self._signal(cells[:CELLS])
@@ -226,6 +227,9 @@ class _Study:
             self.margin,
             task,
             state,
+            self._classes(),
+            outputs,
+            np.asarray(problem.data.y)[problem.test],
             time.monotonic() - self.began,
             None if trainer.run_dir is None else Path(trainer.run_dir),
         )
@@ -332,8 +336,8 @@ class _Study:
                 near.append(t.fix)
         return best.fix, min(near or [best.fix], key=lambda fix: SIMPLICITY[fix.kind])
 
-    def _final(self, fix: Fix) -> tuple[Task, TrainState, Dataset, dict[str, Interval]]:
-        """The recommended setting, trained on the whole pool, an example of its data, and its scores on the test examples."""
+    def _final(self, fix: Fix) -> tuple[Task, TrainState, Dataset, np.ndarray, dict[str, Interval]]:
+        """The recommended setting, trained on the whole pool; an example of its data; its outputs and scores on the test examples."""
         trainer, problem = self.trainer, self.problem
         train, validation, test, fitted = problem.final(fix.stops)
         trial = Trial(trainer.setting(fix), problem.seed, train, validation, None, fitted)
@@ -347,7 +351,7 @@ class _Study:
             rows = np.asarray(metric(outputs, y), float)
             if rows.shape == (len(test),) and name != self.measure.name:
                 scores[name] = statistics.share(int(rows.sum()), len(rows)) if np.isin(rows, (0, 1)).all() else interval(rows)
-        return member.task, replace(member.task.evaluated(state), opt_state=None), train[:1], scores
+        return member.task, replace(member.task.evaluated(state), opt_state=None), train[:1], outputs, scores
 
     def _rivals(self, fix: Fix) -> list[Rival]:
         runs = self.runs[fix.name]
@@ -454,6 +458,12 @@ class _Study:
             f"{len(problem.data)} examples{target}, split {kind}: {len(problem.pool)} to train and validate on, and {len(problem.test)} "
             f"test examples that only the recommended network sees, once."
         )
+
+    def _classes(self) -> tuple[str, ...] | None:
+        """The names of the classes, if the outputs are their logits."""
+        if self.problem.labels is None or kind_of_loss(self.runs["baseline"][0].member.task) is None:
+            return None
+        return self.problem.data.classes or tuple(map(str, range(max(2, int(self.problem.labels.max()) + 1))))
 
     def _covers(self) -> str:
         if self.problem.folds == 1:
