@@ -20,7 +20,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 PROBE = """<script>
 const places = [...document.querySelectorAll('.figure')], first = places[0], found = {figures: places.length};
 found.drawn = places.filter(p => p.querySelector('.main-svg')).length;
-Plotly.Fx.hover(first, [{curveNumber: 0, pointNumber: 3}]);
+Plotly.Fx.hover(first, [{curveNumber: first.data.findIndex(trace => trace.hoverinfo !== 'skip'), pointNumber: 3}]);
 found.hover = first.querySelectorAll('.hoverlayer text').length;
 const shown = () => first.querySelectorAll('.scatterlayer .trace').length;
 found.traces = shown();
