@@ -18,7 +18,7 @@ from flaxfit.overfitting.fixes import Fix
 from flaxfit.overfitting.growth import Growth
 from flaxfit.overfitting.plan import Plan, duration
 from flaxfit.report.diagnosis import Diagnosis
-from flaxfit.report.sections import Section, as_markdown, as_text
+from flaxfit.report.sections import Section, as_html, as_markdown, as_text
 from flaxfit.report.statistics import Comparison, Interval
 from flaxfit.state import TrainState
 from flaxfit.train.task import Task
@@ -152,6 +152,9 @@ class OverfittingStudy:
 
     def __str__(self) -> str:
         return as_text(self.sections())
+
+    def _repr_html_(self) -> str:
+        return as_html(self.sections())
 
     def row(self, fix: Fix | str) -> Tried:
         """Returns what a fix did.

@@ -12,7 +12,7 @@ import numpy as np
 from flaxfit.arguments import needed
 from flaxfit.history import History
 from flaxfit.report.plots import PALETTE
-from flaxfit.report.sections import Section
+from flaxfit.report.sections import Section, paragraphs_html, table_html
 from flaxfit.report.statistics import Interval
 
 _STYLE = """
@@ -73,7 +73,7 @@ def page(title: str, subtitle: str, sections: Sequence[Section], figures: Mappin
     offline = needed("plotly.offline", "an HTML report", "report")
     parts = [f"<h1>{html.escape(title)}</h1>", f'<p class="muted">{html.escape(subtitle)}</p>']
     for place, section in enumerate(sections):
-        parts.append(f"<section><h2>{html.escape(section.title)}</h2>" + _paragraphs(section.paragraphs, place == 0))
+        parts.append(f"<section><h2>{html.escape(section.title)}</h2>" + paragraphs_html(section.paragraphs, place == 0))
         if section.figure is not None and section.figure in figures:
             if note := figures[section.figure].layout.meta:
                 parts.append(f'<p class="muted">{html.escape(note)}</p>')
@@ -83,10 +83,10 @@ def page(title: str, subtitle: str, sections: Sequence[Section], figures: Mappin
                 f'<div class="figure" role="img" aria-label="{label}" data-name="{section.figure}" style="height:{height}px"></div>'
             )
         if section.rows:
-            parts.append(_table(section.columns, section.rows))
+            parts.append(table_html(section.columns, section.rows))
         parts.append("</section>")
     parts.append(
-        "<section><h2>Configuration and versions</h2>" + _table(["", ""], [[name, text] for name, text in facts.items()]) + "</section>"
+        "<section><h2>Configuration and versions</h2>" + table_html(["", ""], [[name, text] for name, text in facts.items()]) + "</section>"
     )
     data = {name: json.loads(figure.to_json()) for name, figure in figures.items()}
     text = json.dumps(data).replace("<", "\\u003c")  # so that no text in it ends the script
@@ -96,19 +96,6 @@ def page(title: str, subtitle: str, sections: Sequence[Section], figures: Mappin
         + "\n".join(parts)
         + f"\n</main>\n<script>{offline.get_plotlyjs()}</script>\n<script>const FIGURES = {text};{_SCRIPT}</script></body></html>\n"
     )
-
-
-def _paragraphs(paragraphs: Sequence[str], answer: bool) -> str:
-    items = [text[2:] for text in paragraphs if text.startswith("- ")]
-    plain = "".join(f"<p>{html.escape(text)}</p>" for text in paragraphs if not text.startswith("- "))
-    listed = f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in items)}</ul>" if items else ""
-    return f'<div class="answer">{plain}{listed}</div>' if answer else plain + listed
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def curves(runs: Mapping[str, Sequence[History]], column: str, marks: Mapping[str, tuple[float, str]] | None = None) -> Any:

@@ -1,7 +1,8 @@
-"""Reports made of sections, as text of 80 columns and as Markdown."""
+"""Reports made of sections, as text of 80 columns, as Markdown and as HTML."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from textwrap import fill
@@ -68,6 +69,30 @@ def as_markdown(title: str, sections: Sequence[Section]) -> str:
         if section.figure:
             parts.append(f"![{section.title}]({section.figure}.png)")
     return "\n\n".join(parts) + "\n"
+
+
+def as_html(sections: Sequence[Section]) -> str:
+    """Returns the sections without their figures as HTML, for a notebook."""
+    parts = []
+    for section in sections:
+        table = table_html(section.columns, section.rows) if section.rows else ""
+        parts.append(f"<h4>{html.escape(section.title)}</h4>{table}{paragraphs_html(section.paragraphs)}")
+    return "".join(parts)
+
+
+def paragraphs_html(paragraphs: Sequence[str], answer: bool = False) -> str:
+    """Returns paragraphs and lists as HTML, those of an answer in a box."""
+    items = [text[2:] for text in paragraphs if text.startswith("- ")]
+    plain = "".join(f"<p>{html.escape(text)}</p>" for text in paragraphs if not text.startswith("- "))
+    listed = f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in items)}</ul>" if items else ""
+    return f'<div class="answer">{plain}{listed}</div>' if answer else plain + listed
+
+
+def table_html(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table as HTML."""
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _escaped(text: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from flaxfit.report.sections import Section, as_html
 from flaxfit.report.statistics import Comparison, Interval, share
 
 
@@ -70,6 +71,13 @@ class Table:
         )
 
     def __str__(self) -> str:
+        return _rendered(self.section())
+
+    def _repr_html_(self) -> str:
+        return as_html([self.section()])
+
+    def section(self) -> Section:
+        """Returns the table with its remarks as a section of a report."""
         title = f"mean, {self.rows[0].interval.level:.0%} interval" if self.covers else "mean"
         names = list(self.rows[0].setting)
         lines = []
@@ -88,7 +96,7 @@ class Table:
                     f"No better than a constant prediction: {len(row.collapsed)} of {row.runs} runs ({rate.mean:.0%}, {rate.low:.0%} to "
                     f"{rate.high:.0%}): {some}{without}."
                 )
-        return rendered(self.metric, [*names, "runs", title, "sd"], lines, notes)
+        return Section(self.metric, notes, [*names, "runs", title, "sd"], lines)
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,13 @@ class Comparisons:
         )
 
     def __str__(self) -> str:
+        return _rendered(self.section())
+
+    def _repr_html_(self) -> str:
+        return as_html([self.section()])
+
+    def section(self) -> Section:
+        """Returns the comparisons with their remarks as a section of a report."""
         lines = [
             [c.names[1], str(c.difference).rsplit(" (", 1)[0], f"{c.p_value:.2g}", _short(c.correlation), c.verdict] for c in self.rows
         ]
@@ -142,25 +157,25 @@ class Comparisons:
                 number = f"{c.needed:.0f} runs" if np.isfinite(c.needed) else "more held-out rows"
                 notes.append(f"{c.names[1]}: an interval of ± {c.margin:g} takes {number}.")
         title = f"{self.metric}: difference from {self.baseline}"
-        return rendered(title, ["setting", "difference", "p", "r of pairs", "verdict"], lines, notes)
+        return Section(title, notes, ["setting", "difference", "p", "r of pairs", "verdict"], lines)
 
 
-def rendered(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], notes: Sequence[str]) -> str:
-    """Returns a table with remarks below it, at most 80 columns wide."""
+def _rendered(section: Section) -> str:
+    """A table with its remarks below it, at most 80 columns wide."""
     from textwrap import fill
 
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    table = RichTable(title=title)
-    for column in columns:
+    table = RichTable(title=section.title)
+    for column in section.columns:
         table.add_column(column)
-    for row in rows:
+    for row in section.rows:
         table.add_row(*row)
     console = Console(width=80, no_color=True, force_terminal=False)
     with console.capture() as text:
         console.print(table)
-    return "\n".join([text.get().rstrip(), *(fill(note, 80) for note in notes)])
+    return "\n".join([text.get().rstrip(), *(fill(note, 80) for note in section.paragraphs)])
 
 
 def _short(correlation: float) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 import flaxfit as ff
 from flaxfit.report.html import confusion, curves, intervals, page, points
-from flaxfit.report.sections import Section, as_markdown, as_text
+from flaxfit.report.sections import Section, as_html, as_markdown, as_text
 from flaxfit.report.statistics import interval
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -102,3 +102,4 @@ def test_the_same_sections_as_text_and_markdown(report):
     assert r"\*Stars\* and under\_scores." in markdown
     assert "| dropout | 0.1 &#124; 0.2 |" in markdown
     assert "![Curves](curves.png)" in markdown
+    assert "<td>dropout</td>" in as_html(report[0])
