@@ -3,7 +3,7 @@
 Each peer is a process of its own with an environment of its own, which is made when it is first needed. The peers of a workload take
 turns, round by round, in an order that is drawn anew in each round. Ratios are those of a round, peer / flaxfit. A peer whose validation
 accuracy is farther from flaxfit's than the workload's tolerance has done other work, and is marked. The output directory gets `table.md`,
-`table.csv`, plots, and all rounds in `rounds.json`. Expect 25 minutes on 2 cores, a few minutes with --quick, and 5 minutes more with
+`table.csv`, plots, and all rounds in `rounds.json`. Expect half an hour on 2 cores, a few minutes with --quick, and 10 minutes more with
 --growth. Let nothing else run beside it.
 """
 
@@ -60,7 +60,7 @@ class Config:
     """The precision of matrix products, for all peers: "tf32" is for GPUs, "bf16" is mixed precision."""
 
 
-LONG = 3.0  # a peer that needs more seconds for a run trains fewer epochs in each round
+LONG = 2.0  # a peer that needs more seconds for a run trains fewer epochs in each round
 SLOW = ("keras-tensorflow", "torch-compiled", "fabric")
 GROWTH = (FLAXFIT, "scan", "scan-members", "steps", "keras-jax", "torch")
 
@@ -89,9 +89,11 @@ def chosen(config: Config) -> tuple[Workload, ...]:
     works = (*WORKLOADS, *FIRST, *(growing() if config.growth else ()))
     words = config.workloads or ("",)
     found = tuple(work for work in works if work.growth or any(work.name.startswith(word) for word in words))
-    for kind, asked, known in (("workload", words, [work.name for work in works]), ("peer", config.peers, [*PEERS])):
-        if unknown := [word for word in asked if not any(name.startswith(word) for name in known)]:
-            raise SystemExit(f"there is no {kind} {', '.join(unknown)}: choose from {', '.join(known)}.")
+    names = [work.name for work in works]
+    if unknown := [word for word in words if not any(name.startswith(word) for name in names)]:
+        raise SystemExit(f"there is no workload {', '.join(unknown)}: choose from {', '.join(names)}.")
+    if unknown := [name for name in config.peers if name not in PEERS]:
+        raise SystemExit(f"there is no peer {', '.join(unknown)}: choose from {', '.join(PEERS)}.")
     return tuple(replace(work, epochs=max(1, work.epochs // 4)) for work in found) if config.quick else found
 
 
@@ -170,6 +172,8 @@ class Bench:
             names = self._peers(work)
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(prepare, sorted(names, key=lambda name: name not in SLOW)))
+            if FLAXFIT in failed:
+                raise SystemExit(f"flaxfit cannot train {work.name}: {failed[FLAXFIT]}")
 
             def turn(name: str, seed: int, epochs: int) -> dict[str, Any] | None:
                 try:

@@ -191,12 +191,11 @@ def markdown(record: Mapping[str, Any]) -> str:
         parts += ["**Peak memory of the process, MB**\n", memory(usual)]
     if any(not found.same for each in works for found in summaries(each).values()):
         parts.append(f"{MARK}: the validation accuracy differs from flaxfit's by more than the workload's tolerance.\n")
-    versions = {
-        peer["title"]: ", ".join(f"{package} {version}" for package, version in peer["versions"].items())
-        for name, peer in record["peers"].items()
-        if name in PEERS
-    }
-    parts.append("Versions: " + "; ".join(f"{title}: {each}" for title, each in versions.items()) + ".\n")
+    versions: dict[str, dict[str, None]] = {"python": {}}  # as ordered sets: an environment may have another version
+    for peer in (record["peers"][name] for name in PEERS if name in record["peers"]):
+        for package, version in {"python": peer["python"], **peer["versions"]}.items():
+            versions.setdefault(package, {})[version] = None
+    parts.append("Versions: " + ", ".join(f"{package} {' and '.join(each)}" for package, each in versions.items()) + ".\n")
     missing = [*record["skipped"].values()]
     missing += [f"{PEERS[name].title}, {each['work']['title']}: {reason}" for each in works for name, reason in each["failed"].items()]
     parts += [f"- Left out: {reason}" for reason in missing]

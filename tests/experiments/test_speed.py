@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -37,6 +38,15 @@ def plain(work):
     return SimpleNamespace(**asdict(work), precision="float32", strategy="auto", rows=170)
 
 
+@pytest.fixture
+def fast_compilation():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.usefixtures("fast_compilation")
 def test_flaxfit_and_the_programs_written_by_hand_train_the_same(arrays):
     import by_hand
     import with_flaxfit

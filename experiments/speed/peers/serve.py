@@ -103,7 +103,7 @@ def main() -> None:
 
     try:
         peer, options = importlib.import_module(arguments.peer), json.loads(arguments.options)
-        known = {found.metadata["Name"].lower(): found.version for found in importlib.metadata.distributions()}
+        known = {found.metadata["Name"].lower().replace("_", "-"): found.version for found in importlib.metadata.distributions()}
         versions = {name: known[name] for name in peer.PACKAGES if name in known}
         answer(versions=versions, device=peer.device(), python=sys.version.split()[0])
     except Exception as error:

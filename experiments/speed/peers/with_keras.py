@@ -87,5 +87,5 @@ def layer(each: list[Any], options: dict[str, Any]) -> Any:
     if kind == "dropout":
         return keras.layers.Dropout(values[0])
     if kind == "lstm":
-        return keras.layers.LSTM(values[0], **options)
+        return keras.layers.LSTM(values[0], unit_forget_bias=False, **options)  # as in Flax and PyTorch
     raise ValueError(f"a network has no layer of the kind {kind!r}.")
