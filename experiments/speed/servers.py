@@ -74,17 +74,17 @@ PEERS = {
 PRODUCTS = Peer("products of matrices", "products")
 
 
-def interpreter(peer: Peer, environments: Path | None) -> str:
+def interpreter(peer: Peer, environments: Path) -> str:
     """Returns the path of a Python with the peer's packages. The peer's environment is made if there is none.
 
     Args:
       peer: the peer.
-      environments: the directory of the environments, or None to run each peer with this Python.
+      environments: the directory of the environments.
 
     Raises:
       Failed: the environment could not be made.
     """
-    if environments is None or peer.environment is None:
+    if peer.environment is None:
         return sys.executable
     home = environments / peer.environment
     python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -120,7 +120,8 @@ def variables(peer: Peer, precision: Precision, caches: Path | None = None) -> d
     """
     found = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if peer.environment is None:
-        found["PYTHONPATH"] = str(HERE.parents[1])  # flaxfit of this clone
+        paths = str(HERE.parents[1]), os.environ.get("PYTHONPATH")  # flaxfit of this clone, and where this Python finds the rest
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     found |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true", "TF_CPP_MIN_LOG_LEVEL": "2"}
     found["JAX_DEFAULT_MATMUL_PRECISION"] = "highest" if precision == "float32" else "default"  # JAX's default on a GPU is TF32
     if caches:

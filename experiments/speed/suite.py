@@ -122,10 +122,11 @@ class Bench:
         shutil.rmtree(self._logs, ignore_errors=True)
         self._logs.mkdir(parents=True)
         self._rounds = min(2, config.rounds) if config.quick else config.rounds
+        self._known = {name: replace(peer, environment=None) if config.here else peer for name, peer in PEERS.items()}
         self._pythons: dict[str, str] = {}
         for name in dict.fromkeys((FLAXFIT, *(name for name in config.peers if not (config.quick and name in SLOW)))):
             try:
-                self._pythons[name] = interpreter(PEERS[name], None if config.here else config.environments)
+                self._pythons[name] = interpreter(self._known[name], config.environments)
             except Failed as failed:
                 self._leave_out(name, failed)
 
@@ -143,7 +144,7 @@ class Bench:
 
     def _peers(self, work: Workload) -> list[str]:
         def takes_part(name: str) -> bool:
-            peer = PEERS[name]
+            peer = self._known[name]
             return not (
                 name in work.without
                 or (peer.populations and (work.members == 1 or work.folds))
@@ -216,7 +217,7 @@ class Bench:
         return {"rounds": rounds[work.start == "warm" :], "failed": failed}  # the first has filled the caches
 
     def _server(self, name: str, peer: Peer | None = None, caches: Path | None = None) -> Server:
-        peer = peer or PEERS[name]
+        peer = peer or self._known[name]
         environment = variables(peer, self.config.precision, caches)
         server = Server(peer, self._pythons.get(name, sys.executable), environment, self._logs / f"{name}.log")
         self._record["peers"].setdefault(name, {"title": peer.title, **server.about})

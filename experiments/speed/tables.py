@@ -119,6 +119,10 @@ def percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2g}%"
 
 
+def listed(titles: Sequence[str]) -> str:
+    return f" ({'; '.join(titles)})" if titles else ""
+
+
 def columns_of(works: Sequence[Mapping[str, Any]]) -> list[str]:
     """The peers beside flaxfit that finished one of these workloads."""
     finished = {name for measured in works for name in summaries(measured)}
@@ -133,7 +137,7 @@ def pipes(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def ratios(works: Sequence[Mapping[str, Any]]) -> str:
     """The table of ratios, a row for each workload."""
     start, names = bool(works[0]["work"]["start"]), columns_of(works)
-    columns = ["workload", "flaxfit, s", "from process start, s"] if start else ["workload", "flaxfit, ms per epoch", "share of GEMM"]
+    columns = ["workload", "flaxfit, s"] if start else ["workload", "flaxfit, ms per epoch", "share of GEMM"]
     rows = []
     for measured in works:
         found = summaries(measured)
@@ -142,7 +146,7 @@ def ratios(works: Sequence[Mapping[str, Any]]) -> str:
         for index, each in enumerate(map(found.get, names)):
             if each:
                 cells[index] = f"{short(each.ratio)} ({short(each.low)} to {short(each.high)}){'' if each.same else ' ' + MARK}"
-        rows.append([measured["work"]["title"], short(own.time), short(own.start) if own.start else percent(own.share), *cells])
+        rows.append([measured["work"]["title"], short(own.time), *([] if start else [percent(own.share)]), *cells])
     return pipes([*columns, *(PEERS[name].title for name in names)], rows)
 
 
@@ -196,9 +200,11 @@ def markdown(record: Mapping[str, Any]) -> str:
         for package, version in {"python": peer["python"], **peer["versions"]}.items():
             versions.setdefault(package, {})[version] = None
     parts.append("Versions: " + ", ".join(f"{package} {' and '.join(each)}" for package, each in versions.items()) + ".\n")
-    missing = [*record["skipped"].values()]
-    missing += [f"{PEERS[name].title}, {each['work']['title']}: {reason}" for each in works for name, reason in each["failed"].items()]
-    parts += [f"- Left out: {reason}" for reason in missing]
+    missing: dict[str, list[str]] = {reason: [] for reason in record["skipped"].values()}
+    for each in works:
+        for name, reason in each["failed"].items():
+            missing.setdefault(f"{PEERS[name].title}: {reason.partition(' (see ')[0]}", []).append(each["work"]["title"])
+    parts += [f"- Left out: {reason}{listed(titles)}." for reason, titles in missing.items()]
     return "\n".join(parts) + "\n" * bool(missing)
 
 

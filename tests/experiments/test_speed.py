@@ -125,7 +125,8 @@ def record():
     about = {"title": "flaxfit", "versions": {"jax": "0.10"}, "device": "cpu", "python": "3.11"}
     machine = {"processor": "a processor", "cores": 2, "system": "Linux", "load": 0.1, "started": "2026-01-02T03:04:05+00:00"}
     record = {"machine": machine, "command": ["--rounds", "3"], "precision": "float32", "peers": {FLAXFIT: about}}
-    return record | {"skipped": {"fabric": "Lightning Fabric: pip failed"}, "workloads": [usual, first]}
+    growth = [{**usual, "work": asdict(replace(work, epochs=10)), "failed": {}} for work in growing()[:3]]
+    return record | {"skipped": {"fabric": "Lightning Fabric: pip failed"}, "workloads": [usual, first, *growth]}
 
 
 def test_ratios_are_those_of_a_round(record):
@@ -147,12 +148,14 @@ def test_the_tables(record, tmp_path):
     text = (tmp_path / "table.md").read_text()
     assert "| workload | flaxfit, ms per epoch | share of GEMM | hand-written scan | PyTorch |" in text
     assert f"| HIGGS tiny: 16 units | 200 | 1e+02% | 1.3 (1.25 to 1.35) | 8 (8 to 8) {tables.MARK} |" in text
-    assert "0.5 (0.5 to 0.5)" in text
-    for words in ("Lightning Fabric: pip failed", "scikit-learn, HIGGS tiny: 16 units: it lacks elu", "100 GFLOP/s", "--rounds 3"):
+    assert "| HIGGS tiny: 16 units, cold cache | 1 | 0.5 (0.5 to 0.5) |" in text
+    assert "| HIGGS tiny: 16 units, cold cache | 2 | 2 |" in text  # from the start of the process
+    assert "HIGGS tiny, rows" not in text
+    for words in ("Lightning Fabric: pip failed", "scikit-learn: it lacks elu (HIGGS tiny: 16 units)", "100 GFLOP/s", "--rounds 3"):
         assert words in text
     rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     assert [(row["workload"], row["peer"]) for row in rows][:2] == [("higgs-tiny", FLAXFIT), ("higgs-tiny", "scan")]
-    assert (tmp_path / "ratios.png").read_bytes()[:4] == b"\x89PNG"
+    assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in ("ratios.png", "growth.png"))
 
 
 def test_operations_of_the_products_of_an_epoch():
