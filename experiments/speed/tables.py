@@ -193,7 +193,7 @@ def markdown(record: Mapping[str, Any]) -> str:
         parts += ["**Seconds from the start of a process to the end of the first epoch**\n", starts(first)]
     if usual:
         parts += ["**Peak memory of the process, MB**\n", memory(usual)]
-    if any(not found.same for each in works for found in summaries(each).values()):
+    if any(not found.same for each in (*usual, *first) for found in summaries(each).values()):
         parts.append(f"{MARK}: the validation accuracy differs from flaxfit's by more than the workload's tolerance.\n")
     versions: dict[str, dict[str, None]] = {"python": {}}  # as ordered sets: an environment may have another version
     for peer in (record["peers"][name] for name in PEERS if name in record["peers"]):

@@ -33,7 +33,7 @@ def build(work: Any, arrays: Mapping[str, np.ndarray]) -> Run:
     wishes = {"a learning rate that decays": work.decay_steps, "this L2 penalty": any(work.l2), work.precision: work.precision != "float32"}
     wishes |= {work.initializer: work.initializer != "glorot_uniform"} | dict.fromkeys(sorted(others), True)
     if lacks := [wish for wish, asked in wishes.items() if asked]:
-        raise Unable(f"scikit-learn's MLPClassifier lacks {', '.join(lacks)}")
+        raise Unable(f"MLPClassifier lacks {', '.join(lacks)}")
     hidden, solver = tuple(layer[1] for layer in dense[:-1]), {"solver": work.optimizer, "momentum": 0.0}
     how = {"alpha": 0.0, "batch_size": work.batch, "learning_rate_init": work.rate, **solver}
 
