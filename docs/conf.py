@@ -23,7 +23,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "results/speed/*.md"]
 
 # Pages. Notebooks are run at each build, so that what they print is what this version prints.
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]

@@ -35,14 +35,14 @@ def main(config: Config) -> None:
     import flaxfit as ff
 
     class Clock(ff.callbacks.Callback):
-        """When training began and when it ended: first of the hooks, it looks before the last save."""
+        """When training began and when its last chunk ended: as the first callback, it is called before the last save."""
 
         began = ended = 0.0
 
-        def begin(self, run: ff.callbacks.Run) -> None:
+        def on_train_begin(self, run: ff.callbacks.Run) -> None:
             self.began = time.perf_counter()
 
-        def look(self, look: ff.callbacks.Progress) -> None:
+        def on_chunk_end(self, progress: ff.callbacks.Progress) -> None:
             self.ended = time.perf_counter()
 
     splits = ff.data.load("higgs", validation=1_000, train=10_000, originals=config.originals)
@@ -52,8 +52,8 @@ def main(config: Config) -> None:
         """Seconds of training and of the whole run, megabytes on disk."""
         with tempfile.TemporaryDirectory() as home:
             clock, directory = Clock(), None if every is None else Path(home) / "run"
-            hooks = [clock] if every is None else [clock, ff.callbacks.Checkpoint(every_seconds=every)]
-            how = {"validation": splits.validation, "epochs": epochs, "batch_size": 500, "callbacks": hooks, "run_dir": directory}
+            callbacks = [clock] if every is None else [clock, ff.callbacks.Checkpoint(every_seconds=every)]
+            how = {"validation": splits.validation, "epochs": epochs, "batch_size": 500, "callbacks": callbacks, "run_dir": directory}
             ff.fit(task, splits.train, **how)
             end = time.perf_counter()
             size = sum(file.stat().st_size for file in Path(home).rglob("*") if file.is_file()) / 2**20

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from dataclasses import dataclass
@@ -30,7 +31,6 @@ def main(config: Config) -> None:
     import jax.numpy as jnp
     import numpy as np
     from jax import lax
-    from peers import device
     from rich.console import Console
     from rich.table import Table
 
@@ -69,7 +69,8 @@ def main(config: Config) -> None:
         "max pooling 3x3 with stride 2": (Pool(3, 2), (64, 28, 28, 16)),
         "average pooling 2x2": (Pool(2, 2, mean=True), (64, 28, 28, 16)),
     }
-    table = Table(title=f"ms a step, medians of {config.repeats}, {device()}")
+    where = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}"
+    table = Table(title=f"ms a step, medians of {config.repeats}, {where}")
     for column in ("layer", "as JAX writes it", "flaxfit", "outside", "as JAX writes it / flaxfit (median of ratios)"):
         table.add_column(column)
     for name, (module, shape) in layers.items():

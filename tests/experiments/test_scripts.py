@@ -68,18 +68,6 @@ def test_a_missing_directory_is_said_without_a_traceback_and_leaves_nothing(scri
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_speed_benchmark_runs_and_its_peers_agree(run, data):
-    text = run("speed/training.py", "--epochs", "20", "--repeats", "1")
-    assert "flaxfit" in text
-    assert "scan by hand" in text
-
-
-def test_the_benchmark_of_populations_runs_and_its_peers_agree(run, data):
-    text = run("speed/populations.py", "--epochs", "100", "--repeats", "1", "--seeds", "1")
-    for words in ("fit_many, 2 members", "fit alone", "fit_many / scan by hand: "):
-        assert words in text
-
-
 def test_synthetic_rows_have_the_shapes_of_the_originals(synthetic_cache):
     """Where there are originals no other test looks at what the tests would have without them."""
     shapes = {"mnist": (60_000, 10_000), "fashion_mnist": (60_000, 10_000), "imdb": (25_000, 25_000), "sonar": (208, None)}
