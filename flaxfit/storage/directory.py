@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxfit.history import History
+from flaxfit.storage.durable import clean, make_directory, write_file
 
 FORMAT = 1
 _NAME_BYTES = 200  # of a member's directory; tools that put something before or after a file's name need some room
@@ -30,6 +31,9 @@ class RunDirectory:
 
     Args:
       path: the directory.
+
+    Raises:
+      ValueError: the path is empty.
 
     Attributes:
       path: the absolute path of the directory.
@@ -54,6 +58,8 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
+        if os.fspath(path) == "":
+            raise ValueError('the run directory must have a name, got "": pass "." for the current directory, or None for no directory.')
         self.path = Path(path).expanduser().resolve()
         self.config_path, self.metrics_path = self.path / "config.json", self.path / "metrics.jsonl"
         self.checkpoints, self.export = self.path / "checkpoints", self.path / "export"
@@ -79,9 +85,10 @@ class RunDirectory:
 
         held, owner = FileLock(self.path / ".lock", timeout=0), self.path / ".owner"
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_directory(self.path)
             held.acquire()
-            owner.write_text(str(os.getpid()))
+            clean(self.path, 0)
+            write_file(owner, str(os.getpid()).encode())
         except Timeout:
             process = f"process {owner.read_text()}" if owner.exists() else "another process"
             raise RuntimeError(f"{process} is running in {self.path}: wait until it ends, or use another directory.") from None
@@ -101,6 +108,8 @@ class RunDirectory:
         """
         try:
             config = json.loads(self.config_path.read_text(encoding="utf-8"))
+            if config.pop("crc32", None) not in (None, seal(config)):  # older versions wrote none
+                raise ValueError("its checksum is wrong")
             found = config.pop("format")
         except FileNotFoundError:
             return None
@@ -113,9 +122,16 @@ class RunDirectory:
             )
         return config
 
+    @property
+    def identity(self) -> str | None:
+        """The identity of the run, which its configuration holds; None for a run that was started before runs had one."""
+        return (self.read_config() or {}).get("run")
+
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Writes the configuration, as plain values for JSON. The file is replaced as a whole."""
-        self._replace(self.config_path, json.dumps({"format": FORMAT, **config}, indent=1) + "\n")
+        """Writes the configuration, as plain values for JSON. The file is replaced as a whole, and only the user may read it."""
+        whole = json.loads(json.dumps({"format": FORMAT, **config}))  # as it will be when it is read
+        text = json.dumps(whole | {"crc32": seal(whole)}, indent=1) + "\n"
+        write_file(self.config_path, text.encode(), private=True)
 
     def read_metrics(self) -> History | None:
         """Returns the logged epochs, or None if there is no file. A last line that is incomplete after a power loss is left out.
@@ -135,7 +151,7 @@ class RunDirectory:
 
     def write_metrics(self, history: History) -> None:
         """Replaces all logged epochs, so that a run which is resumed from a checkpoint logs no epoch twice."""
-        self._replace(self.metrics_path, "".join(line + "\n" for line in history.lines()))
+        write_file(self.metrics_path, "".join(line + "\n" for line in history.lines()).encode())
 
     def append_metrics(self, history: History) -> None:
         """Appends epochs. If the disk is full, none of them is written.
@@ -153,17 +169,10 @@ class RunDirectory:
                 file.truncate(size)
                 raise
 
-    def _replace(self, path: Path, text: str) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(path.name + ".tmp")
-        try:
-            with scratch.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+
+def seal(values: Mapping[str, Any]) -> int:
+    """Returns the checksum of plain values, as they are when JSON has read them."""
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Collection[str] = ()) -> list[str]:

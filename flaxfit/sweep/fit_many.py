@@ -347,7 +347,9 @@ def _population(run_dir: str | os.PathLike[str] | None, resume: Resume) -> Itera
         yield None, None
         return
     directory = RunDirectory(run_dir)
-    with opened(directory, resume, "population"), Store(directory.store) as store:
+    with opened(directory, resume, "population") as old, Store(directory.store) as store:
+        if old is not None and "population" not in old:
+            raise ValueError(f"{directory.path} has a run, not a population: use another directory.")
         directory.write_config({"population": True, "environment": environment()})
         yield directory, store
 

@@ -25,7 +25,6 @@ from flaxfit.train import loop
 from flaxfit.train.checks import check_task
 from flaxfit.train.compiled import programs_of
 from flaxfit.train.config import TrainConfig, check_seed
-from flaxfit.train.export import export
 from flaxfit.train.job import Member, Single
 from flaxfit.train.labels import ClassWeight
 from flaxfit.train.plateau import Plateau
@@ -152,11 +151,7 @@ def fit(
         assert trainee.stop_reason is not None
         result = result_of(task, trainee.state, trainee.history, trainee.stop_reason, trainee.timing, about.data)
         if session is not None:
-            facts = {"best_epoch": result.best_epoch, "epochs": len(result.history.epochs), "stop_reason": result.stop_reason}
-            session.export(
-                lambda place, arguments: export(place, task, result.best, job.data[:1], about=facts | {"arguments": arguments}),
-                result.timing.chunks,
-            )
+            session.export(task, result, job.data[:1])
     if signals.heard is not None:
         trained = f"{len(result.history.epochs)} of {epochs} epochs"
         message = f"ended after {trained}; nothing is saved without fit(run_dir=...)."

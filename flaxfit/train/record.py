@@ -86,7 +86,7 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Any, r
     Warns:
       UserWarning: only the program differs, and so do the versions that made it.
     """
-    ignored = ["arguments.epochs", "environment", "program"]
+    ignored = ["arguments.epochs", "environment", "program", "run"]
     if "validation_batch_size" not in old["arguments"]:  # an older record, whose program tells
         ignored.append("arguments.validation_batch_size")
     old, rows = _completed(old), [about["data"]["train"].get("rows") for about in (old, new)]

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -490,7 +489,7 @@ def test_what_cannot_be_exported_says_why_and_leaves_nothing(saved, tmp_path):
 def test_an_export_is_replaced_as_a_whole_and_nothing_else_is(saved, tmp_path, monkeypatch):
     directory = rewritten(tmp_path / "export", saved)
     other = TrainState(saved.state.step + 1, jax.tree.map(jnp.zeros_like, saved.state.params), saved.state.collections, None)
-    monkeypatch.setattr(Path, "write_bytes", lambda path, content: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         export(directory, saved.task, other, saved.train)
     assert os.listdir(tmp_path) == ["export"]
