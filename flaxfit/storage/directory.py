@@ -9,11 +9,12 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ from flaxfit.storage.durable import clean, make_directory, write_file
 
 FORMAT = 1
 _NAME_BYTES = 200  # of a member's directory; tools that put something before or after a file's name need some room
+HIDDEN = "(hidden)"
+_SECRET = re.compile(
+    r"(.*[-_.]|-*)(pass(word|wd|phrase|code)?|pwd|secrets?|token|credentials?|auth|(api|access|private|secret)[-_]?key)", re.I
+)
+_SIGNED = re.compile(r"//[^/@\s]+:[^/@\s]+@")  # a name and a password in an address
 _PACKAGES = ("flaxfit", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 
 
@@ -217,10 +223,29 @@ def environment() -> dict[str, Any]:
         "versions": versions(),
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "commit": _commit(),
-        "command": sys.orig_argv,
+        "command": without_secrets(sys.orig_argv),
         "directory": os.getcwd(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def without_secrets(command: Iterable[str]) -> list[str]:
+    """Returns a command with `HIDDEN` in place of values that look like secrets: of options such as `--api-key`, and in addresses.
+
+    Example:
+      >>> without_secrets(["train.py", "--hf-token=abc", "--password", "abc", "--max-tokens", "9", "https://me:abc@host/x"])
+      ['train.py', '--hf-token=(hidden)', '--password', '(hidden)', '--max-tokens', '9', 'https://(hidden)@host/x']
+    """
+    shown, secret = [], False
+    for argument in command:
+        name, equal, _ = argument.partition("=")
+        if secret and not argument.startswith("--"):
+            argument = HIDDEN
+        elif equal and _SECRET.fullmatch(name):
+            argument = f"{name}={HIDDEN}"
+        secret = not equal and argument.startswith("-") and _SECRET.fullmatch(argument) is not None
+        shown.append(_SIGNED.sub(f"//{HIDDEN}@", argument))
+    return shown
 
 
 @functools.cache

@@ -26,6 +26,7 @@ from flaxfit.data.frames import native
 from flaxfit.data.scaling import Scaling
 from flaxfit.data.stream import Stream
 from flaxfit.data.table import Table
+from flaxfit.storage.directory import RunDirectory
 from flaxfit.storage.weights import by_path, unpack_arrays
 
 FORMAT = 1
@@ -64,7 +65,7 @@ def load(path: str | Path, member: str | None = None) -> Predictor:
     """
     path = Path(path)
     if member is not None:
-        path = path / "members" / member
+        path = RunDirectory(path).member(member).path
         if not path.is_dir():
             raise FileNotFoundError(f"there is no exported model in {path}: write it with study.export({member!r}, data).")
     record, files = read(path)

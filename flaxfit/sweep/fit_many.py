@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -21,6 +22,7 @@ import numpy as np
 from flaxfit.arguments import check_count, unknown
 from flaxfit.callbacks import Callback, Checkpoint, Progress
 from flaxfit.callbacks.base import check_callbacks
+from flaxfit.callbacks.progress import console
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import Splits, held_out
 from flaxfit.data.table import Table, encoded
@@ -445,10 +447,9 @@ class _Tally:
 
     def __enter__(self) -> _Tally:
         if self._name is not None:
-            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self._console = Console(stderr=True)
+            self._console = console(sys.stderr)
             if self._console.is_terminal:
                 columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
                 self._bar = Progress(*columns, console=self._console, transient=True)

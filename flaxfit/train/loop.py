@@ -87,10 +87,11 @@ class Trainee:
         self.log, self.seen, self.closing = _Log(self.run), [], ExitStack()
         self.callbacks = sorted(self.callbacks, key=lambda callback: callback.saves)
         self.stopped = bool(self.notes.get("stopped"))
-        self.resumed = self.log.epochs
+        self.began = 0
 
     def begin(self, now: float, position: int) -> None:
         """Calls `on_train_begin`, and arranges that `on_train_end` will be called."""
+        self.began = position
         states = self.notes.get("callbacks", {})
         for name, callback in self._named().items():
             self.closing.callback(callback.on_train_end)
@@ -144,7 +145,8 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
             if reason is not None and trainee.state is None:
                 on_host = batch.on_host() if on_host is None else on_host
                 trainee.state, trainee.stop_reason, trainee.history = batch.member(on_host, index), reason, trainee.log.history()
-                trainee.timing = Timing(compiling, spent, spent / max(1, trainee.log.epochs - trainee.resumed) / len(trainees), chunks)
+                trained = max(1, int(positions[index]) - trainee.began) / length
+                trainee.timing = Timing(compiling, spent, spent / trained / len(trainees), chunks)
                 trainee.closing.close()
         going = np.array([index for index, reason in enumerate(reasons) if reason is None], int)
         if 0 < 2 * len(going) <= len(live):
@@ -167,7 +169,7 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
         # The first chunks show how fast a step is, so each is at most eight times longer than the one before.
         pace = min(8 * pace, max(1, int((position - before) * seconds / max(now - start, 1e-9))))
         rows = jax.device_get(table)
-        if signals is not None and (heard := int(team.gather(signals.listen() or 0).max())):
+        if signals is not None and (heard := int(team.gather(signals.heard or 0).max())):
             signals.heard = signal.Signals(heard)
             reasons[:] = [reason or "interrupted" for reason in reasons]
         waiting: list[tuple[int, Trainee]] = []
@@ -285,9 +287,10 @@ def _tell(
         trainee.stopped = True
 
     trainee.seen[index] = trainee.log.epochs, position, now
+    trained = (position - trainee.began) / trainee.run.steps_per_epoch
     callback.on_chunk_end(
         Progress(
-            trainee.run, trainee.log.epochs, step, seconds, reason, new=functools.partial(trainee.log.history, since),
+            trainee.run, trainee.log.epochs, step, seconds, trained, reason, new=functools.partial(trainee.log.history, since),
             history=trainee.log.history, state=state, stop=stop, notes=trainee.kept,
         )
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -197,8 +198,7 @@ class Signals:
     """Notes SIGINT, SIGTERM and SIGHUP while it is entered in the main thread, so that a run ends after its chunk and everything is saved.
 
     A second signal within half a second is ignored, because launchers forward the signals that their processes receive as well. A later
-    one does at once what it would have done without this class. Only the main thread hears signals. In another thread, Ctrl-C counts
-    once it has ended the main thread.
+    one does at once what it would have done without this class. In another thread nothing is noted but a Ctrl-C that ended the main thread.
 
     Attributes:
       heard: the first signal, or None.
@@ -206,7 +206,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.heard: signal.Signals | None = None
-        self._when, self._elsewhere = 0.0, False
+        self._when, self._over = 0.0, threading.Event()
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -214,8 +214,9 @@ class Signals:
             for number in (getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)):
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup ignores SIGHUP
                     self._old[number] = signal.signal(number, self._hear)
-        else:
-            self._elsewhere = True
+        elif not threading.current_thread().daemon:
+            _hold_exit()
+            _elsewhere.add(self)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -223,13 +224,8 @@ class Signals:
             time.sleep(max(0.0, self._when + SAME_SECONDS - time.monotonic()))  # its forwarded copy may still come
         for number, old in reversed(self._old.items()):  # SIGINT last: what it raises must not keep the others from their handlers
             signal.signal(number, old)
-
-    def listen(self) -> signal.Signals | None:
-        """Returns the first signal so far, or None."""
-        ended = self._elsewhere and not threading.main_thread().is_alive()
-        if ended and self.heard is None and isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
-            self.heard = signal.SIGINT
-        return self.heard
+        _elsewhere.discard(self)
+        self._over.set()
 
     def end(self, message: str, result: Any, returns: bool, team: Team = ALONE) -> None:
         """Ends what was interrupted, after everything is saved and the former handlers are in place again.
@@ -265,6 +261,22 @@ class Signals:
         elif now - self._when >= SAME_SECONDS:
             signal.signal(number, self._old[number])
             os.kill(os.getpid(), number)
+
+
+_elsewhere: set[Signals] = set()  # of runs in other threads than the main one
+
+
+@functools.cache
+def _hold_exit() -> None:
+    """Has the interpreter wait for runs in other threads before it shuts down the thread pools with which they save."""
+    threading._register_atexit(_wait_for_runs)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _wait_for_runs() -> None:
+    for signals in list(_elsewhere):
+        if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
+            signals.heard = signal.SIGINT
+        signals._over.wait()
 
 
 def _say(line: str) -> None:
