@@ -10,9 +10,9 @@ import numpy as np
 
 from flaxfit.arguments import mode_of, unknown
 from flaxfit.callbacks.base import Callback, Progress, Run
+from flaxfit.durable import warned
 from flaxfit.history import History
 from flaxfit.storage.checkpoints import Checkpoints
-from flaxfit.storage.durable import warned
 from flaxfit.storage.weights import save_weights
 
 Mode = Literal["auto", "min", "max"]

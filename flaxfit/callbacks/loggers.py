@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxfit.arguments import needed
 from flaxfit.callbacks.base import Callback, Progress, Run
-from flaxfit.storage.durable import warned
+from flaxfit.durable import warned
 
 
 class TensorBoard(Callback):

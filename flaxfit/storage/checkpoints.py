@@ -30,9 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxfit.devices.sharding import host, place, raw
+from flaxfit.durable import clean, make_directory, scratch, sync, sync_tree
 from flaxfit.state import RunState
 from flaxfit.storage.directory import seal
-from flaxfit.storage.durable import clean, make_directory, scratch, sync, sync_tree
 
 FORMATS = (1, 2, 3)
 """Formats that can be read. The last one is written. In format 2, "same" in the description names arrays that are stored elsewhere."""

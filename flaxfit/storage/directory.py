@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flaxfit.durable import clean, make_directory, write_file
 from flaxfit.history import History
-from flaxfit.storage.durable import clean, make_directory, write_file
 
 FORMAT = 1
 _NAME_BYTES = 200  # of a member's directory; tools that put something before or after a file's name need some room

@@ -11,8 +11,8 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
+from flaxfit.durable import write_file
 from flaxfit.state import TrainState
-from flaxfit.storage.durable import write_file
 
 _TYPES = {"BOOL": "bool", "BF16": "bfloat16", "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"} | {
     f"{kind[0].upper()}{bits}": f"{kind}{bits}"

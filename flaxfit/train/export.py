@@ -19,8 +19,8 @@ import numpy as np
 import flaxfit
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.scaling import Scaling
+from flaxfit.durable import write_directory, write_file
 from flaxfit.state import TrainState
-from flaxfit.storage.durable import write_directory, write_file
 from flaxfit.storage.predictor import COUNTED, FORMAT, PARTS, SOWN, SUMS, check_calls, read
 from flaxfit.storage.weights import by_path, pack_arrays, unpack_arrays
 from flaxfit.train.checks import check_program, check_state, check_task
@@ -54,7 +54,7 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
 
         Example:
           >>> import flaxfit as ff, optax, tempfile
-          >>> from flaxfit.storage.durable import write_directory, write_file
+          >>> from flaxfit.durable import write_directory, write_file
     from flaxfit.storage.predictor import load
           >>> data = ff.Dataset(np.eye(4), np.arange(4) % 2)
           >>> task = ff.Task(model=ff.nn.MLP((8,), 1), loss=ff.losses.binary_crossentropy, optimizer=optax.adam(1e-2))

@@ -21,11 +21,11 @@ import numpy as np
 from flaxfit.arguments import unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.devices.distributed import ALONE, Team
+from flaxfit.durable import warned
 from flaxfit.history import History
 from flaxfit.state import RunState
 from flaxfit.storage.checkpoints import Checkpoints, placed, unfilled
 from flaxfit.storage.directory import RunDirectory, environment
-from flaxfit.storage.durable import warned
 from flaxfit.train.export import check_replaceable, export, holds
 from flaxfit.train.record import Resume, check_same_run
 from flaxfit.train.result import Result

@@ -393,6 +393,16 @@ def test_weights_that_lie_are_refused(saved, tmp_path, weights):
         load(rewritten(tmp_path / "copy", saved, **{"weights.safetensors": weights}))
 
 
+def test_weights_alone_need_no_program(saved, tmp_path, monkeypatch):
+    directory = rewritten(tmp_path / "copy", saved, **{"predict.stablehlo": b"what would crash the parser"})
+    monkeypatch.setattr("jax.export.deserialize", lambda content: pytest.fail("a program was parsed"))
+    weights = ff.load_weights(directory)
+    expected = {"params": saved.state.params, "collections": saved.state.collections}
+    assert jax.tree.structure(weights) == jax.tree.structure(expected)
+    assert all(map(np.array_equal, jax.tree.leaves(weights), jax.tree.leaves(expected)))
+    assert ff.transfer(directory, saved.state.params)[1] == {}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
