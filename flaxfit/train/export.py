@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -185,12 +186,18 @@ def _programs(task: Task, variables: Any, data: Dataset) -> tuple[int | None, li
 
     failure = None
     for rows in (None, FIXED_ROWS):
-        size = jax.export.symbolic_shape("rows")[0] if rows is None else rows
+        size = _any_rows() if rows is None else rows
         try:
             return rows, [serialized(predict, size, "x"), serialized(score, size, "x", "y")]
         except Exception as error:
             failure = error
     raise ValueError(f"{task.network.name} cannot be exported to {', '.join(PLATFORMS)}: {type(failure).__name__}: {failure}") from failure
+
+
+@functools.cache
+def _any_rows() -> Any:
+    """A number of rows that is not known yet. It is one for all exports, because JAX keeps what it traced for each."""
+    return jax.export.symbolic_shape("rows")[0]
 
 
 def _like(tree: Any, named: Mapping[str, Any]) -> Any:

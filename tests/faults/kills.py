@@ -1,0 +1,67 @@
+"""Kills and signals at random moments."""
+
+import random
+import signal
+import time
+
+from tests.faults.runs import Tally, begin, checksum, judge, run, start, whole_export
+
+
+def kills(home, kind, count, reference, seconds, seed=0):
+    """Starts a training, kills it at a random moment, starts it again, and so on until it ends; then the next one."""
+    tally, chance, number, directory = Tally(), random.Random(seed), 0, None
+    done = 0
+    while done < count:
+        if directory is None:
+            directory = home / f"{kind}-{number}"
+            number += 1
+            begin(kind, directory)
+        with start(kind, directory) as process:
+            process.stdout.readline()  # ready
+            time.sleep(chance.random() * seconds)
+            ended = process.poll() is not None
+            process.kill()
+            out, said = process.communicate()
+        if checksum(out) is not None:
+            tally.add("fine" if checksum(out) == reference else "wrong", said)
+            done, directory = done + (not ended), None
+        elif ended:
+            tally.add("refused", said)
+            done, directory = done + 1, None
+        else:
+            done += 1
+            lost = kind == "continued" and not whole_export(directory)
+            tally.add("lost" if lost else "fine", "no whole export")
+    if directory is not None:
+        judge(tally, directory, kind, reference)
+    return tally
+
+
+def signals(home, count, reference, seconds, seed=0):
+    """Sends a signal at a random moment, start-up and export included; every other time a second one follows at once."""
+    tally, chance = Tally(), random.Random(seed)
+    for number in range(count):
+        directory, sent = home / f"signal-{number}", chance.choice((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+        with start("fit", directory) as process:
+            time.sleep(chance.random() * seconds)
+            process.send_signal(sent)
+            if number % 2:
+                time.sleep(0.1)
+                process.send_signal(sent)
+            out, said = process.communicate()
+        if process.returncode == 0 and checksum(out) is None:
+            tally.add("swallowed", said)
+        elif process.returncode not in (0, -sent):
+            tally.add("refused", f"exit {process.returncode}: {said}")
+        else:
+            judge(tally, directory, "fit", reference)
+    return tally
+
+
+def measured(home, kind):
+    """The checksum of an undisturbed training, and its seconds when its programs are in the compilation cache."""
+    for name in ("cold", "warm"):
+        begin(kind, home / f"{kind}-{name}")
+        reference, said, seconds = run(kind, home / f"{kind}-{name}")
+        assert reference is not None, said
+    return reference, seconds
