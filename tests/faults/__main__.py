@@ -1,7 +1,7 @@
 """Does to flaxfit what machines and people do, and prints what became of it: `python -m tests.faults`, from the root of a clone.
 
-The full counts take an hour or two; `--share 0.1` does a tenth of them. Power cuts and full disks need root on Linux. To judge another
-version of flaxfit, name it: `PYTHONPATH=/where/it/is python -m tests.faults`.
+`--share 0.1` does a tenth of the full counts. Power cuts and full disks need root on Linux. To judge another version of flaxfit, copy this
+directory into its clone.
 """
 
 import argparse
@@ -36,17 +36,18 @@ def tables(home, wanted, share):
     """Yields the name of each kind of fault and its outcomes."""
     counts = {kind: max(1, round(count * share)) for kind, count in COUNTS.items()}
     references = {}
-    for kind in KINDS if "kill" in wanted else ("fit",) if {"signal", "power", "disk"} & wanted else ():
+    for kind in KINDS if "kill" in wanted else ("fit", "threads") if {"signal", "power", "disk"} & wanted else ():
         references[kind] = kills.measured(home, kind)
     if "kill" in wanted:
         for kind in KINDS:
             yield f"kills: {kind}", kills.kills(home, kind, counts["kill"], *references[kind])
     if "signal" in wanted:
-        yield "signals", kills.signals(home, counts["signal"], *references["fit"])
+        yield "signals", kills.signals(home, counts["signal"], references["fit"][0])
     if "damage" in wanted:
         yield "damaged files", printed("damage.py", home, counts["damage"] if share < 1 else 0)
     if "power" in wanted:
-        yield "power cuts", power.cuts(home, counts["power"], *references["fit"])
+        for kind in ("fit", "threads"):
+            yield f"power cuts: {kind}", power.cuts(home, kind, counts["power"], *references[kind])
     if "disk" in wanted:
         yield "full disks", disk.full(home, disk.SIZES[: counts["disk"]], references["fit"][0])
     if "hostile" in wanted:
@@ -64,6 +65,7 @@ def main():
     print("| faults | number |", " | ".join(OUTCOMES), "|\n|---|---|" + "---|" * len(OUTCOMES))
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         os.environ["FLAXFIT_CACHE"] = f"{name}/cache"
+        os.environ["PYTHONPATH"] = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])  # scripts judge this clone, too
         for what, tally in tables(Path(name), wanted, chosen.share):
             print(f"| {what} | {tally.total()} |", " | ".join(str(tally[outcome]) for outcome in OUTCOMES), "|", flush=True)
             notes += [f"{what}: {note}" for note in tally.notes]

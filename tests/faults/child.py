@@ -1,5 +1,6 @@
-"""The program that the faults befall: `python child.py KIND DIRECTORY` trains in the directory and prints a checksum of all results."""
+"""What the faults befall: `python child.py KIND DIRECTORY` trains in the directory and prints a checksum of all results."""
 
+import os
 import sys
 import time
 import zlib
@@ -7,6 +8,7 @@ import zlib
 import jax
 import numpy as np
 import optax
+import orbax.checkpoint  # noqa: F401  (imported here, so that forked processes have it)
 
 import flaxfit as ff
 
@@ -61,9 +63,20 @@ def checksum(results):
     return crc
 
 
-if __name__ == "__main__":
+def main(kind, directory):
     print("ready", flush=True)
-    if sys.argv[1] == "begun":  # a finished run that is continued later
-        fit(sys.argv[2], EPOCHS // 2)
-        sys.exit()
-    print("done", checksum(train(*sys.argv[1:])), flush=True)
+    if kind == "begun":  # a finished run that is continued later
+        fit(directory, EPOCHS // 2)
+    else:
+        print("done", checksum(train(kind, directory)), flush=True)
+
+
+def forked(kind, directory, log):
+    """`main` in a process that was forked from one with all imports. What it says goes to a file."""
+    for number in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    main(kind, directory)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

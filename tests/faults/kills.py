@@ -2,9 +2,14 @@
 
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
-from tests.faults.runs import Tally, begin, checksum, judge, run, start, whole_export
+from tests.faults.runs import Child, Tally, begin, checksum, judge, run, whole_export
+
+CHILD = Path(__file__).with_name("child.py")
 
 
 def kills(home, kind, count, reference, seconds, seed=0):
@@ -16,14 +21,13 @@ def kills(home, kind, count, reference, seconds, seed=0):
             directory = home / f"{kind}-{number}"
             number += 1
             begin(kind, directory)
-        with start(kind, directory) as process:
-            process.stdout.readline()  # ready
+        with Child(kind, directory) as process:
             time.sleep(chance.random() * seconds)
-            ended = process.poll() is not None
-            process.kill()
-            out, said = process.communicate()
-        if checksum(out) is not None:
-            tally.add("fine" if checksum(out) == reference else "wrong", said)
+            ended = not process.running
+            process.send(signal.SIGKILL)
+        said = process.said
+        if checksum(said) is not None:
+            tally.add("fine" if checksum(said) == reference else "wrong", said)
             done, directory = done + (not ended), None
         elif ended:
             tally.add("refused", said)
@@ -37,12 +41,16 @@ def kills(home, kind, count, reference, seconds, seed=0):
     return tally
 
 
-def signals(home, count, reference, seconds, seed=0):
+def signals(home, count, reference, seed=0):
     """Sends a signal at a random moment, start-up and export included; every other time a second one follows at once."""
     tally, chance = Tally(), random.Random(seed)
+    began = time.monotonic()
+    subprocess.run([sys.executable, CHILD, "fit", home / "signal-none"], capture_output=True, check=True)
+    seconds = time.monotonic() - began  # with imports, which are hit, too
     for number in range(count):
         directory, sent = home / f"signal-{number}", chance.choice((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-        with start("fit", directory) as process:
+        command = [sys.executable, CHILD, "fit", directory]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             time.sleep(chance.random() * seconds)
             process.send_signal(sent)
             if number % 2:
