@@ -44,7 +44,8 @@ from flaxfit.train.loop import Trainee, train, why_ended
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.record import Resume, check_same_run, described, plain
 from flaxfit.train.result import Result, Timing, result_of
-from flaxfit.train.session import Signals, opened
+from flaxfit.train.session import opened
+from flaxfit.train.signals import Signals
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
 from flaxfit.train.validate import validate

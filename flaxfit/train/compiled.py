@@ -52,7 +52,8 @@ class Programs:
     def jit(self, what: Hashable, function: Callable[..., Any], **options: Any) -> Any:
         """Returns `jax.jit(function)`, made once for each `what` that is in use. The function may depend only on the task and on `what`."""
         with self._lock:
-            found = self._functions[what] = self._functions.pop(what, None) or jax.jit(function, **options)
+            found: Any = self._functions.pop(what, None) or jax.jit(function, **options)
+            self._functions[what] = found
             if len(self._functions) > MOST_FUNCTIONS:
                 del self._functions[next(iter(self._functions))]
             if found._cache_size() > MOST_SHAPES:  # each compiled program takes about 10 MB

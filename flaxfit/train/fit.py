@@ -30,7 +30,8 @@ from flaxfit.train.labels import ClassWeight
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.record import Resume, described
 from flaxfit.train.result import Result, result_of, what_was_not_finite
-from flaxfit.train.session import Session, Signals
+from flaxfit.train.session import Session
+from flaxfit.train.signals import Signals
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
 from flaxfit.train.validate import validate

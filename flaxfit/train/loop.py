@@ -25,7 +25,7 @@ from flaxfit.history import History
 from flaxfit.state import RunState
 from flaxfit.train.program import Plan
 from flaxfit.train.result import Timing
-from flaxfit.train.session import Signals
+from flaxfit.train.signals import Signals
 
 CHUNK_SECONDS = 2.0
 """The approximate length of a chunk at most, so that Ctrl-C and signals take effect soon."""

@@ -13,6 +13,7 @@ import orbax.checkpoint  # noqa: F401  (imported here, so that forked processes 
 import flaxfit as ff
 
 EPOCHS = 40
+IMPORTED = ff.fit, ff.fit_many, ff.cross_validate, ff.load  # names are imported when they are first used
 
 
 class Slow(ff.callbacks.Callback):

@@ -15,7 +15,7 @@ import pytest
 
 import flaxfit as ff
 from flaxfit.train.job import Single
-from flaxfit.train.session import Signals
+from flaxfit.train.signals import Signals
 
 
 class Presses(ff.callbacks.Callback):
