@@ -36,34 +36,33 @@ FIXED_ROWS = 128
 def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, *, about: Mapping[str, Any] | None = None) -> Path:
     """Writes a model for `flaxfit.load`: evaluation weights, and programs for prediction, loss and metrics on CPU, CUDA and TPU.
 
-        Programs take any number of rows. If the model cannot, because it needs the number while it is traced, they take 128 at a time, and
-        `flaxfit.load` fills the last batch up. JAX promises to read programs for six months; the weights are plain safetensors, for good.
+    Programs take any number of rows. If the model cannot, because it needs the number while it is traced, they take 128 at a time, and
+    `flaxfit.load` fills the last batch up. JAX promises to read programs for six months; the weights are plain safetensors, for good.
 
-        Args:
-          directory: made; an export that is there already is replaced as a whole.
-          task: what was trained; its `preprocess` becomes part of the programs.
-          state: `result.best`, or any state of this task.
-          data: rows as in training: their shapes, types, names, provenance and encoding are kept, not their numbers.
-          about: what else a reader should know, as plain values: epoch, monitor, run configuration.
+    Args:
+      directory: made; an export that is there already is replaced as a whole.
+      task: what was trained; its `preprocess` becomes part of the programs.
+      state: `result.best`, or any state of this task.
+      data: rows as in training: their shapes, types, names, provenance and encoding are kept, not their numbers.
+      about: what else a reader should know, as plain values: epoch, monitor, run configuration.
 
-        Returns:
-          The directory, which holds `model.json`, `weights.safetensors`, `predict.stablehlo`, `score.stablehlo` and `SHA256SUMS`.
+    Returns:
+      The directory, which holds `model.json`, `weights.safetensors`, `predict.stablehlo`, `score.stablehlo` and `SHA256SUMS`.
 
-        Raises:
-          ValueError, TypeError: a state of another model, a model that cannot be exported, an `about` that JSON cannot hold.
-          FileExistsError: the directory holds something else.
+    Raises:
+      ValueError, TypeError: a state of another model, a model that cannot be exported, an `about` that JSON cannot hold.
+      FileExistsError: the directory holds something else.
 
-        Example:
-          >>> import flaxfit as ff, optax, tempfile
-          >>> from flaxfit.durable import write_directory, write_file
-    from flaxfit.storage.predictor import load
-          >>> data = ff.Dataset(np.eye(4), np.arange(4) % 2)
-          >>> task = ff.Task(model=ff.nn.MLP((8,), 1), loss=ff.losses.binary_crossentropy, optimizer=optax.adam(1e-2))
-          >>> result = ff.fit(task, data, epochs=2)
-          >>> with tempfile.TemporaryDirectory() as runs:
-          ...     model = load(export(f"{runs}/export", task, result.best, data, about={"epoch": result.best_epoch}))
-          >>> model.predict(np.eye(4)).shape, model.about
-          ((4, 1), {'epoch': 2})
+    Example:
+      >>> import flaxfit as ff, optax, tempfile
+      >>> from flaxfit.storage.predictor import load
+      >>> data = ff.Dataset(np.eye(4), np.arange(4) % 2)
+      >>> task = ff.Task(model=ff.nn.MLP((8,), 1), loss=ff.losses.binary_crossentropy, optimizer=optax.adam(1e-2))
+      >>> result = ff.fit(task, data, epochs=2)
+      >>> with tempfile.TemporaryDirectory() as runs:
+      ...     model = load(export(f"{runs}/export", task, result.best, data, about={"epoch": result.best_epoch}))
+      >>> model.predict(np.eye(4)).shape, model.about
+      ((4, 1), {'epoch': 2})
     """
     check_task(task)
     if not isinstance(data, Dataset):

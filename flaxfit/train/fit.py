@@ -89,16 +89,17 @@ def fit(
 
     Raises:
       ValueError, TypeError: an argument cannot work, which is found before anything compiles (the examples of a stream are checked when
-        they are read); or `run_dir` has another run, and the message lists the differences.
+        they are read); or `run_dir` has another run, and the message lists the differences, or checkpoints of another run.
       RuntimeError: another process uses `run_dir`; or a process of this run failed or was lost.
-      FileExistsError, FileNotFoundError: there is a run and `resume` is "never", or there is none and it is "must".
+      FileExistsError, FileNotFoundError: there is a run and `resume` is "never", or there is none and it is "must"; or `run_dir` has
+        other files in the place of its own.
       KeyboardInterrupt: Ctrl-C ended the run in a script. Everything is saved, and the error's attribute `result` is the result so far.
         After SIGTERM and SIGHUP everything is saved, too, before the process ends. A second signal ends it at once.
 
     Warns:
       UserWarning: the examples of a step do not divide over the mesh; the resumed run was made by other versions; the model is likely to be
         wrong, such as probabilities before a loss of logits.
-      RuntimeWarning: the run ended on a value that is not finite.
+      RuntimeWarning: the run ended on a value that is not finite, or something could not be written to `run_dir`.
 
     Example:
       >>> import flaxfit as ff, numpy as np, optax
