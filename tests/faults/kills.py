@@ -26,16 +26,16 @@ def kills(home, kind, count, reference, seconds, seed=0):
             ended = not process.running
             process.send(signal.SIGKILL)
         said = process.said
-        if checksum(said) is not None:
-            tally.add("fine" if checksum(said) == reference else "wrong", said)
-            done, directory = done + (not ended), None
-        elif ended:
+        found = checksum(said)
+        if found is not None and found != reference:
+            tally.add("wrong", said)
+        elif ended and found is None:
             tally.add("refused", said)
-            done, directory = done + 1, None
-        else:
-            done += 1
+        elif not ended:  # only kills are counted
             lost = kind == "continued" and not whole_export(directory)
             tally.add("lost" if lost else "fine", "no whole export")
+        done += not ended or found != reference
+        directory = None if ended or found is not None else directory
     if directory is not None:
         judge(tally, directory, kind, reference)
     return tally
