@@ -120,7 +120,9 @@ class RunDirectory:
         except FileNotFoundError:
             return None
         except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.config_path} is not the configuration of a run ({error!r}): use another directory.") from error
+            raise ValueError(
+                f"{self.config_path} is not the configuration of a run, or is damaged ({error}): restore it, or use another directory."
+            ) from error
         if found != FORMAT:
             raise ValueError(
                 f"{self.path} is a run directory of format {found}, but this version of flaxfit reads format {FORMAT}: "
