@@ -25,6 +25,8 @@ def kills(home, kind, count, reference, seconds, seed=0):
             time.sleep(chance.random() * seconds)
             ended = not process.running
             process.send(signal.SIGKILL)
+        if ended:
+            seconds *= 0.9  # the machine is faster than when it was measured
         said = process.said
         found = checksum(said)
         if found is not None and found != reference:
