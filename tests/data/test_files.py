@@ -163,6 +163,9 @@ def test_a_table_without_line_ends_is_refused_before_it_fills_the_memory(tmp_pat
         with pytest.raises(ValueError, match="has a line of more than"):
             ff.data.read_csv(write(tmp_path, "7" * 10**6, name))
     assert len(ff.data.read_csv(write(tmp_path, "1,2\n3,4\n" * 30_000), header=False)) == 60_000
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"table.csv, line 1: field larger than field limit .* It is not a table"):
+        ff.data.read_csv(write(tmp_path, "7" * 200_000 + "\n"))
 
 
 @pytest.mark.parametrize("deflated", [False, True])
