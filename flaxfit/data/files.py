@@ -214,7 +214,7 @@ def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not a text file in UTF-8: {error}.") from error
         except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num + 1}: {error}. It is not a table.") from error
+            raise ValueError(f"{path}, line {reader.line_num}: {error}. It is not a table.") from error
 
 
 def _is_number(cell: str) -> bool:
