@@ -28,6 +28,7 @@ from .state import RunState as RunState
 from .state import TrainState as TrainState
 from .storage.predictor import Predictor as Predictor
 from .storage.predictor import load as load
+from .storage.predictor import load_weights as load_weights
 from .storage.predictor import transfer as transfer
 from .sweep.cross_validate import CrossValidation as CrossValidation
 from .sweep.cross_validate import cross_validate as cross_validate

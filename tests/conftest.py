@@ -17,6 +17,8 @@ import pytest
 import flaxfit as ff
 from flaxfit.data import sources
 
+collect_ignore = ["faults"]  # run by name: python -m tests.faults
+
 
 class Net(nn.Module):
     """A small net in plain Linen, so that the engine is tested apart from `flaxfit.nn`."""

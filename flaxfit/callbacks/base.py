@@ -74,6 +74,7 @@ class Progress:
       epoch: the number of finished epochs.
       step: the number of finished steps in the current epoch.
       seconds: wall time in seconds since the run began in this process.
+      trained: the number of epochs that this process has trained in that time, with a fraction for the current one.
       stop_reason: why the run has ended, or None while it is training.
     """
 
@@ -83,6 +84,7 @@ class Progress:
         epoch: int,
         step: int,
         seconds: float,
+        trained: float,
         stop_reason: StopReason | None,
         *,
         new: Callable[[], History],
@@ -91,7 +93,8 @@ class Progress:
         stop: Callable[[], None],
         notes: Callable[[], Mapping[str, Any]],
     ):
-        self.run, self.epoch, self.step, self.seconds, self.stop_reason = run, epoch, step, seconds, stop_reason
+        self.run, self.epoch, self.step, self.stop_reason = run, epoch, step, stop_reason
+        self.seconds, self.trained = seconds, trained
         self._new, self._history, self._state, self._stop, self._notes = new, history, state, stop, notes
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 
 from flaxfit.arguments import mode_of, unknown
 from flaxfit.callbacks.base import Callback, Progress, Run
+from flaxfit.durable import warned
 from flaxfit.history import History
 from flaxfit.storage.checkpoints import Checkpoints
 from flaxfit.storage.weights import save_weights
@@ -65,7 +66,8 @@ class Checkpoint(Callback):
 
     def on_train_begin(self, run: Run) -> None:
         self._watched, sign = _watched("Checkpoint", run, self._monitor, self._mode)
-        self._checkpoints = Checkpoints(run.default("checkpoints"), keep=self._keep, mode="min" if sign > 0 else "max")
+        place, identity = run.default("checkpoints"), run.directory and run.directory.identity
+        self._checkpoints = Checkpoints(place, keep=self._keep, mode="min" if sign > 0 else "max", run=identity)
         self._checkpoints.prepare()
 
     def on_chunk_end(self, progress: Progress) -> None:
@@ -147,7 +149,9 @@ class SaveWeights(Callback):
             return
         self._written = epoch
         name = self._name.format(epoch=epoch, **{k: float(v) for k, v in progress.history.row(epoch - 1).items()})
-        save_weights(self._directory / f"{name}.safetensors", task.evaluated(chosen))
+        path = self._directory / f"{name}.safetensors"
+        with warned(path):
+            save_weights(path, task.evaluated(chosen))
         if self._verbose:
             print(f"epoch {progress.epoch}: saved {name}.safetensors")
 

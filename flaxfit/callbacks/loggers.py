@@ -10,6 +10,7 @@ import numpy as np
 
 from flaxfit.arguments import needed
 from flaxfit.callbacks.base import Callback, Progress, Run
+from flaxfit.durable import warned
 
 
 class TensorBoard(Callback):
@@ -62,10 +63,16 @@ class MetricsFile(Callback):
 
     def on_train_begin(self, run: Run) -> None:
         run.default("metrics_path")
-        self._directory = run.directory
+        self._directory, self._whole = run.directory, True
         if run.history is None and run.directory is not None:
             run.directory.metrics_path.unlink(missing_ok=True)
 
     def on_chunk_end(self, progress: Progress) -> None:
         if self._directory is not None:
-            self._directory.append_metrics(progress.new)
+            whole, self._whole = self._whole, False
+            with warned(self._directory.metrics_path):
+                if whole:
+                    self._directory.append_metrics(progress.new)
+                else:  # earlier epochs could not be written
+                    self._directory.write_metrics(progress.history)
+                self._whole = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
@@ -11,7 +12,17 @@ import numpy as np
 from flaxfit.callbacks.base import Callback, Progress, Run
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress as Bar
+
+
+def console(file: TextIO) -> Console:
+    """Returns a console that falls silent when its file is gone. Rich's own would exit."""
+    from rich.console import Console
+
+    made = Console(file=file)
+    made.on_broken_pipe = lambda: setattr(made, "quiet", True)
+    return made
 
 
 class ProgressBar(Callback):
@@ -33,10 +44,9 @@ class ProgressBar(Callback):
 
     def on_train_begin(self, run: Run) -> None:
         from rich import progress
-        from rich.console import Console
         from rich.table import Column
 
-        self._console = Console(file=self._file or sys.stderr)
+        self._console = console(self._file or sys.stderr)
         self._best, self._last, self._printed = "", "", time.monotonic()
         if self._console.is_terminal:
             whole = Column(no_wrap=True, overflow="ignore")  # numbers are not cut; what is left over is for the values
@@ -49,7 +59,7 @@ class ProgressBar(Callback):
             self._bar.start()
 
     def on_chunk_end(self, progress: Progress) -> None:
-        rate = f"{progress.seconds / (progress.epoch + progress.step / progress.run.steps_per_epoch) * 1e3:.3g} ms/epoch"
+        rate = f"{progress.seconds / progress.trained * 1e3:.3g} ms/epoch"
         values = self._values(progress)
         if self._bar is not None and not progress.ended:
             self._bar.update(self._bar.task_ids[0], completed=progress.epoch, rate=rate, values=values)
@@ -58,7 +68,8 @@ class ProgressBar(Callback):
             self._printed = time.monotonic()
             early = " (stopped)" if progress.ended and progress.epoch < progress.run.epochs else ""
             line = f"{self.name}: epoch {progress.epoch}/{progress.run.epochs}{early}, {rate}{values and ', ' + values}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            with suppress(OSError):
+                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _values(self, progress: Progress) -> str:
         new, monitor = progress.new, progress.run.monitor
@@ -99,13 +110,13 @@ class Dots(Callback):
         self.report_every, self._file, self.every_seconds = report_every, file, 0.2
 
     def on_chunk_end(self, progress: Progress) -> None:
-        file, new = self._file or sys.stdout, progress.new
+        file, new, text = self._file or sys.stdout, progress.new, ""
         for index, epoch in enumerate(new.epochs):
             if (epoch - 1) % self.report_every == 0:
                 values = {name: value for name, value in new.row(index).items() if name != "best_epoch"}
                 line = ", ".join(f"{name}: {value:.4f}" for name, value in values.items())
-                file.write(f"\nEpoch {epoch}: {line}\n")
-            file.write(".")
-        if progress.ended:
-            file.write("\n")
-        file.flush()
+                text += f"\nEpoch {epoch}: {line}\n"
+            text += "."
+        with suppress(OSError):  # Ctrl-C also ends what the output is piped to
+            file.write(text + "\n" * progress.ended)
+            file.flush()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
+import math
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +20,11 @@ from flaxfit.arguments import check_count, needed, unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.provenance import Provenance
 from flaxfit.data.sources.source import sha256
+
+LONGEST_LINE = 2**24
+"""The largest number of bytes in a line of a table. A file without line ends would otherwise be read into memory as a whole."""
+MOST_DEFLATED = 1032
+"""How many bytes one compressed byte of a zip can stand for at most."""
 
 
 def read_csv(
@@ -82,12 +89,12 @@ def read_csv(
     text = None if position >= len(sample) or _is_number(sample[position]) else position
     kinds = {index: object if index == text else np.float32 for index in range(len(first))}
     how: dict[str, Any] = {"header": 0 if named else None, "names": list(kinds), "dtype": kinds, "index_col": False}
-    how |= {"nrows": rows, "keep_default_na": False, "encoding": "utf-8-sig", "engine": "c"}
+    how |= {"nrows": rows, "keep_default_na": False, "engine": "c"}
     try:
         if second and len(second) != len(first):  # pandas would accept a first row that is too long
             raise ValueError("rows of unequal length")
-        with np.errstate(over="ignore"):
-            table = pandas.read_csv(path, sep=delimiter, **how)
+        with np.errstate(over="ignore"), _opened(path) as file:
+            table = pandas.read_csv(file, sep=delimiter, **how)
         y, classes = table.pop(position).to_numpy(), None
         x = table.to_numpy()
         if text is not None:
@@ -134,6 +141,7 @@ def read_npz(path: str | os.PathLike[str], x: str = "x", y: str = "y", sample_we
         for name in (x, y, sample_weight):
             if name is not None and name not in arrays:
                 raise ValueError(f"{path}: {unknown('array', name, arrays)}")
+        _check_sizes(path, [name for name in (x, y, sample_weight) if name is not None])
         try:
             found = [arrays[name] if name is not None else None for name in (x, y, sample_weight)]
         except ValueError as error:
@@ -142,9 +150,62 @@ def read_npz(path: str | os.PathLike[str], x: str = "x", y: str = "y", sample_we
     return replace(data, provenance=Provenance(path.name, range(len(data)), checksums={path.name: sha256(path)}))
 
 
+def _check_sizes(path: Path, names: Sequence[str]) -> None:
+    """Checks what the headers of arrays claim before memory is taken for them.
+
+    Raises:
+      ValueError: an array is larger than its file can hold, or the arrays have different numbers of rows.
+    """
+    rows = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in names:
+            part = archive.getinfo(name if name in archive.namelist() else f"{name}.npy")
+            with archive.open(part) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+                claimed, there = math.prod(shape) * dtype.itemsize, part.file_size - file.tell()
+            rows[name] = shape[0] if shape else 0
+            most = part.compress_size * (1 if part.compress_type == zipfile.ZIP_STORED else MOST_DEFLATED)
+            if not dtype.hasobject and (claimed != there or part.file_size > most):
+                raise ValueError(f"{path} is damaged: the array {name!r} claims {claimed:,} bytes, which the file cannot hold.")
+    if len(set(rows.values())) > 1:
+        raise ValueError(f"{path}: the arrays must have the same number of rows, got {', '.join(f'{n} {r:,}' for n, r in rows.items())}.")
+
+
+class _Lines(io.RawIOBase):
+    """A binary file whose lines are checked to be no longer than `LONGEST_LINE` while it is read."""
+
+    def __init__(self, path: Path):
+        self._path, self._line = path, 0
+        self._file = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115  (close closes it)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._file.read(len(buffer))
+        first, last = content.find(b"\n"), content.rfind(b"\n")
+        self._line, longest = (
+            (self._line + len(content), self._line + len(content)) if first < 0 else (len(content) - last - 1, self._line + first)
+        )
+        if longest > LONGEST_LINE:
+            raise ValueError(f"{self._path} has a line of more than {LONGEST_LINE:,} bytes: it is not a table.")
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _opened(path: Path) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BufferedReader(_Lines(path), 2**16), encoding="utf-8-sig", newline="")
+
+
 def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yields for each row the number of the line on which it ends, and its cells."""
-    with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
+    with _opened(path) as file:
         reader = csv.reader(file, delimiter=delimiter)
         try:
             for cells in reader:
@@ -152,6 +213,8 @@ def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
                     yield reader.line_num, cells
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not a text file in UTF-8: {error}.") from error
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}. It is not a table.") from error
 
 
 def _is_number(cell: str) -> bool:

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
+import numpy as np
+
 from flaxfit.arguments import needed, unknown
 from flaxfit.data.sources.source import File, Parts, Source, sha256
 
 ATTEMPTS = 3
 """How often a download is tried if the connection breaks, or if the file that arrives has another checksum."""
+LONGEST_LINE = 2**24
+"""The largest number of bytes in a line of a file of which only the first rows are downloaded."""
 TIMEOUT = 30
 """How many seconds to wait for the next bytes from a host."""
 
@@ -70,7 +74,28 @@ class Originals:
                 checksums[f"{file.path}[:{path.stat().st_size}]"] = sha256(path)
             else:
                 checksums[file.path] = file.sha256
-        return self.source.read(paths, rows), checksums
+        parts = self.source.read(paths, rows)
+        _check(self.source, parts, rows if self.source.first_rows and not self.local else None)
+        return parts, checksums
+
+
+def _check(source: Source, parts: Parts, rows: int | None) -> None:
+    """Checks arrays before they are kept: that there are as many rows as asked for, finite numbers, and only known labels.
+
+    Raises:
+      ValueError: they are wrong.
+    """
+    for arrays in parts.values():
+        for name, array in arrays.items():
+            wrong = ""
+            if rows is not None and len(array) != rows:
+                wrong = f"has {len(array):,} rows where {rows:,} were asked for"
+            elif array.dtype.kind == "f" and not np.isfinite(array).all():
+                wrong = "has NaN or infinity"
+            elif name == "y" and source.classes and not np.isin(array, np.arange(len(source.classes))).all():
+                wrong = f"has labels other than 0 to {len(source.classes) - 1}"
+            if wrong:
+                raise ValueError(f"{source.name}: what was downloaded or read is not the data set: {name} {wrong}. Nothing is kept.")
 
 
 def find(source: Source, directory: Path | None, name: str | None = None) -> Originals:
@@ -125,7 +150,7 @@ class _Downloader:
     def __call__(self, url: str, output_file: str, _: Any) -> None:
         requests, tqdm = needed("requests", "downloading"), needed("tqdm.auto", "downloading").tqdm
         how = {"timeout": TIMEOUT, "headers": {"Accept-Encoding": "identity"}, "hooks": {"response": _stay_with_https}}
-        unpack, lines = zlib.decompressobj(wbits=31), 0
+        unpack, lines, line = zlib.decompressobj(wbits=31), 0, 0
         with requests.get(url, stream=True, **how) as response:
             if 400 <= response.status_code < 500:
                 raise OSError(f"the host answered {response.status_code} {response.reason}")
@@ -140,7 +165,11 @@ class _Downloader:
                     if self.rows is None:
                         progress.update(len(block))
                         continue
-                    found = unpack.decompress(block).count(b"\n")
+                    content = unpack.decompress(block)
+                    found = content.count(b"\n")
+                    line = len(content) - content.rfind(b"\n") - 1 + (0 if found else line)
+                    if line > LONGEST_LINE:
+                        raise OSError(f"the host sent a line of more than {LONGEST_LINE:,} bytes, which is no table")
                     progress.update(found)
                     lines += found
                     if lines >= self.rows:

@@ -1,6 +1,7 @@
-"""Checkpoints of a run, which Orbax writes in the background. Checksums find bits that have changed on the disk.
+"""Checkpoints of a run, which Orbax writes on a thread. Checksums find bits that have changed on the disk.
 
-A checkpoint is a directory whose name is its position in steps. It holds the arrays of the state by path, so that no class of flaxfit or
+A checkpoint is a directory whose name is its position in steps. It gets this name when it is complete: read back, compared with what was
+to be saved, and on the disk. Only then are older ones deleted. It holds the arrays of the state by path, so that no class of flaxfit or
 optax is part of the format, and a description in JSON: shapes, the history, the monitored value, notes, and checksums, one of which is of
 the description itself.
 """
@@ -18,11 +19,10 @@ import tempfile
 import threading
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal, Self
 
 import jax
@@ -30,7 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxfit.devices.sharding import host, place, raw
+from flaxfit.durable import clean, make_directory, scratch, sync, sync_tree
 from flaxfit.state import RunState
+from flaxfit.storage.directory import seal
 
 FORMATS = (1, 2, 3)
 """Formats that can be read. The last one is written. In format 2, "same" in the description names arrays that are stored elsewhere."""
@@ -48,6 +50,7 @@ class Checkpoints:
       keep: how many of the newest checkpoints to keep, 1 or more, or None for all. The best one is kept as well, and always two of the
         newest, so that there is an older one if the newest is damaged.
       mode: "min" or "max", whether the monitored value is best when small or large.
+      run: the identity of the run, or None for a run that was started before runs had one.
 
     Raises:
       ValueError: `keep` is below 1.
@@ -62,13 +65,14 @@ class Checkpoints:
       ([0.0, 1.0, 2.0], Array(True, dtype=bool), [[0.5]], 10, {'patience': 3})
     """
 
-    def __init__(self, directory: str | Path, *, keep: int | None = 1, mode: Literal["min", "max"] = "min"):
+    def __init__(self, directory: str | Path, *, keep: int | None = 1, mode: Literal["min", "max"] = "min", run: str | None = None):
         if keep is not None and keep < 1:
             raise ValueError(f"keep must be at least 1, or None to keep all checkpoints, got {keep}.")
-        self.directory, self._keep, self._sign = Path(directory).resolve(), keep, 1 if mode == "min" else -1
+        self.directory, self._keep, self._sign, self._run = Path(directory).resolve(), keep, 1 if mode == "min" else -1, run
+        self._values: dict[int, float] = {}
         self._link: tempfile.TemporaryDirectory[str] | None = None
-        self._saving: int | None = None
-        self._importer: ThreadPoolExecutor | None = None
+        self._saving: tuple[int, Future[None]] | None = None
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
 
     def __enter__(self) -> Self:
         return self
@@ -78,8 +82,7 @@ class Checkpoints:
 
     def prepare(self) -> None:
         """Starts to import Orbax on a thread, because that takes a second."""
-        self._importer = ThreadPoolExecutor(1)
-        self._importer.submit(_orbax)  # If this fails, the first save fails, too.
+        self._thread.submit(_orbax)  # If this fails, the first save fails, too.
 
     def save(self, position: int, state: RunState, history: np.ndarray, value: float, notes: Notes = None, *, wait: bool = False) -> bool:
         """Starts to save a checkpoint. The state has been copied when this returns, so its memory on the device may be donated.
@@ -92,7 +95,7 @@ class Checkpoints:
           history: the metrics so far, float64, shape (epochs, columns).
           value: the value of the monitored metric. A value that is not finite is never best.
           notes: what else to keep, as plain values for JSON.
-          wait: whether to return only when the checkpoint is on disk. All threads but the main one always wait.
+          wait: whether to return only when the checkpoint is on disk.
 
         Returns:
           Whether a save was started, or with `wait`, whether it succeeded. False also if this position is saved already.
@@ -100,35 +103,22 @@ class Checkpoints:
         Raises:
           TypeError: JSON cannot hold the notes.
         """
-        with _one_at_a_time:
-            self._settle()
-            if self._path(position).exists():
-                return False
-            arrays = {name: np.array(host(leaf)) for name, leaf in _named(state).items()} | {"history": np.array(history, np.float64)}
-            about = {
-                "format": FORMATS[-1],
-                "position": position,
-                "history": list(arrays["history"].shape),
-                "value": float(value) if math.isfinite(value) else None,
-                "leaves": {name: _described(leaf) for name, leaf in _named(state).items()},
-                "crc32": _checksum(arrays),
-                "notes": json.loads(json.dumps(notes or {})),  # as they will be when they are read
-            }
-            try:
-                args = _orbax().args
-                self.directory.mkdir(parents=True, exist_ok=True)
-                self._sweep()
-                size, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self.directory).free
-                if free < size:
-                    raise OSError(f"No space left on the disk: it needs up to {size:,} bytes, but {free:,} are free")
-                run = args.StandardSave({name: array for name, array in arrays.items() if array.size})  # Orbax takes no empty ones
-                saved = args.Composite(run=run, about=args.JsonSave(about | {"seal": _seal(about)}))
-                # Without `force`, Orbax skips positions before the newest. It keeps the metrics in memory, for `_is_best`.
-                self._manager.save(position, args=saved, metrics={"value": about["value"]}, force=True)
-            except Exception as error:
-                return self._failed(position, error)
-            self._saving = position
-            return self._settle() if wait or threading.current_thread() is not threading.main_thread() else True
+        self._settle()
+        if self._path(position).exists():
+            return False
+        arrays = {name: np.array(host(leaf)) for name, leaf in _named(state).items()} | {"history": np.array(history, np.float64)}
+        about = {
+            "format": FORMATS[-1],
+            "run": self._run,
+            "position": position,
+            "history": list(arrays["history"].shape),
+            "value": float(value) if math.isfinite(value) else None,
+            "leaves": {name: _described(leaf) for name, leaf in _named(state).items()},
+            "crc32": _checksum(arrays),
+            "notes": json.loads(json.dumps(notes or {})),  # as they will be when they are read
+        }
+        self._saving = position, self._thread.submit(self._write, position, arrays, about)
+        return self._settle() if wait else True
 
     def restore(self, like: RunState) -> tuple[RunState, np.ndarray, int, dict[str, Any]] | None:
         """Restores the newest checkpoint that is not damaged. Damaged ones are moved to another directory, with a RuntimeWarning.
@@ -140,7 +130,8 @@ class Checkpoints:
           The state, the history, the position and the notes, or None if there is no checkpoint.
 
         Raises:
-          ValueError: all checkpoints are damaged, or the newest one has another format or a state of other shapes. Nothing is moved then.
+          ValueError: all checkpoints are damaged, or the newest one belongs to another run, or has another format or a state of other
+            shapes. Nothing is moved then.
         """
         found = self.read(like)
         return found and (placed(found[0], like), *found[1:])
@@ -152,9 +143,9 @@ class Checkpoints:
         for position in reversed(self._positions()):
             path = self._path(position)
             try:
-                about = self._about(position)
-                if not (unlike := _unlike(about, like)):
-                    arrays = self._arrays(position, about, like)
+                about = self._about(path)
+                if not (unlike := self._foreign(about) or _unlike(about, like)):
+                    arrays = self._arrays(path, about, like)
             except Exception as error:
                 damaged[position] = _in_short(error)
                 continue
@@ -163,89 +154,107 @@ class Checkpoints:
             if damaged:
                 moved = ", ".join(f"{self._path(bad)} ({why}; {self._moved_aside(bad)})" for bad, why in damaged.items())
                 warnings.warn(f"damaged checkpoints: {moved}. The run is resumed from the older {path}.", RuntimeWarning, stacklevel=3)
-                self._forget()
             return arrays, arrays.pop("history"), position, about.get("notes", {})
         if damaged:
             reasons = "".join(f"\n  {position}: {why}" for position, why in damaged.items())
             raise ValueError(f"every checkpoint in {self.directory} is damaged: move that directory away to start anew.{reasons}")
         return None
 
+    def owner(self) -> tuple[str | None] | None:
+        """Returns the identity of the run that saved the newest readable checkpoint, as a tuple of one; or None if there is none."""
+        for position in reversed(self._positions()):
+            with suppress(Exception):
+                return (self._about(self._path(position)).get("run"),)
+        return None
+
+    def saved(self) -> bool:
+        """Returns whether there is a checkpoint, readable or not."""
+        return bool(self._positions())
+
     def close(self) -> None:
         """Waits until everything is saved."""
         self._settle()
-        self._forget()
-        if self._importer is not None:
-            self._importer.shutdown()
+        self._thread.shutdown()
         if self._link is not None:
             self._link.cleanup()
             self._link = None
 
-    @functools.cached_property
-    def _manager(self) -> Any:
-        ocp, this = _orbax(), jax.process_index()
-        policies, best = ocp.checkpoint_managers, SimpleNamespace(should_preserve=self._is_best)
-        several = self._keep and policies.AnyPreservationPolicy([policies.LatestN(max(2, self._keep)), best])
-        options = ocp.CheckpointManagerOptions(
-            create=False,
-            preservation_policy=several or policies.LatestN(),  # all
-            lightweight_initialize=True,  # does not read files, one of which may be damaged
-            # Otherwise threads wait for many minutes if a directory cannot be created.
-            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
-            # If there are several processes, this one saves and reads alone.
-            multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this}),
-        )
-        return ocp.CheckpointManager(self._plain_path(), options=options)
+    def _foreign(self, about: Mapping[str, Any]) -> str:
+        return "" if about.get("run") == self._run else "it belongs to another run"
 
-    def _plain_path(self) -> Path:
-        """The directory by a path that Orbax can take: it globs in `[*?`, and TensorStore reads a backslash as a slash."""
+    def _write(self, position: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+        """Writes a checkpoint and, when it is safe, deletes older ones."""
+        args = _orbax().args
+        make_directory(self.directory)
+        self._sweep()
+        size, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self.directory).free
+        if free < size:
+            raise OSError(f"No space left on the disk: it needs up to {size:,} bytes, but {free:,} are free")
+        run = args.StandardSave({name: array for name, array in arrays.items() if array.size})  # Orbax takes no empty ones
+        with scratch(self.directory) as place, _one_at_a_time:
+            new = place / str(position)
+            saved = args.Composite(run=run, about=args.JsonSave({**about, "seal": seal(about)}))
+            _checkpointer().save(self._plain(new), args=saved)
+            self._stored(new, self._about(new), {name: np.empty_like(array) for name, array in arrays.items()})
+            sync_tree(new)
+            new.rename(self._path(position))
+            sync(self.directory)
+        self._values[position] = self._signed(about["value"])
+        with suppress(OSError):  # The next save tries again.
+            self._delete()
+
+    def _delete(self) -> None:
+        """Deletes the checkpoints that are not to be kept."""
+        positions = self._positions()
+        if self._keep is None:
+            return
+        values = [self._value(position) for position in positions]
+        best = positions[values.index(min(values))]
+        kept = {*positions[-max(2, self._keep) :], *([best] if min(values) < math.inf else [])}
+        with scratch(self.directory) as place:
+            for position in positions:
+                if position not in kept:
+                    self._path(position).rename(place / str(position))
+                    del self._values[position]
+
+    def _value(self, position: int) -> float:
+        """Returns the monitored value, signed so that smaller is better."""
+        if position not in self._values:
+            try:
+                self._values[position] = self._signed(self._about(self._path(position))["value"])
+            except Exception:  # a damaged description
+                self._values[position] = math.inf
+        return self._values[position]
+
+    def _signed(self, value: float | None) -> float:
+        return math.inf if value is None else self._sign * value
+
+    def _plain(self, path: Path) -> Path:
+        """Returns a path that Orbax can take: it globs in `[*?`, and TensorStore reads a backslash as a slash."""
         if not set("[*?\\") & set(str(self.directory)):
-            return self.directory
+            return path
         if self._link is None:
             self._link = tempfile.TemporaryDirectory(prefix="flaxfit-")
             (Path(self._link.name) / "checkpoints").symlink_to(self.directory, target_is_directory=True)
-        return Path(self._link.name) / "checkpoints"
-
-    def _is_best(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Whether each checkpoint is the best. Orbax's `BestN` would read the values from a file that has no checksum."""
-        values = [self._value(checkpoint) for checkpoint in checkpoints]
-        best = values.index(min(values))
-        return [index == best and value < math.inf for index, value in enumerate(values)]
-
-    def _value(self, checkpoint: Any) -> float:
-        """Returns the monitored value, signed so that smaller is better."""
-        try:
-            return self._sign * (checkpoint.metrics or self._about(checkpoint.step))["value"]
-        except Exception:  # None, or a damaged description
-            return math.inf
-
-    def _forget(self) -> None:
-        """Closes the manager of Orbax, whose list of checkpoints is wrong after a failure. The next one reads the directory again."""
-        if manager := vars(self).pop("_manager", None):
-            with suppress(Exception):  # It raises the error of the failed save again.
-                manager.close()
+        return Path(self._link.name) / "checkpoints" / path.relative_to(self.directory)
 
     def _settle(self) -> bool:
         """Waits for the current save, and returns whether it succeeded."""
-        position, self._saving = self._saving, None
-        if position is not None:
-            try:
-                self._manager.wait_until_finished()
-            except Exception as error:
-                return self._failed(position, error)
+        if self._saving is None:
+            return True
+        (position, done), self._saving = self._saving, None
+        try:
+            done.result()
+        except Exception as error:
+            newest = f"the newest one is {self._path(self._positions()[-1])}" if self._positions() else "there is none yet"
+            message = f"checkpoint {self._path(position)} was not saved ({_in_short(error)}); {newest}. Training continues."
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+            return False
         return True
 
-    def _failed(self, position: int, error: Exception) -> bool:
-        self._forget()
-        self._sweep()
-        if self._path(position).exists():  # Only the deletion of older ones has failed.
-            return True
-        newest = f"the newest one is {self._path(self._positions()[-1])}" if self._positions() else "there is none yet"
-        message = f"checkpoint {self._path(position)} was not saved ({_in_short(error)}); {newest}. Training continues."
-        warnings.warn(message, RuntimeWarning, stacklevel=4)
-        return False
-
     def _sweep(self) -> None:
-        """Deletes the remains of saves that failed or were killed. Orbax would do that later, on a thread."""
+        """Deletes what killed processes left, also of versions that let Orbax name it."""
+        clean(self.directory, 0)
         for left in self.directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -255,27 +264,31 @@ class Checkpoints:
     def _positions(self) -> list[int]:
         return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdecimal())
 
-    def _about(self, position: int) -> dict[str, Any]:
-        about = json.loads((self._path(position) / "about" / "metadata").read_bytes())
-        if about.pop("seal") != _seal(about):
+    def _about(self, path: Path) -> dict[str, Any]:
+        about = json.loads((path / "about" / "metadata").read_bytes())
+        if about.pop("seal") != seal(about):
             raise ValueError("the checksum of its description is wrong")
         return about
 
-    def _arrays(self, position: int, about: Mapping[str, Any], like: RunState) -> dict[str, np.ndarray]:
-        args, same = _orbax().args, about.get("same", {})
-        wanted = unfilled(like)
+    def _arrays(self, path: Path, about: Mapping[str, Any], like: RunState) -> dict[str, np.ndarray]:
+        same, wanted = about.get("same", {}), unfilled(like)
         arrays = {name: wanted[name] if name in wanted else _empty(described) for name, described in about["leaves"].items()}
         for name, other in same.items():
             if other in same or about["leaves"][name] != about["leaves"][other]:
                 raise ValueError(f"its description gives {name!r} the bytes of {other!r}, which cannot be")
             del arrays[name]
-        arrays["history"] = np.empty(about["history"])
-        run = args.StandardRestore({name: array for name, array in arrays.items() if array.size})
-        arrays |= self._manager.restore(position, args=args.Composite(run=run))["run"]
-        if _checksum(arrays) != about["crc32"]:
-            raise ValueError("the checksum of its arrays is wrong")
+        arrays = self._stored(path, about, arrays | {"history": np.empty(about["history"])})
         arrays |= {name: arrays[other].copy() for name, other in same.items()}  # copies, because the device may use an array's memory
         return {name: arrays[name] for name in (*wanted, "history")}
+
+    def _stored(self, path: Path, about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Reads the arrays of a checkpoint into those given, and compares their checksum."""
+        args = _orbax().args
+        run = args.StandardRestore({name: array for name, array in arrays.items() if array.size})
+        arrays |= _checkpointer().restore(self._plain(path), args=args.Composite(run=run))["run"]
+        if _checksum(arrays) != about["crc32"]:
+            raise ValueError("the checksum of its arrays is wrong")
+        return arrays
 
     def _moved_aside(self, position: int) -> str:
         home = self.directory.with_name(f"{self.directory.name}-damaged")
@@ -298,6 +311,15 @@ def _orbax() -> Any:
     # If one array cannot be written or read, the others find Orbax's event loop closed.
     sys.unraisablehook = lambda it: None if it.object is None and str(it.exc_value) == "Event loop is closed" else show(it)
     return ocp
+
+
+@functools.cache
+def _checkpointer() -> Any:
+    """What writes and reads a checkpoint. If there are several processes, this one does it alone."""
+    ocp, this = _orbax(), jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _named(tree: Any) -> dict[str, Any]:
@@ -335,10 +357,6 @@ def _unlike(about: Mapping[str, Any], like: RunState) -> str:
     names = [name for name in saved | asked if saved.get(name) != asked.get(name) and name not in dropped]
     lines = [f"{name} is {saved.get(name, 'missing')} in the checkpoint and {asked.get(name, 'missing')} here" for name in names[:3]]
     return "; ".join([*lines, f"and {len(names) - 3} more"] if len(names) > 3 else lines)
-
-
-def _seal(about: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(about, sort_keys=True).encode())
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> int:

@@ -9,19 +9,26 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flaxfit.durable import clean, make_directory, write_file
 from flaxfit.history import History
 
 FORMAT = 1
 _NAME_BYTES = 200  # of a member's directory; tools that put something before or after a file's name need some room
+HIDDEN = "(hidden)"
+_SECRET = re.compile(
+    r"(.*[-_.]|-*)(pass(word|wd|phrase|code)?|pwd|secrets?|token|credentials?|auth|(api|access|private|secret)[-_]?key)", re.I
+)
+_SIGNED = re.compile(r"//[^/@\s]+:[^/@\s]+@")  # a name and a password in an address
 _PACKAGES = ("flaxfit", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 
 
@@ -30,6 +37,9 @@ class RunDirectory:
 
     Args:
       path: the directory.
+
+    Raises:
+      ValueError: the path is empty.
 
     Attributes:
       path: the absolute path of the directory.
@@ -54,6 +64,8 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
+        if os.fspath(path) == "":
+            raise ValueError('the run directory must have a name, got "": pass "." for the current directory, or None for no directory.')
         self.path = Path(path).expanduser().resolve()
         self.config_path, self.metrics_path = self.path / "config.json", self.path / "metrics.jsonl"
         self.checkpoints, self.export = self.path / "checkpoints", self.path / "export"
@@ -79,9 +91,10 @@ class RunDirectory:
 
         held, owner = FileLock(self.path / ".lock", timeout=0), self.path / ".owner"
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_directory(self.path)
             held.acquire()
-            owner.write_text(str(os.getpid()))
+            clean(self.path, 0)
+            write_file(owner, str(os.getpid()).encode())
         except Timeout:
             process = f"process {owner.read_text()}" if owner.exists() else "another process"
             raise RuntimeError(f"{process} is running in {self.path}: wait until it ends, or use another directory.") from None
@@ -101,11 +114,15 @@ class RunDirectory:
         """
         try:
             config = json.loads(self.config_path.read_text(encoding="utf-8"))
+            if config.pop("crc32", None) not in (None, seal(config)):  # older versions wrote none
+                raise ValueError("its checksum is wrong")
             found = config.pop("format")
         except FileNotFoundError:
             return None
         except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.config_path} is not the configuration of a run ({error!r}): use another directory.") from error
+            raise ValueError(
+                f"{self.config_path} is not the configuration of a run, or is damaged ({error}): restore it, or use another directory."
+            ) from error
         if found != FORMAT:
             raise ValueError(
                 f"{self.path} is a run directory of format {found}, but this version of flaxfit reads format {FORMAT}: "
@@ -113,9 +130,16 @@ class RunDirectory:
             )
         return config
 
+    @property
+    def identity(self) -> str | None:
+        """The identity of the run, which its configuration holds; None for a run that was started before runs had one."""
+        return (self.read_config() or {}).get("run")
+
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Writes the configuration, as plain values for JSON. The file is replaced as a whole."""
-        self._replace(self.config_path, json.dumps({"format": FORMAT, **config}, indent=1) + "\n")
+        """Writes the configuration, as plain values for JSON. The file is replaced as a whole, and only the user may read it."""
+        whole = json.loads(json.dumps({"format": FORMAT, **config}))  # as it will be when it is read
+        text = json.dumps(whole | {"crc32": seal(whole)}, indent=1) + "\n"
+        write_file(self.config_path, text.encode(), private=True)
 
     def read_metrics(self) -> History | None:
         """Returns the logged epochs, or None if there is no file. A last line that is incomplete after a power loss is left out.
@@ -135,7 +159,7 @@ class RunDirectory:
 
     def write_metrics(self, history: History) -> None:
         """Replaces all logged epochs, so that a run which is resumed from a checkpoint logs no epoch twice."""
-        self._replace(self.metrics_path, "".join(line + "\n" for line in history.lines()))
+        write_file(self.metrics_path, "".join(line + "\n" for line in history.lines()).encode())
 
     def append_metrics(self, history: History) -> None:
         """Appends epochs. If the disk is full, none of them is written.
@@ -153,17 +177,10 @@ class RunDirectory:
                 file.truncate(size)
                 raise
 
-    def _replace(self, path: Path, text: str) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(path.name + ".tmp")
-        try:
-            with scratch.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+
+def seal(values: Mapping[str, Any]) -> int:
+    """Returns the checksum of plain values, as they are when JSON has read them."""
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Collection[str] = ()) -> list[str]:
@@ -208,10 +225,29 @@ def environment() -> dict[str, Any]:
         "versions": versions(),
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "commit": _commit(),
-        "command": sys.orig_argv,
+        "command": without_secrets(sys.orig_argv),
         "directory": os.getcwd(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def without_secrets(command: Iterable[str]) -> list[str]:
+    """Returns a command with `HIDDEN` in place of values that look like secrets: of options such as `--api-key`, and in addresses.
+
+    Example:
+      >>> without_secrets(["train.py", "--hf-token=abc", "--password", "abc", "--max-tokens", "9", "https://me:abc@host/x"])
+      ['train.py', '--hf-token=(hidden)', '--password', '(hidden)', '--max-tokens', '9', 'https://(hidden)@host/x']
+    """
+    shown, secret = [], False
+    for argument in command:
+        name, equal, _ = argument.partition("=")
+        if secret and not argument.startswith("--"):
+            argument = HIDDEN
+        elif equal and _SECRET.fullmatch(name):
+            argument = f"{name}={HIDDEN}"
+        secret = not equal and argument.startswith("-") and _SECRET.fullmatch(argument) is not None
+        shown.append(_SIGNED.sub(f"//{HIDDEN}@", argument))
+    return shown
 
 
 @functools.cache

@@ -26,6 +26,7 @@ from flaxfit.data.frames import native
 from flaxfit.data.scaling import Scaling
 from flaxfit.data.stream import Stream
 from flaxfit.data.table import Table
+from flaxfit.storage.directory import RunDirectory
 from flaxfit.storage.weights import by_path, unpack_arrays
 
 FORMAT = 1
@@ -53,6 +54,9 @@ _CALLS = re.compile(
 def load(path: str | Path, member: str | None = None) -> Predictor:
     """Loads an exported model, which needs none of the code that made it.
 
+    Load only files from people whose programs you would run. A model file holds compiled programs. What they call is checked, but the
+    parser that reads them was not made for hostile files and may crash. `load_weights` reads the weights alone, which needs no trust.
+
     Args:
       path: the directory of a run, whose `export/` has the weights of the best epoch; a directory that `flaxfit.export` wrote; or a
         `.flaxfit` file that `flaxfit.pack` wrote.
@@ -71,14 +75,34 @@ def load(path: str | Path, member: str | None = None) -> Predictor:
       Traceback (most recent call last):
       FileNotFoundError: there is no exported model in runs/absent: neither a .flaxfit file nor a model.json, there or in export/.
     """
-    path = Path(path)
-    if member is not None:
-        path = path / "members" / member
-        if not path.is_dir():
-            raise FileNotFoundError(f"there is no exported model in {path}: write it with study.export({member!r}, data).")
+    path = _place(path, member)
     record, files = read(path)
     with _named(path):
         return Predictor(path.name, record, unpack_arrays(files[PARTS[1]]), *(_program(files[name]) for name in PARTS[2:]))
+
+
+def load_weights(path: str | Path, member: str | None = None) -> dict[str, Any]:
+    """Loads only the weights of an exported model. No program in the file is parsed, so the file needs no trust.
+
+    Args:
+      path, member: as for `load`.
+
+    Returns:
+      "params" and "collections" -> nested dicts of NumPy arrays.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load`.
+
+    Example:
+      >>> load_weights("runs/absent")
+      Traceback (most recent call last):
+      FileNotFoundError: there is no exported model in runs/absent: neither a .flaxfit file nor a model.json, there or in export/.
+    """
+    path = _place(path, member)
+    _, files = read(path)
+    with _named(path):
+        tensors = unpack_arrays(files[PARTS[1]])
+        return {name: _nested(tensors, name) for name in ("params", "collections")}
 
 
 class Predictor:
@@ -315,7 +339,7 @@ def transfer(source: Predictor | str | Path | Mapping[str, Any], params: Any) ->
     """Copies the weights of one model to another, wherever their path and shape agree. A head of another shape keeps its fresh weights.
 
     Args:
-      source: a `Predictor`, the path of a model for `load`, or nested dicts of arrays, such as `Predictor.collections`.
+      source: a `Predictor`, the path of a model for `load_weights`, or nested dicts of arrays, such as `Predictor.collections`.
       params: the fresh weights of the other model, or its collections, as nested dicts.
 
     Returns:
@@ -336,8 +360,8 @@ def transfer(source: Predictor | str | Path | Mapping[str, Any], params: Any) ->
         params, left = transfer("runs/large", state.params)
         ff.fit(task, train, initial=dataclasses.replace(state, params=params, opt_state=None))
     """
-    model = load(source) if isinstance(source, str | Path) else source
-    given, left = by_path(model.params if isinstance(model, Predictor) else model), {}
+    weights = load_weights(source)["params"] if isinstance(source, str | Path) else source
+    given, left = by_path(weights.params if isinstance(weights, Predictor) else weights), {}
 
     def taken(path: Any, leaf: Any) -> Any:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -368,6 +392,15 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
             if hashlib.sha256(files[name]).hexdigest() != sums[name]:
                 raise ValueError(f"{name} has changed since it was written: its SHA-256 checksum is wrong")
     return record, files
+
+
+def _place(path: str | Path, member: str | None) -> Path:
+    if member is None:
+        return Path(path)
+    path = RunDirectory(path).member(member).path
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no exported model in {path}: write it with study.export({member!r}, data).")
+    return path
 
 
 @contextmanager

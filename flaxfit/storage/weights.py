@@ -11,6 +11,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
+from flaxfit.durable import write_file
 from flaxfit.state import TrainState
 
 _TYPES = {"BOOL": "bool", "BF16": "bfloat16", "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"} | {
@@ -63,7 +64,4 @@ def unpack_arrays(content: bytes) -> dict[str, np.ndarray]:
 def save_weights(path: Path, state: TrainState) -> None:
     """Writes params and collections by path, such as `params/Dense_0/kernel`. The file is written as a whole or not at all."""
     content = pack_arrays(by_path({"params": state.params, "collections": state.collections}), {"step": str(int(state.step))})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_bytes(content)
-    scratch.replace(path)
+    write_file(path, content)

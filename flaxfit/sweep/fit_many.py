@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -21,6 +22,7 @@ import numpy as np
 from flaxfit.arguments import check_count, unknown
 from flaxfit.callbacks import Callback, Checkpoint, Progress
 from flaxfit.callbacks.base import check_callbacks
+from flaxfit.callbacks.progress import console
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import Splits, held_out
 from flaxfit.data.table import Table, encoded
@@ -42,7 +44,8 @@ from flaxfit.train.loop import Trainee, train, why_ended
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.record import Resume, check_same_run, described, plain
 from flaxfit.train.result import Result, Timing, result_of
-from flaxfit.train.session import Signals, opened
+from flaxfit.train.session import opened
+from flaxfit.train.signals import Signals
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
 from flaxfit.train.validate import validate
@@ -347,7 +350,9 @@ def _population(run_dir: str | os.PathLike[str] | None, resume: Resume) -> Itera
         yield None, None
         return
     directory = RunDirectory(run_dir)
-    with opened(directory, resume, "population"), Store(directory.store) as store:
+    with opened(directory, resume, "population") as old, Store(directory.store) as store:
+        if old is not None and "population" not in old:
+            raise ValueError(f"{directory.path} has a run, not a population: use another directory.")
         directory.write_config({"population": True, "environment": environment()})
         yield directory, store
 
@@ -443,10 +448,9 @@ class _Tally:
 
     def __enter__(self) -> _Tally:
         if self._name is not None:
-            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self._console = Console(stderr=True)
+            self._console = console(sys.stderr)
             if self._console.is_terminal:
                 columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
                 self._bar = Progress(*columns, console=self._console, transient=True)

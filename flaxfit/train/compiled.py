@@ -17,6 +17,12 @@ MakeTask = Callable[[Mapping[str, Any]], Task] | Task
 """A function of a mapping of hyperparameters that returns a Task; or a Task."""
 
 
+MOST_FUNCTIONS = 64
+"""How many functions a task keeps. The one that was not asked for the longest goes first."""
+MOST_SHAPES = 16
+"""For how many shapes of its arguments a function stays compiled. Beyond that, the next call compiles again."""
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Found:
@@ -44,11 +50,15 @@ class Programs:
         return self.make if isinstance(self.make, Task) else self.make({**dict(self.static), **numbers})
 
     def jit(self, what: Hashable, function: Callable[..., Any], **options: Any) -> Any:
-        """Returns `jax.jit(function)`, made once for each `what`. The function may depend only on the task and on `what`."""
+        """Returns `jax.jit(function)`, made once for each `what` that is in use. The function may depend only on the task and on `what`."""
         with self._lock:
-            if what not in self._functions:
-                self._functions[what] = jax.jit(function, **options)
-            return self._functions[what]
+            found: Any = self._functions.pop(what, None) or jax.jit(function, **options)
+            self._functions[what] = found
+            if len(self._functions) > MOST_FUNCTIONS:
+                del self._functions[next(iter(self._functions))]
+            if found._cache_size() > MOST_SHAPES:  # each compiled program takes about 10 MB
+                found.clear_cache()
+            return found
 
     def compiled(self, what: Hashable, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Returns the function of `jit`, already compiled for these arguments. Raises whatever the function raises when it is traced."""

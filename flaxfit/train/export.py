@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import json
-import os
-import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,9 +20,10 @@ import numpy as np
 import flaxfit
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.scaling import Scaling
+from flaxfit.durable import write_directory, write_file
 from flaxfit.state import TrainState
 from flaxfit.storage.predictor import COUNTED, FORMAT, PARTS, SOWN, SUMS, check_calls, read
-from flaxfit.storage.weights import by_path, pack_arrays
+from flaxfit.storage.weights import by_path, pack_arrays, unpack_arrays
 from flaxfit.train.checks import check_program, check_state, check_task
 from flaxfit.train.compiled import programs_of
 from flaxfit.train.task import Task
@@ -108,6 +109,29 @@ def export(directory: str | Path, task: Task, state: TrainState, data: Dataset, 
     return Path(directory)
 
 
+def check_replaceable(directory: Path) -> None:
+    """Checks that nothing would be lost if an export were written in place of a directory.
+
+    Raises:
+      FileExistsError: the directory has other files, or is a file.
+    """
+    if directory.exists() and not (directory.is_dir() and {file.name for file in directory.iterdir()} <= {*PARTS, SUMS}):
+        raise FileExistsError(f"{directory} has files that are not part of an export and would be lost: use an empty directory.")
+
+
+def holds(directory: Path, task: Task, state: TrainState, about: Mapping[str, Any]) -> bool:
+    """Returns whether an undamaged export of this state, with the same `about`, is in a directory."""
+    try:
+        record, files = read(directory)
+        tensors = unpack_arrays(files[PARTS[1]])
+    except (OSError, ValueError):
+        return False
+    state = task.evaluated(state)
+    weights = by_path({"params": state.params, "collections": state.collections})
+    same = all(name in tensors and np.array_equal(tensors[name], weight, equal_nan=True) for name, weight in weights.items())
+    return same and record["about"] == json.loads(json.dumps(dict(about)))
+
+
 def pack(directory: str | Path, file: str | Path) -> Path:
     """The same model as a single file, `model.flaxfit`: a zip, uncompressed (weights hardly shrink, and no size in it can lie).
 
@@ -121,16 +145,12 @@ def pack(directory: str | Path, file: str | Path) -> Path:
     Raises:
       ValueError: the export is incomplete or damaged.
     """
-    files, file = read(Path(directory))[1], Path(file)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with zipfile.ZipFile(temporary, "w") as archive:
-            for name, content in files.items():
-                archive.writestr(zipfile.ZipInfo(name), content)  # of no date: packed again, it is the same file
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return file
+    files, packed = read(Path(directory))[1], io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content)  # of no date: packed again, it is the same file
+    write_file(Path(file), packed.getvalue())
+    return Path(file)
 
 
 def _programs(task: Task, variables: Any, data: Dataset) -> tuple[int | None, list[bytes]]:
@@ -165,12 +185,18 @@ def _programs(task: Task, variables: Any, data: Dataset) -> tuple[int | None, li
 
     failure = None
     for rows in (None, FIXED_ROWS):
-        size = jax.export.symbolic_shape("rows")[0] if rows is None else rows
+        size = _any_rows() if rows is None else rows
         try:
             return rows, [serialized(predict, size, "x"), serialized(score, size, "x", "y")]
         except Exception as error:
             failure = error
     raise ValueError(f"{task.network.name} cannot be exported to {', '.join(PLATFORMS)}: {type(failure).__name__}: {failure}") from failure
+
+
+@functools.cache
+def _any_rows() -> Any:
+    """A number of rows that is not known yet. It is one for all exports, because JAX keeps what it traced for each."""
+    return jax.export.symbolic_shape("rows")[0]
 
 
 def _like(tree: Any, named: Mapping[str, Any]) -> Any:
@@ -196,18 +222,6 @@ def _described(preprocess: Any, tensors: dict[str, Any]) -> Any:
 
 def _write(directory: Path, files: Mapping[str, bytes]) -> None:
     """The files and their sums as a directory, all or nothing."""
-    directory = directory.absolute()
-    if directory.exists() and not (directory.is_dir() and {file.name for file in directory.iterdir()} <= {*PARTS, SUMS}):
-        raise FileExistsError(f"{directory} has files that are not part of an export and would be lost: use an empty directory.")
+    check_replaceable(directory := directory.absolute())
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
-    new, old = (directory.with_name(f".{directory.name}.{os.getpid()}.{word}") for word in ("new", "old"))
-    try:
-        new.mkdir(parents=True)
-        for name, content in {**files, SUMS: sums.encode()}.items():
-            (new / name).write_bytes(content)
-        if directory.exists():
-            directory.rename(old)
-        new.rename(directory)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    write_directory(directory, {**files, SUMS: sums.encode()})

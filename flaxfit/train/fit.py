@@ -25,13 +25,13 @@ from flaxfit.train import loop
 from flaxfit.train.checks import check_task
 from flaxfit.train.compiled import programs_of
 from flaxfit.train.config import TrainConfig, check_seed
-from flaxfit.train.export import export
 from flaxfit.train.job import Member, Single
 from flaxfit.train.labels import ClassWeight
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.record import Resume, described
 from flaxfit.train.result import Result, result_of, what_was_not_finite
-from flaxfit.train.session import Session, Signals
+from flaxfit.train.session import Session
+from flaxfit.train.signals import Signals
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
 from flaxfit.train.validate import validate
@@ -89,16 +89,17 @@ def fit(
 
     Raises:
       ValueError, TypeError: an argument cannot work, which is found before anything compiles (the examples of a stream are checked when
-        they are read); or `run_dir` has another run, and the message lists the differences.
+        they are read); or `run_dir` has another run, and the message lists the differences, or checkpoints of another run.
       RuntimeError: another process uses `run_dir`; or a process of this run failed or was lost.
-      FileExistsError, FileNotFoundError: there is a run and `resume` is "never", or there is none and it is "must".
+      FileExistsError, FileNotFoundError: there is a run and `resume` is "never", or there is none and it is "must"; or `run_dir` has
+        other files in the place of its own.
       KeyboardInterrupt: Ctrl-C ended the run in a script. Everything is saved, and the error's attribute `result` is the result so far.
         After SIGTERM and SIGHUP everything is saved, too, before the process ends. A second signal ends it at once.
 
     Warns:
       UserWarning: the examples of a step do not divide over the mesh; the resumed run was made by other versions; the model is likely to be
         wrong, such as probabilities before a loss of logits.
-      RuntimeWarning: the run ended on a value that is not finite.
+      RuntimeWarning: the run ended on a value that is not finite, or something could not be written to `run_dir`.
 
     Example:
       >>> import flaxfit as ff, numpy as np, optax
@@ -152,11 +153,7 @@ def fit(
         assert trainee.stop_reason is not None
         result = result_of(task, trainee.state, trainee.history, trainee.stop_reason, trainee.timing, about.data)
         if session is not None:
-            facts = {"best_epoch": result.best_epoch, "epochs": len(result.history.epochs), "stop_reason": result.stop_reason}
-            session.export(
-                lambda place, arguments: export(place, task, result.best, job.data[:1], about=facts | {"arguments": arguments}),
-                result.timing.chunks,
-            )
+            session.export(task, result, job.data[:1])
     if signals.heard is not None:
         trained = f"{len(result.history.epochs)} of {epochs} epochs"
         message = f"ended after {trained}; nothing is saved without fit(run_dir=...)."

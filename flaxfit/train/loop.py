@@ -11,7 +11,7 @@ import functools
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from flaxfit.history import History
 from flaxfit.state import RunState
 from flaxfit.train.program import Plan
 from flaxfit.train.result import Timing
-from flaxfit.train.session import Signals
+from flaxfit.train.signals import Signals
 
 CHUNK_SECONDS = 2.0
 """The approximate length of a chunk at most, so that Ctrl-C and signals take effect soon."""
@@ -87,10 +87,11 @@ class Trainee:
         self.log, self.seen, self.closing = _Log(self.run), [], ExitStack()
         self.callbacks = sorted(self.callbacks, key=lambda callback: callback.saves)
         self.stopped = bool(self.notes.get("stopped"))
-        self.resumed = self.log.epochs
+        self.began = 0
 
     def begin(self, now: float, position: int) -> None:
         """Calls `on_train_begin`, and arranges that `on_train_end` will be called."""
+        self.began = position
         states = self.notes.get("callbacks", {})
         for name, callback in self._named().items():
             self.closing.callback(callback.on_train_end)
@@ -144,7 +145,8 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
             if reason is not None and trainee.state is None:
                 on_host = batch.on_host() if on_host is None else on_host
                 trainee.state, trainee.stop_reason, trainee.history = batch.member(on_host, index), reason, trainee.log.history()
-                trainee.timing = Timing(compiling, spent, spent / max(1, trainee.log.epochs - trainee.resumed) / len(trainees), chunks)
+                trained = max(1, int(positions[index]) - trainee.began) / length
+                trainee.timing = Timing(compiling, spent, spent / trained / len(trainees), chunks)
                 trainee.closing.close()
         going = np.array([index for index, reason in enumerate(reasons) if reason is None], int)
         if 0 < 2 * len(going) <= len(live):
@@ -152,6 +154,53 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
             live = [live[index] for index in going]
             return [None] * len(live)
         return reasons
+
+    def advance() -> None:
+        """Trains one chunk and calls the callbacks that are due."""
+        nonlocal reasons, position, steps, positions, spent, chunks, pace
+        active = [member for member in live if trainees[member].state is None]
+        asking = [callback for member in active for callback in trainees[member].callbacks]
+        start, before = time.perf_counter(), position
+        until = int(team.gather(_next_stop(position, pace, run, plan, asking))[0])  # one process's callbacks and clock decide
+        table = batch.advance(position, until)
+        reasons, positions, steps = status()
+        position, now = int(positions.max()), time.perf_counter()
+        chunks, spent = chunks + 1, spent + now - start
+        # The first chunks show how fast a step is, so each is at most eight times longer than the one before.
+        pace = min(8 * pace, max(1, int((position - before) * seconds / max(now - start, 1e-9))))
+        rows = jax.device_get(table)
+        if signals is not None and (heard := int(team.gather(signals.heard or 0).max())):
+            signals.heard = signal.Signals(heard)
+            reasons[:] = [reason or "interrupted" for reason in reasons]
+        waiting: list[tuple[int, Trainee]] = []
+        for index, member in enumerate(live):
+            trainee = trainees[member]
+            if trainee.state is None:
+                trainee.log.add(rows[index, : positions[index] // length - trainee.log.epochs])
+                waiting.append((index, trainee))
+        asked = team.gather(any(_due(t, reasons[i], positions[i], now, saves=None) for i, t in waiting)).any()
+        read = functools.cache(batch.on_host)
+        if asked and team.size > 1:
+            read()  # all processes gather it together
+        with team.together():
+            for index, trainee in waiting:
+                state = functools.partial(lambda read, index: batch.member(read(), index), read, index)
+                place = (int(positions[index]), int(steps[index]), now, now - start_of_run, state)
+                reasons[index] = _call(trainee, reasons[index], *place)
+        if team.size > 1 and team.gather(trainees[0].stopped).any():  # the first process's callbacks decide for all
+            trainees[0].stopped, reasons[0] = True, reasons[0] or "callback"
+
+    def save() -> None:
+        """Saves all members where they are, if what they logged is of the same place."""
+        _, positions, steps = status()
+        now, on_host = time.perf_counter(), functools.cache(batch.on_host)
+        for index, member in enumerate(live):
+            trainee = trainees[member]
+            if trainee.state is None and trainee.log.epochs == positions[index] // length:
+                state = functools.partial(lambda read, index: batch.member(read(), index), on_host, index)
+                for number, callback in enumerate(trainee.callbacks):
+                    if callback.saves:
+                        _tell(trainee, number, None, int(positions[index]), int(steps[index]), now, now - start_of_run, state)
 
     with ExitStack() as stack:
         reasons, positions, steps = status()
@@ -169,37 +218,13 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
         start_of_run = time.perf_counter()
         reasons = let_go(reasons)
         while None in reasons:
-            active = [member for member in live if trainees[member].state is None]
-            asking = [callback for member in active for callback in trainees[member].callbacks]
-            start, before = time.perf_counter(), position
-            until = int(team.gather(_next_stop(position, pace, run, plan, asking))[0])  # one process's callbacks and clock decide
-            table = batch.advance(position, until)
-            reasons, positions, steps = status()
-            position, now = int(positions.max()), time.perf_counter()
-            chunks, spent = chunks + 1, spent + now - start
-            # The first chunks show how fast a step is, so each is at most eight times longer than the one before.
-            pace = min(8 * pace, max(1, int((position - before) * seconds / max(now - start, 1e-9))))
-            rows = jax.device_get(table)
-            if signals is not None and (heard := int(team.gather(signals.heard or 0).max())):
-                signals.heard = signal.Signals(heard)
-                reasons[:] = [reason or "interrupted" for reason in reasons]
-            waiting: list[tuple[int, Trainee]] = []
-            for index, member in enumerate(live):
-                trainee = trainees[member]
-                if trainee.state is None:
-                    trainee.log.add(rows[index, : positions[index] // length - trainee.log.epochs])
-                    waiting.append((index, trainee))
-            asked = team.gather(any(_due(t, reasons[i], positions[i], now, saves=None) for i, t in waiting)).any()
-            read = functools.cache(batch.on_host)
-            if asked and team.size > 1:
-                read()  # all processes gather it together
-            with team.together():
-                for index, trainee in waiting:
-                    state = functools.partial(lambda read, index: batch.member(read(), index), read, index)
-                    place = (int(positions[index]), int(steps[index]), now, now - start_of_run, state)
-                    reasons[index] = _call(trainee, reasons[index], *place)
-            if team.size > 1 and team.gather(trainees[0].stopped).any():  # the first process's callbacks decide for all
-                trainees[0].stopped, reasons[0] = True, reasons[0] or "callback"
+            try:
+                advance()
+            except BaseException:
+                if team.size == 1 and (signals is None or signals.heard is None):  # a second signal ends the run at once
+                    with suppress(Exception):  # if the state is lost, the error says why
+                        save()
+                raise
             reasons = let_go(reasons)
 
 
@@ -230,21 +255,7 @@ def _call(
     """Calls the callbacks of a member that are due, those that save last. Returns why the member ends, or None."""
 
     def call(index: int) -> None:
-        callback, since = trainee.callbacks[index], trainee.seen[index][0]
-
-        def stop() -> None:
-            if callback.every_seconds is not None or not (callback.every_epochs or callback.every_steps):
-                name = type(callback).__name__
-                raise ValueError(f"{name} may stop a run only at epochs or steps fixed beforehand: set every_epochs, not every_seconds.")
-            trainee.stopped = True
-
-        trainee.seen[index] = trainee.log.epochs, position, now
-        callback.on_chunk_end(
-            Progress(
-                trainee.run, trainee.log.epochs, step, seconds, reason, new=functools.partial(trainee.log.history, since),
-                history=trainee.log.history, state=state, stop=stop, notes=trainee.kept,
-            )
-        )  # fmt: skip
+        _tell(trainee, index, reason, position, step, now, seconds, state)
 
     try:
         for index in _due(trainee, reason, position, now, saves=False):
@@ -261,6 +272,28 @@ def _call(
     for index in _due(trainee, reason, position, now, saves=True):
         call(index)
     return reason
+
+
+def _tell(
+    trainee: Trainee, index: int, reason: StopReason | None, position: int, step: int, now: float, seconds: float, state: Any
+) -> None:
+    """Calls one callback of a member."""
+    callback, since = trainee.callbacks[index], trainee.seen[index][0]
+
+    def stop() -> None:
+        if callback.every_seconds is not None or not (callback.every_epochs or callback.every_steps):
+            name = type(callback).__name__
+            raise ValueError(f"{name} may stop a run only at epochs or steps fixed beforehand: set every_epochs, not every_seconds.")
+        trainee.stopped = True
+
+    trainee.seen[index] = trainee.log.epochs, position, now
+    trained = (position - trainee.began) / trainee.run.steps_per_epoch
+    callback.on_chunk_end(
+        Progress(
+            trainee.run, trainee.log.epochs, step, seconds, trained, reason, new=functools.partial(trainee.log.history, since),
+            history=trainee.log.history, state=state, stop=stop, notes=trainee.kept,
+        )
+    )  # fmt: skip
 
 
 def _next_stop(position: int, pace: int, run: Run, plan: Plan, callbacks: Sequence[Callback]) -> int:

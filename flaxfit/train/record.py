@@ -86,7 +86,7 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Any, r
     Warns:
       UserWarning: only the program differs, and so do the versions that made it.
     """
-    ignored = ["arguments.epochs", "environment", "program"]
+    ignored = ["arguments.epochs", "environment", "program", "run"]
     if "validation_batch_size" not in old["arguments"]:  # an older record, whose program tells
         ignored.append("arguments.validation_batch_size")
     old, rows = _completed(old), [about["data"]["train"].get("rows") for about in (old, new)]
@@ -160,9 +160,10 @@ def _parts(task: Callable[[Any], Task], numbers: Any, key: Any, state: Any, x: A
 
 
 def _completed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns an older record with the defaults of arguments that did not exist then."""
+    """Returns an older record with the defaults of arguments that did not exist then, and with its model in today's words."""
     defaults = {**TrainConfig().record(), "seed": 0}
-    return {**record, "arguments": {**defaults, **record["arguments"]}}
+    task = {**record["task"], "model": plain(record["task"]["model"])}
+    return {**record, "arguments": {**defaults, **record["arguments"]}, "task": task}
 
 
 def _versions(record: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -171,8 +172,14 @@ def _versions(record: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def plain(text: str) -> str:
-    """Returns a repr without the addresses of objects."""
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
+    """Returns a repr without what differs from process to process: addresses of objects, and the order of sets.
+
+    Example:
+      >>> plain("Net(kinds=frozenset({'b', 'a'}), pool=<function pool at 0x7f0463eaaed0>)")
+      "Net(kinds=frozenset({'a', 'b'}), pool=<function pool>)"
+    """
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    return re.sub(r"(?<=\{)[^{}:]+(?=\})", lambda items: ", ".join(sorted(items[0].split(", "))), text)
 
 
 def _is_key(array: Any) -> bool:

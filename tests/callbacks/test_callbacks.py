@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 
 import numpy as np
 import optax
@@ -169,3 +170,22 @@ def test_a_hook_that_fails_lets_the_others_close(net, table, tmp_path):
     with pytest.raises(RuntimeError, match="disk full"):
         ff.fit(task_of(net), table[0], epochs=5, callbacks=[Closes(), Fails()])
     assert closed == [True]
+
+
+def test_the_rate_of_a_resumed_run_is_of_the_epochs_of_this_process(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    task, data = ff.Task(ff.nn.MLP((4,), 1), ff.losses.mse, optax.adam(1e-2)), ff.Dataset(x, x[:, 0])
+    ff.fit(task, data, epochs=2000, run_dir=tmp_path)
+
+    class Sleeps(ff.callbacks.Callback):
+        every_epochs = 1
+
+        def on_chunk_end(self, progress):
+            time.sleep(0.1)
+
+    shown = io.StringIO()
+    bar = ff.callbacks.ProgressBar(file=shown)
+    result = ff.fit(task, data, epochs=2002, run_dir=tmp_path, callbacks=[Sleeps(), bar])
+    (rate,) = re.findall(r"([\d.e+]+) ms/epoch", shown.getvalue().splitlines()[-1])
+    assert float(rate) > 50  # of two epochs, not of 2,002
+    assert result.timing.epoch == pytest.approx(result.timing.train / 2)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -150,3 +152,35 @@ def test_what_is_no_table(tmp_path):
         ff.data.read_npz(tmp_path / "array.npy")
     with pytest.raises(ValueError, match=r"read_csv\(rows=...\) must be at least 1"):
         ff.data.read_csv(write(tmp_path, GOOD), rows=0)
+
+
+def test_a_table_without_line_ends_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("flaxfit.data.files.LONGEST_LINE", 1000)
+    long = "1,2\n3,4\n" * 30_000 + "5," * 2000
+    for name in ("long.csv", "long.csv.gz"):
+        with pytest.raises(ValueError, match=r"long.csv.* has a line of more than 1,000 bytes"):
+            ff.data.read_csv(write(tmp_path, long, name), header=False)
+        with pytest.raises(ValueError, match="has a line of more than"):
+            ff.data.read_csv(write(tmp_path, "7" * 10**6, name))
+    assert len(ff.data.read_csv(write(tmp_path, "1,2\n3,4\n" * 30_000), header=False)) == 60_000
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"table.csv, line 1: field larger than field limit .* It is not a table"):
+        ff.data.read_csv(write(tmp_path, "7" * 200_000 + "\n"))
+
+
+@pytest.mark.parametrize("deflated", [False, True])
+def test_arrays_that_claim_more_than_the_file_holds_take_no_memory(tmp_path, deflated):
+    def npz(name, **arrays):
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED) as archive:
+            for array, (shape, content) in arrays.items():
+                header = io.BytesIO()
+                np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+                archive.writestr(f"{array}.npy", header.getvalue() + content)
+        return tmp_path / name
+
+    y = ((10,), bytes(80))
+    with pytest.raises(ValueError, match=r"damaged: the array 'x' claims 22,000,000,000 bytes"):
+        ff.data.read_npz(npz("large.npz", x=((10, 275_000_000), bytes(800)), y=y))
+    with pytest.raises(ValueError, match="must have the same number of rows, got x 20, y 10"):
+        ff.data.read_npz(npz("rows.npz", x=((20, 2), bytes(320)), y=y))
+    assert len(ff.data.read_npz(npz("good.npz", x=((10, 2), bytes(160)), y=y))) == 10

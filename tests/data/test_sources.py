@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import shutil
+import stat
 import subprocess
 import sys
 import warnings
@@ -17,6 +19,7 @@ import pytest
 import requests
 
 import flaxfit as ff
+from flaxfit.data import cache as cache_module
 from flaxfit.data import originals as originals_module
 from flaxfit.data import sources
 from flaxfit.data.originals import find
@@ -366,3 +369,61 @@ def test_another_version_is_prepared_anew(cache, small, monkeypatch):
     monkeypatch.setitem(sources.SOURCES, "sonar", replace(sources.SOURCES["sonar"], version="2.0.0"))
     assert load("sonar")[0].train.record()["version"] == "2.0.0"
     assert len(small.requests) == 2
+
+
+def test_cached_arrays_that_are_damaged_are_prepared_anew(cache, small, monkeypatch):
+    mapped = load("sonar")[0].train
+    x, y = np.array(mapped.x), np.array(mapped.y)
+    (home,) = (path for path in cache.iterdir() if path.suffix != ".lock")
+    files = {path: path.read_bytes() for path in home.iterdir()}
+    flipped = {path: content[:-1] + bytes([content[-1] ^ 4]) for path, content in files.items() if path.suffix == ".npy"}
+    damages = [*flipped.items(), *((path, content[: len(content) // 2]) for path, content in files.items()), (home / "about.json", b"{}")]
+    for path, damaged in damages:
+        path.write_bytes(damaged)
+        cache_module._verified.clear()  # as in another process
+        requests_before = len(small.requests)
+        found, said = load("sonar")
+        assert np.array_equal(found.train.x, x)
+        assert np.array_equal(found.train.y, y)
+        assert [text for text in said if "is damaged" in text and "is prepared anew" in text]
+        assert len(small.requests) == requests_before + 1
+        assert {file: file.read_bytes() for file in home.iterdir()} == files
+    monkeypatch.setattr(cache_module, "_sum", lambda path: pytest.fail("summed twice in a process"))
+    load("sonar")
+
+
+def test_the_cache_is_private_whatever_the_umask(cache, small):
+    before = os.umask(0)
+    try:
+        load("sonar")
+    finally:
+        os.umask(before)
+    for path in (cache.parent, cache, *(path for path in cache.iterdir() if path.is_dir())):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda rows: rows[:900], "has 900 rows where 1,000 were asked for"),
+        (lambda rows: [rows[0].replace("0.5", "nan"), *rows[1:]], "x has NaN or infinity"),
+        (lambda rows: ["3" + rows[0][1:], *rows[1:]], "y has labels other than 0 to 1"),
+    ],
+)
+def test_replies_that_are_not_the_data_set_are_not_kept(cache, host, change, why):
+    rows = [",".join([str(row % 2), *["0.5"] * 28]) + "\n" for row in range(1000)]
+    content = {name: gzip.compress("".join(lines).encode()) for name, lines in (("bad", change(rows)), ("good", rows))}
+    host.stands_for("higgs", {"higgs/HIGGS.csv.gz": content["bad"]})
+    with pytest.raises(ValueError, match=why):
+        load("higgs", rows=1_000)
+    assert left_behind(cache) == []
+    host.files["higgs/HIGGS.csv.gz"] = content["good"]
+    assert len(load("higgs", rows=1_000)[0].train) > 0
+
+
+def test_a_reply_without_line_ends_is_given_up(cache, host, monkeypatch):
+    monkeypatch.setattr(originals_module, "LONGEST_LINE", 10**6)
+    host.stands_for("higgs", {"higgs/HIGGS.csv.gz": gzip.compress(b"7" * 10**8)})
+    with pytest.raises(OSError, match="sent a line of more than 1,000,000 bytes"):
+        load("higgs", rows=10)
+    assert left_behind(cache) == []

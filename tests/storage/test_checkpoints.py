@@ -20,7 +20,8 @@ import optax
 import pytest
 
 import flaxfit as ff
-from flaxfit.storage.checkpoints import Checkpoints, _seal
+from flaxfit.storage.checkpoints import Checkpoints
+from flaxfit.storage.directory import seal
 from flaxfit.train import program
 
 VERSION_2 = Path(__file__).parent / "run_v2"
@@ -263,7 +264,7 @@ def described(directory, **changes):
     path = directory / "about" / "metadata"
     about = json.loads(path.read_text()) | changes
     about.pop("seal")
-    path.write_text(json.dumps(about | {"seal": _seal(about)}))
+    path.write_text(json.dumps(about | {"seal": seal(about)}))
 
 
 @pytest.mark.parametrize(
@@ -347,19 +348,56 @@ def test_a_damaged_old_one_does_not_stop_saves(copy, states):
 
 
 def test_an_old_one_that_cannot_be_deleted_costs_nothing(tmp_path, monkeypatch):
-    from orbax.checkpoint._src.path.deleter import StandardCheckpointDeleter
+    rename = Path.rename
 
-    def refuse(self, step):
-        raise PermissionError("no")
+    def refuse(path, target):
+        if path.name.isdecimal() and path.parent == tmp_path:
+            raise PermissionError("no")
+        return rename(path, target)
 
     with Checkpoints(tmp_path) as checkpoints:
-        monkeypatch.setattr(StandardCheckpointDeleter, "delete", refuse)
+        monkeypatch.setattr(Path, "rename", refuse)
         for position in range(1, 6):
             assert checkpoints.save(position, {"w": jnp.zeros(2)}, HISTORY, 1 / position)
         assert checkpoints.save(6, {"w": jnp.zeros(2)}, HISTORY, 0.1, wait=True)
+        assert kept(tmp_path) == ["1", "2", "3", "4", "5", "6"]
         monkeypatch.undo()
         assert checkpoints.save(7, {"w": jnp.zeros(2)}, HISTORY, 0.1)
     assert kept(tmp_path) == ["6", "7"]
+
+
+def test_what_is_written_wrongly_is_not_saved_and_older_ones_stay(tmp_path, monkeypatch):
+    """As where Orbax lost the arrays without an error, because the path had a bracket."""
+    from orbax.checkpoint import Checkpointer
+
+    save = Checkpointer.save
+
+    def loses(self, directory, *arguments, **options):
+        save(self, directory, *arguments, **options)
+        for path in (directory / "run").rglob("*"):
+            if path.is_file():
+                path.unlink()
+
+    state = {"w": jnp.arange(3.0)}
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.save(1, state, HISTORY, 0.5, wait=True)
+        monkeypatch.setattr(Checkpointer, "save", loses)
+        with pytest.warns(RuntimeWarning, match=r"/2 was not saved .*the newest one is .*/1\."):
+            assert not checkpoints.save(2, state, HISTORY, 0.4, wait=True)
+    assert kept(tmp_path) == ["1"]
+
+
+def test_checkpoints_of_another_run(tmp_path):
+    state = {"w": jnp.arange(3.0)}
+    for run in ("mine", None):
+        with Checkpoints(tmp_path / str(run), run=run) as checkpoints:
+            assert checkpoints.owner() is None
+            assert checkpoints.save(1, state, HISTORY, 0.5, wait=True)
+            assert checkpoints.owner() == (run,)
+            assert checkpoints.restore(like(state))[2] == 1
+        for other in {"mine", "yours", None} - {run}:
+            with Checkpoints(tmp_path / str(run), run=other) as checkpoints, pytest.raises(ValueError, match="it belongs to another run"):
+                checkpoints.restore(like(state))
 
 
 def test_threads_save_at_the_same_time(tmp_path):
@@ -457,7 +495,7 @@ def test_a_disk_that_fills(disk, monkeypatch, caplog, seen_before):
         words = rf"{directory}/3 was not saved .*; the newest one is {directory}/2\. Training continues"
         if seen_before:
             with pytest.warns(RuntimeWarning, match=words):
-                assert not checkpoints.save(3, large, HISTORY, 0.4)
+                assert not checkpoints.save(3, large, HISTORY, 0.4, wait=True)
             assert checkpoints.save(4, small, HISTORY, 0.4)
         else:
             assert checkpoints.save(3, large, HISTORY, 0.4)
@@ -477,7 +515,7 @@ def test_a_directory_that_turns_read_only(disk):
         (directory / "2" / "about" / "metadata").write_text("{}")
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         with pytest.warns(RuntimeWarning, match=r"/3 was not saved \(OSError: .*Read-only file system"):
-            assert not checkpoints.save(3, small, HISTORY, 0.4)
+            assert not checkpoints.save(3, small, HISTORY, 0.4, wait=True)
         with pytest.warns(RuntimeWarning, match="could not be moved aside: .*Read-only file system"):
             assert checkpoints.restore(like(small))[2] == 1
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)

@@ -217,3 +217,17 @@ def test_a_torn_last_line(tmp_path):
     directory.metrics_path.write_bytes(content[:10] + b"\n" + content[10:])
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1: not a line of metrics"):
         directory.read_metrics()
+
+
+def test_a_configuration_with_a_changed_bit_is_said_to_be_damaged(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.write_config({"seed": 3, "class_weight": {0: 1.0, 10: 2.0, 2: 0.5}})
+    assert directory.read_config()["class_weight"] == {"0": 1.0, "10": 2.0, "2": 0.5}
+    directory.config_path.write_text(directory.config_path.read_text().replace('"seed": 3', '"seed": 7'))
+    with pytest.raises(ValueError, match="its checksum is wrong"):
+        directory.read_config()
+
+
+def test_a_directory_without_a_name_is_refused():
+    with pytest.raises(ValueError, match='must have a name, got ""'):
+        RunDirectory("")

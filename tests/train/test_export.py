@@ -9,7 +9,6 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -394,6 +393,16 @@ def test_weights_that_lie_are_refused(saved, tmp_path, weights):
         load(rewritten(tmp_path / "copy", saved, **{"weights.safetensors": weights}))
 
 
+def test_weights_alone_need_no_program(saved, tmp_path, monkeypatch):
+    directory = rewritten(tmp_path / "copy", saved, **{"predict.stablehlo": b"what would crash the parser"})
+    monkeypatch.setattr("jax.export.deserialize", lambda content: pytest.fail("a program was parsed"))
+    weights = ff.load_weights(directory)
+    expected = {"params": saved.state.params, "collections": saved.state.collections}
+    assert jax.tree.structure(weights) == jax.tree.structure(expected)
+    assert all(map(np.array_equal, jax.tree.leaves(weights), jax.tree.leaves(expected)))
+    assert ff.transfer(directory, saved.state.params)[1] == {}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -490,7 +499,7 @@ def test_what_cannot_be_exported_says_why_and_leaves_nothing(saved, tmp_path):
 def test_an_export_is_replaced_as_a_whole_and_nothing_else_is(saved, tmp_path, monkeypatch):
     directory = rewritten(tmp_path / "export", saved)
     other = TrainState(saved.state.step + 1, jax.tree.map(jnp.zeros_like, saved.state.params), saved.state.collections, None)
-    monkeypatch.setattr(Path, "write_bytes", lambda path, content: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         export(directory, saved.task, other, saved.train)
     assert os.listdir(tmp_path) == ["export"]

@@ -1,9 +1,11 @@
 """Ctrl-C, the stop button of a notebook, and signals of a scheduler."""
 
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -12,7 +14,8 @@ import optax
 import pytest
 
 import flaxfit as ff
-from flaxfit.train.session import Signals
+from flaxfit.train.job import Single
+from flaxfit.train.signals import Signals
 
 
 class Presses(ff.callbacks.Callback):
@@ -162,3 +165,111 @@ def test_a_callback_that_fails_leaves_a_checkpoint_of_where_it_failed(task, data
     resumed = ff.fit(task, data, epochs=20, run_dir=tmp_path, callbacks=[sees := Sees()])
     assert sees.epochs == 5
     same(resumed, ff.fit(task, data, epochs=20))
+
+
+@pytest.mark.parametrize("where", ["flaxfit.train.job.Single.start", "flaxfit.train.job.Single.compile", "flaxfit.train.session.export"])
+def test_a_signal_outside_of_training_counts(task, data, tmp_path, monkeypatch, where):
+    function = pkgutil.resolve_name(where.replace(".Single", ":Single"))
+
+    def hears(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(where, hears)
+    with pytest.raises(KeyboardInterrupt, match="saved after") as info:
+        ff.fit(task, data, epochs=4, run_dir=tmp_path)
+    assert info.value.result.stop_reason == ("epochs" if where.endswith("export") else "interrupted")
+    monkeypatch.undo()
+    same(ff.fit(task, data, epochs=4, run_dir=tmp_path), ff.fit(task, data, epochs=4))
+    assert ff.load(tmp_path).about["epochs"] == 4
+
+
+def test_a_signal_that_a_launcher_forwards_is_no_second_one_after_the_run(task, data):
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+
+    class Starts(Presses):
+        def on_train_end(self):
+            timer.start()
+
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt) as info:
+            ff.fit(task, data, epochs=10**6, callbacks=[Starts((signal.SIGINT, 0))])
+        while time.monotonic() - began < 2 and timer.is_alive():
+            time.sleep(0.01)  # a second KeyboardInterrupt would be raised here
+    finally:
+        timer.cancel()
+    assert info.value.result.stop_reason == "interrupted"
+
+
+def test_no_handler_is_left_where_the_interrupt_comes_while_they_are_put_back(monkeypatch):
+    put = signal.signal
+
+    def interrupted(number, handler):
+        old = put(number, handler)
+        if number == signal.SIGINT and handler is signal.default_int_handler:
+            raise KeyboardInterrupt
+        return old
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with pytest.raises(KeyboardInterrupt), Signals():
+        monkeypatch.setattr(signal, "signal", interrupted)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_whatever_ends_the_training_leaves_a_checkpoint(task, data, tmp_path, monkeypatch, thread):
+    advance, chunks, raised = Single.advance, [], []
+
+    def breaks(self, position, until):
+        chunks.append(position)
+        if len(chunks) == 4:
+            raise SystemExit("the scheduler wants the machine")
+        return advance(self, position, until)
+
+    class Epochs(ff.callbacks.Callback):
+        every_epochs = 1
+
+    def trains():
+        try:
+            ff.fit(task, data, epochs=20, run_dir=tmp_path, callbacks=[Epochs()])
+        except SystemExit as error:
+            raised.append(error)
+
+    monkeypatch.setattr(Single, "advance", breaks)
+    if thread:
+        other = threading.Thread(target=trains)
+        other.start()
+        other.join()
+    else:
+        trains()
+    monkeypatch.undo()
+    assert len(raised) == 1
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [str(chunks[-1])]
+    same(ff.fit(task, data, epochs=20, run_dir=tmp_path), ff.fit(task, data, epochs=20))
+
+
+THREAD = """
+import flaxfit as ff, numpy as np, optax, os, signal, sys, threading
+x = np.ones((20, 2), np.float32)
+task = ff.Task(ff.nn.MLP((4,), 1), ff.losses.mse, optax.adam(1e-2))
+class Press(ff.callbacks.Callback):
+    every_epochs = 2
+    def on_chunk_end(self, progress):
+        if progress.epoch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+bars = [ff.callbacks.Dots(file=sys.stdout), ff.callbacks.ProgressBar(file=sys.stdout)]
+run = lambda: ff.fit(task, ff.Dataset(x, x[:, 0]), epochs=10**9, callbacks=[Press(), *bars], run_dir=sys.argv[1])
+os.dup2(os.open("/dev/full", os.O_WRONLY), 1)  # nothing can be written there
+threading.Thread(target=run).start()
+signal.pause()
+"""
+
+
+def test_ctrl_c_ends_a_run_in_a_thread_whose_output_is_gone(tmp_path):
+    run = tmp_path / "run"
+    done = subprocess.run([sys.executable, "-c", THREAD, run], capture_output=True, text=True, check=False)
+    assert "KeyboardInterrupt: saved after" in done.stderr
+    assert "Warning" not in done.stderr
+    assert max(int(path.name) for path in (run / "checkpoints").iterdir()) >= 2
+    assert ff.load(run).predict(np.ones((1, 2))).shape == (1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 
 import jax
 import jax.numpy as jnp
@@ -97,3 +98,24 @@ def test_more_epochs_than_one_call_hands_back(table):
     assert history.epochs.tolist() == list(range(1, 2101))
     assert np.isfinite(history["loss"]).all()
     assert history["loss"][-1] < history["loss"][0]
+
+
+def test_a_task_keeps_programs_for_so_many_shapes_only(monkeypatch):
+    monkeypatch.setattr("flaxfit.train.compiled.MOST_SHAPES", 2)
+    task = ff.Task(ff.nn.MLP((2,), 1), ff.losses.mse, optax.sgd(1e-2))
+    x = np.ones((40, 2), np.float32)
+    results = [ff.fit(task, ff.Dataset(x[:rows], x[:rows, 0]), epochs=2) for rows in (20, 21, 22, 23, 24, 20)]
+    (programs,) = vars(task)["_flaxfit_programs"].values()
+    assert max(function._cache_size() for function in programs._functions.values()) <= 3
+    assert results[0].history == results[-1].history
+
+
+def test_exports_leave_no_traces_behind(tmp_path):
+    task = ff.Task(ff.nn.MLP((2,), 1), ff.losses.mse, optax.sgd(1e-2))
+    data = ff.Dataset(np.ones((8, 2), np.float32), np.ones(8, np.float32))
+    result, counts = ff.fit(task, data), []
+    for _ in range(4):
+        ff.export(tmp_path / "export", task, result.best, data)
+        gc.collect()
+        counts.append(sum(type(each).__name__ in ("Jaxpr", "JaxprEqn", "_DimExpr") for each in gc.get_objects()))
+    assert counts[1] == counts[2] == counts[3]

@@ -400,3 +400,34 @@ def test_no_signal_handler_in_a_thread_and_none_left(task, table, tmp_path):
     assert len(results) == 1
     ff.fit(task, train, run_dir=tmp_path / "main")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+FROZEN = """
+import sys, flax.linen as nn, flaxfit as ff, numpy as np, optax
+class Net(nn.Module):
+    kinds: frozenset
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dense(1)(x)
+x = np.ones((8, 2), np.float32)
+task = ff.Task(Net(frozenset("abcdefgh")), ff.losses.mse, optax.sgd(1e-2))
+ff.fit(task, ff.Dataset(x, x[:, 0]), epochs=int(sys.argv[2]), run_dir=sys.argv[1])
+"""
+
+
+def test_the_order_of_a_set_is_no_difference(tmp_path):
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", FROZEN, tmp_path, seed, "--hf-token", "abc"]
+        done = subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=False)
+        assert not done.returncode, done.stderr
+    config = RunDirectory(tmp_path).read_config()
+    assert config["task"]["model"].count("frozenset({'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'})") == 1
+    assert config["environment"]["command"][-2:] == ["--hf-token", "(hidden)"]
+
+
+def test_a_member_with_a_long_name_is_loaded(task, table, tmp_path):
+    grid = {"note": ff.static(["x" * 300])}
+    study = ff.fit_many(lambda hp: task, grid, table[0], seeds=1, epochs=1, run_dir=tmp_path)
+    (name,) = (member.name for member in study.members)
+    study.export(name, table[0])
+    assert ff.load(tmp_path, member=name).predict(table[0].x).shape[0] == len(table[0])
