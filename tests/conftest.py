@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import atexit
 import functools
 import http.server
 import os
+import shutil
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,10 @@ import pytest
 
 import flaxfit as ff
 from flaxfit.data import sources
+
+if "FLAXFIT_CACHE" not in os.environ:  # the processes of a run share compiled programs; nothing is written to the user's home
+    os.environ["FLAXFIT_CACHE"] = tempfile.mkdtemp(prefix="flaxfit-tests-")
+    atexit.register(shutil.rmtree, os.environ["FLAXFIT_CACHE"], ignore_errors=True)
 
 
 class Net(nn.Module):

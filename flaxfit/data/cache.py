@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -15,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from flaxfit.data.sources.source import Parts
+from flaxfit.storage import cache
 
 
 def directory() -> Path:
     """Returns `FLAXFIT_CACHE/data`, or `flaxfit/data` in the user's cache directory if that variable is not set."""
-    named = os.environ.get("FLAXFIT_CACHE")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flaxfit"
-    return (Path(named).expanduser().resolve() if named else home) / "data"
+    return cache.home() / "data"
 
 
 def prepared(key: str, make: Callable[[Path], tuple[Parts, dict[str, Any]]]) -> tuple[Parts, dict[str, Any]]:
