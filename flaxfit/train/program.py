@@ -17,6 +17,7 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Chunk
 from flaxfit.devices.sharding import ONE_DEVICE, Placement
 from flaxfit.regularize.masks import kernels
+from flaxfit.rng import stream
 from flaxfit.shapes import RoundKeys
 from flaxfit.state import RunState, TrainState
 from flaxfit.storage.predictor import COUNTED, SOWN
@@ -168,7 +169,7 @@ def advance(
     def some_epoch(carry: tuple[RunState, Array]) -> tuple[RunState, Array]:
         state, table = carry
         epoch, step = agreed(state.epoch), agreed(state.step)
-        keys = orders[epoch - first]
+        keys = order.keys_of(base, epoch, len(data))
         ordered = in_order(state, keys)
         end = jnp.minimum(until - epoch * steps, steps)
         if whole:
@@ -213,8 +214,7 @@ def advance(
         return (agreed(state.epoch) * steps + agreed(state.step) < until) & agreed(~_ended(plan, state))
 
     first = agreed(state.epoch)
-    # Of all epochs at once, since the loops in which XLA computes keys take longer than a step of a small network.
-    orders = jax.vmap(lambda epoch: order.round_keys(state.key, epoch, len(data)))(first + jnp.arange(plan.capacity))
+    base = stream(state.key, "order")
     names = columns(task, validation is not None, plan, jax.eval_shape(lambda train: measures(task, train), state.train))
     table = jnp.zeros((plan.capacity, len(names)), jnp.float32)
     return lax.while_loop(goes_on, some_epoch, (state, table))
