@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -14,12 +15,18 @@ from typing import Any
 import numpy as np
 
 from flaxfit.data.sources.source import Parts
-from flaxfit.storage import cache
+
+
+def home() -> Path:
+    """Returns the directory that `FLAXFIT_CACHE` names, or `flaxfit` in the user's cache directory if that variable is not set."""
+    if named := os.environ.get("FLAXFIT_CACHE"):
+        return Path(named).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flaxfit"
 
 
 def directory() -> Path:
-    """Returns `FLAXFIT_CACHE/data`, or `flaxfit/data` in the user's cache directory if that variable is not set."""
-    return cache.home() / "data"
+    """Returns the directory of prepared data sets."""
+    return home() / "data"
 
 
 def prepared(key: str, make: Callable[[Path], tuple[Parts, dict[str, Any]]]) -> tuple[Parts, dict[str, Any]]:

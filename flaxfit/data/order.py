@@ -49,7 +49,7 @@ def _permute(index: Any, keys: Any, halves: tuple[int, int], xp: ModuleType) -> 
     def two_rounds(number: Any, pair: tuple[Any, Any]) -> tuple[Any, Any]:
         left, right = pair
         for add, size in enumerate(halves):
-            first, second = keys[2 * number + add]
+            first, second = keys[2 * number + add, 0], keys[2 * number + add, 1]
             # The high 16 bits, scaled: a division would cost more than the whole round.
             shift = ((mix32(right, first, second, xp) >> xp.uint32(16)) * xp.uint32(size)) >> xp.uint32(16)
             moved = left + shift

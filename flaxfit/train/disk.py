@@ -24,7 +24,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from jaxlib.version import __version__ as JAXLIB
 
-from flaxfit.storage import cache
+from flaxfit.data import cache
 
 MOST_BYTES = 2**30
 """How large the cache may be when a process starts to use it. Then it is halved; what was not used for the longest time goes first."""
