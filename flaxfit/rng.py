@@ -41,9 +41,10 @@ def stream(root: Key, name: str) -> Key:
 
 def key_shape() -> Any:
     """Returns the shape and type of a root key, for programs that are traced."""
-    return jax.eval_shape(_root)  # of one function, so that JAX traces it once
+    return _root.eval_shape()  # JAX traces one function once
 
 
+@jax.jit
 def _root() -> Key:
     return jax.random.key(0)
 

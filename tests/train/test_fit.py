@@ -36,15 +36,16 @@ class Every(ff.callbacks.Callback):
 
 
 class Compilations:
-    """Counts backend compilations while it is open."""
+    """Counts backend compilations and traces while it is open."""
 
     def __enter__(self):
-        self.count = 0
+        self.count = self.traces = 0
         jax.monitoring.register_event_duration_secs_listener(self._hear)
         return self
 
     def _hear(self, event, duration, **kwargs):
         self.count += event == "/jax/core/compile/backend_compile_duration"
+        self.traces += event == "/jax/core/compile/jaxpr_trace_duration"
 
     def __exit__(self, *exc):
         jax.monitoring.unregister_event_duration_listener(self._hear)
@@ -89,8 +90,12 @@ def test_a_second_fit_compiles_nothing(net, table):
         ff.fit(task, train, epochs=30, seed=9, callbacks=[Every(epochs=3), Every(steps=7)], **options)
     assert compilations.count == 0
     with Compilations() as compilations:
+        ff.fit(task, train, epochs=2, **options)
+    assert compilations.count == compilations.traces == 0
+    with Compilations() as compilations:
         ff.fit(make_task(net), train, epochs=1, batch_size=64)
-    assert compilations.count > 0  # the counter counts
+    assert compilations.count > 0  # the counters count
+    assert compilations.traces > 0
 
 
 def test_one_compiled_call_a_chunk_and_no_transfer_inside(net, table, monkeypatch):
