@@ -39,6 +39,16 @@ def stream(root: Key, name: str) -> Key:
     return jax.random.fold_in(root, zlib.crc32(name.encode()))
 
 
+def key_shape() -> Any:
+    """Returns the shape and type of a root key, for programs that are traced."""
+    return _root.eval_shape()  # JAX traces one function once
+
+
+@jax.jit
+def _root() -> Key:
+    return jax.random.key(0)
+
+
 def mix32(value: Any, first: Any, second: Any, xp: ModuleType = jnp) -> Any:
     """Computes a keyed hash of 32-bit words, with the same result in `jax.numpy` and NumPy.
 

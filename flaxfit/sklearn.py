@@ -21,6 +21,7 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.encoding import Encoding, learn
 from flaxfit.data.frames import cells_of, native
 from flaxfit.nn import MLP
+from flaxfit.rng import key_shape
 from flaxfit.train.evaluate import predict
 from flaxfit.train.fit import fit
 from flaxfit.train.stopping import EarlyStopping
@@ -339,7 +340,7 @@ def _merged(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None, batch_size:
 def _make_task(model: Any, loss: Any, optimizer: Any, learning_rate: float, penalty: Any, classifies: bool, features: int) -> Task:
     if loss is None and classifies:
         bare, x = Task(model, losses.mse, optax.identity()), jax.ShapeDtypeStruct((2, features), np.float32)
-        state = jax.eval_shape(bare.init, jax.eval_shape(lambda: jax.random.key(0)), x)
+        state = jax.eval_shape(bare.init, key_shape(), x)
         outputs: Any = jax.eval_shape(lambda state, x: bare.apply(state.params, state.collections, x)[0], state, x)
         loss = losses.binary_crossentropy if outputs.ndim == 1 or outputs.shape[-1] == 1 else losses.categorical_crossentropy
     loss = loss or losses.mse

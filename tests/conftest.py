@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import atexit
 import functools
 import http.server
 import os
+import shutil
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,10 @@ import flaxfit as ff
 from flaxfit.data import sources
 
 collect_ignore = ["faults"]  # run by name: python -m tests.faults
+
+if "FLAXFIT_CACHE" not in os.environ:  # the processes of a run share compiled programs; nothing is written to the user's home
+    os.environ["FLAXFIT_CACHE"] = tempfile.mkdtemp(prefix="flaxfit-tests-")
+    atexit.register(shutil.rmtree, os.environ["FLAXFIT_CACHE"], ignore_errors=True)
 
 
 class Net(nn.Module):

@@ -20,11 +20,16 @@ from flaxfit.data.sources.source import Parts
 from flaxfit.durable import sync, sync_tree
 
 
+def home() -> Path:
+    """Returns the directory that `FLAXFIT_CACHE` names, or `flaxfit` in the user's cache directory if that variable is not set."""
+    if named := os.environ.get("FLAXFIT_CACHE"):
+        return Path(named).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flaxfit"
+
+
 def directory() -> Path:
-    """Returns `FLAXFIT_CACHE/data`, or `flaxfit/data` in the user's cache directory if that variable is not set."""
-    named = os.environ.get("FLAXFIT_CACHE")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flaxfit"
-    return (Path(named).expanduser().resolve() if named else home) / "data"
+    """Returns the directory of prepared data sets."""
+    return home() / "data"
 
 
 def prepared(key: str, make: Callable[[Path], tuple[Parts, dict[str, Any]]]) -> tuple[Parts, dict[str, Any]]:

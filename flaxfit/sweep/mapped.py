@@ -14,7 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxfit.devices.sharding import ONE_DEVICE, host, is_key, place
 from flaxfit.state import RunState
-from flaxfit.train.job import Job, Member
+from flaxfit.train import disk
+from flaxfit.train.job import START, Job, Member
 from flaxfit.train.program import unvalidated
 
 MEMORY_SHARE = 0.75
@@ -47,7 +48,7 @@ class Group:
     def _width(self) -> int:
         width, size = -(-len(self.members) // self.devices) * self.devices, MEMORY_SHARE * device_bytes()
         while size < np.inf and width > self.devices:
-            needed = program_bytes(self.advance().lower(*self._shapes(width)).compile())
+            needed = program_bytes(disk.compiled(self.advance().lower(*self._shapes(width))))
             if needed <= size:
                 break
             width = max(1, min(width - 1, int(width * size / needed)) // self.devices) * self.devices
@@ -69,7 +70,7 @@ class Group:
     def start(self) -> Any:
         """The compiled start of members side by side."""
         start = jax.vmap(self.job.start(self.plan), in_axes=(0, 0, None, None))
-        return self.job.programs.jit(("start", self.plan, self.split), start, out_shardings=self.split)
+        return self.job.programs.jit(("start", self.plan, self.split), start, out_shardings=self.split, **START)
 
     def advance(self) -> Any:
         """The compiled next steps of members side by side."""
@@ -132,7 +133,7 @@ class Mapped:
 
     def compile(self) -> None:
         """Compiles what `advance` calls."""
-        self.group.advance().lower(self._numbers, self.state, *self._rows, self._until).compile()
+        disk.compiled(self.group.advance().lower(self._numbers, self.state, *self._rows, self._until))
 
     def advance(self, position: int, until: int) -> Any:
         """Trains from step `position` to `until`: what the epochs logged, shape (members, capacity, columns)."""

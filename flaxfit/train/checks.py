@@ -16,6 +16,7 @@ from flaxfit.data.dataset import Dataset, warn_of_digits
 from flaxfit.data.stream import Stream
 from flaxfit.data.table import Table
 from flaxfit.metrics import declared_of_batch
+from flaxfit.rng import key_shape
 from flaxfit.state import TrainState
 from flaxfit.train.compiled import Programs
 from flaxfit.train.labels import kind_of_loss
@@ -102,7 +103,7 @@ def check_model(task: Task, x: Any, rows: int) -> TrainState:
     Raises:
       ValueError: preprocessing, the model or the optimizer refuses what it is given; there is nothing to train.
     """
-    x, key, model = abstract(x, rows), jax.eval_shape(lambda: jax.random.key(0)), task.network.name
+    x, key, model = abstract(x, rows), key_shape(), task.network.name
     prepared = _traced(f"Task(preprocess=...) refuses x of shape {_shapes(x)}", task.prepared, x)
     params, collections = _traced(f"{model} refuses x of shape {_shapes(prepared)}", task.variables, key, x)
     if not jax.tree.leaves(params):
@@ -167,7 +168,7 @@ def check_program(
 def _check_program(
     task: Task, data: Dataset, training: tuple[int, ...], evaluation: tuple[int, ...]
 ) -> tuple[TrainState, Any, tuple[str, ...]]:
-    state, key = check_model(task, data.x, (training or evaluation)[0]), jax.eval_shape(lambda: jax.random.key(0))
+    state, key = check_model(task, data.x, (training or evaluation)[0]), key_shape()
     if data.sample_weight is not None and declared_of_batch(task.loss) is not None:
         raise ValueError(
             f"the loss {task.loss_name} is computed from a whole batch, so that examples cannot have weights: remove sample_weight."
@@ -209,7 +210,7 @@ def check_last_step(task: Task, state: TrainState, data: Dataset, rows: int, bat
     """Warns if batch norm normalizes a batch of a single example, so that its outputs do not depend on the example."""
     if (rows % batch_size or batch_size) != 1 or not jax.tree.leaves(state.collections):
         return
-    rngs = dict.fromkeys(task.rngs, jax.eval_shape(lambda: jax.random.key(0)))
+    rngs = dict.fromkeys(task.rngs, key_shape())
     function = jax.make_jaxpr(lambda s, x, r: task.apply(s.params, s.collections, task.prepared(x), r))
     if averages_a_single_row(function(state, abstract(data.x, 1), rngs).jaxpr):
         size = next((size for size in range(batch_size + 1, rows) if rows % size != 1), rows)
@@ -227,7 +228,7 @@ def _check_batch(task: Task, state: TrainState, batch: Dataset, rngs: Any, where
     x, y, rows = batch.x, batch.y, len(batch)
     where = where.format(rows=rows)
     if task.augment is not None and rngs is not None:
-        key, prepared = jax.eval_shape(lambda: jax.random.key(0)), jax.eval_shape(task.prepared, x)
+        key, prepared = key_shape(), jax.eval_shape(task.prepared, x)
         augmented = _traced(f"Task(augment=...) must be (key, x, y) -> (x, y){where}", task.augment, key, prepared, y)
         if any(leaf.shape[:1] != (rows,) for leaf in jax.tree.leaves(augmented)):
             raise ValueError(f"Task(augment=...) must keep the number of rows, got {_shapes((prepared, y))} -> {augmented}.")

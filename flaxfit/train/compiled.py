@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from flaxfit.train import disk
 from flaxfit.train.task import Task
 
 MakeTask = Callable[[Mapping[str, Any]], Task] | Task
@@ -43,6 +43,7 @@ class Programs:
         self.make, self.static = make, static
         self._functions: dict[Hashable, Any] = {}
         self._kept: dict[Hashable, Any] = {}
+        self._compiled: set[Hashable] = set()
         self._lock = threading.RLock()  # threads of a population ask for the same program at the same time
 
     def task(self, numbers: Mapping[str, Any]) -> Task:
@@ -62,14 +63,27 @@ class Programs:
 
     def compiled(self, what: Hashable, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Returns the function of `jit`, already compiled for these arguments. Raises whatever the function raises when it is traced."""
-        directory = os.environ.get("FLAXFIT_CACHE")
-        if directory and not jax.config.values["jax_compilation_cache_dir"]:  # another process then only traces
-            jax.config.update("jax_compilation_cache_dir", str(Path(directory).resolve() / "programs"))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        with self._lock:
-            jitted = self.jit(what, function, **options)
-            jitted.lower(*args).compile()  # JAX keeps both, for the call
-        return jitted
+        return self.side_by_side((what, function, args, options))[0]
+
+    def side_by_side(self, *programs: tuple[Hashable, Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]) -> list[Any]:
+        """Returns several functions as `compiled` does. They are traced one after the other, but compiled at the same time.
+
+        Args:
+          programs: the arguments of `compiled` for each function.
+        """
+        functions, waiting = [], []
+        with self._lock, ThreadPoolExecutor(len(programs)) as pool:
+            for what, function, args, options in programs:
+                functions.append(self.jit(what, function, **options))
+                leaves, structure = jax.tree.flatten(args)
+                shapes = what, structure, tuple((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in leaves)
+                if shapes not in self._compiled:
+                    lowered = functions[-1].lower(*args)  # JAX keeps what comes of it, for the call
+                    waiting.append((shapes, pool.submit(disk.compiled, lowered)))
+            for shapes, compiled in waiting:
+                compiled.result()
+                self._compiled.add(shapes)
+        return functions
 
     def found(self, what: Hashable, function: Callable[..., Any], *args: Any) -> Any:
         """Returns what `function` returns when it is traced for arguments of these shapes, which may be any value. JAX caches it."""

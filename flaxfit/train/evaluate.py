@@ -165,7 +165,8 @@ def evaluate_member(
         pieces = stack.enter_context(Feed(data, min(batch_size, len(data)), 1, checked, "data")).pieces() if streamed else [data]
         for piece in pieces:
             rows = jax.device_put(piece)
-            values = jax.device_get(programs.jit(("evaluate", batch_size), scores_of)(numbers, state, rows))
+            arguments = (numbers, state, rows)
+            values = jax.device_get(programs.compiled(("evaluate", batch_size), scores_of, *arguments)(*arguments))
             count = len(piece) if task.counted is None else float(task.counted.shares(abstract(logits, len(piece)), piece.y).sum())
             scores, total = {name: score + float(values[name]) * count for name, score in scores.items()}, total + count
             if whole_set:
@@ -237,7 +238,7 @@ def predict_member(programs: Programs, task: Task, numbers: Mapping[str, Any], s
     for first in range(0, len(rows), size):
         index = np.minimum(np.arange(first, first + size), len(rows) - 1)  # the last row again, where there are too few
         part = jax.device_put(rows[index].x)
-        parts.append(jax.device_get(programs.jit("predict", outputs)(numbers, state, part)))
+        parts.append(jax.device_get(programs.compiled("predict", outputs, numbers, state, part)(numbers, state, part)))
     return jax.tree.map(lambda *outputs: np.concatenate(outputs)[: len(rows)], *parts)
 
 

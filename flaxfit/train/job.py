@@ -17,6 +17,7 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Feed, Stream
 from flaxfit.devices.distributed import ALONE
 from flaxfit.devices.sharding import ONE_DEVICE, Placement
+from flaxfit.rng import key_shape
 from flaxfit.state import RunState, TrainState
 from flaxfit.train import program
 from flaxfit.train.compiled import Programs
@@ -25,6 +26,9 @@ from flaxfit.train.labels import ClassWeight
 from flaxfit.train.record import checksum, program_record
 from flaxfit.train.set_metrics import computed
 from flaxfit.train.task import Task
+
+START: Mapping[str, Any] = {"compiler_options": {"xla_backend_optimization_level": 1}}
+"""How the program of a run's beginning is compiled: in half the time. It runs once, no slower, and draws the same weights."""
 
 
 class Split(NamedTuple):
@@ -147,7 +151,7 @@ class Job:
         return (rows, *self.placement.everywhere((self.validation, x)))
 
     def start(self, plan: program.Plan) -> Callable[..., RunState]:
-        """(numbers, key, a row's x, initial) -> the run at its beginning. It holds no rows, since the task keeps it."""
+        """(numbers, key, a row's x, initial) -> the run at its beginning, compiled with `START`. It holds no rows: the task keeps it."""
         return functools.partial(_start, self.programs.task, plan)
 
     def advance(self, plan: program.Plan) -> Callable[..., tuple[RunState, Any]]:
@@ -171,8 +175,8 @@ class Job:
     def shapes(self) -> RunState:
         """The shapes of the run's state."""
         plan = replace(self.plan, placement=ONE_DEVICE)
-        start = self.programs.jit(("start", plan), self.start(plan))
-        return start.eval_shape(self.numbers, jax.eval_shape(lambda: jax.random.key(0)), self.data[:1].x, self.initial)
+        start = self.programs.jit(("start", plan), self.start(plan), **START)
+        return start.eval_shape(self.numbers, key_shape(), self.data[:1].x, self.initial)
 
     def program(self, rows: Any = None) -> dict[str, str]:
         """The record of the program as it is for one run on one device: a run may be continued on more or fewer, mapped or not.
@@ -270,9 +274,16 @@ class Single:
             self.state: RunState = saved
         else:
             out = self.placement.out(self.like)
-            options: dict[str, Any] = {} if out is None else {"out_shardings": out}
-            start = self.job.programs.compiled(("start", self.job.plan), self.job.start(self.job.plan), *self._first, **options)
-            self.state = start(*self._first)
+            options = {**START, **({} if out is None else {"out_shardings": out})}
+            start = (("start", self.job.plan), self.job.start(self.job.plan), self._first, options)
+            self.state = self.job.programs.side_by_side(start, self._next(self.like))[0](*self._first)
+
+    def _next(self, state: RunState) -> Any:
+        """The arguments of `Programs.compiled` for what `advance` calls."""
+        out = self.placement.out(self.like, 0)
+        options: dict[str, Any] = {} if out is None else {"out_shardings": out}
+        args = (self._numbers, state, self._rows, self._validation, self._until)
+        return ("advance", self.job.plan), self.job.advance(self.job.plan), args, {"donate_argnums": 1, **options}
 
     def program(self) -> dict[str, str]:
         """The record of the program, as `Job.program`."""
@@ -280,16 +291,14 @@ class Single:
 
     def compile(self) -> None:
         """Compiles what `advance` calls."""
-        out = self.placement.out(self.like, 0)
-        options: dict[str, Any] = {} if out is None else {"out_shardings": out}
-        args = (self._numbers, self.state, self._rows, self._validation, self._until)
         plan = self.job.plan
-        self._advance = self.job.programs.compiled(("advance", plan), self.job.advance(plan), *args, donate_argnums=1, **options)
+        what, function, args, options = self._next(self.state)
+        self._advance = self.job.programs.compiled(what, function, *args, **options)
         if plan.on_host:
             self._validated = self._jit("validated", self.job.validated(plan), self._numbers, self.state.train, self._validation)
             self._scores, _ = self._validated.eval_shape(self._numbers, self.state.train, self._validation)
             told = np.zeros(len(plan.on_host), np.float32)
-            self._end = self._jit("end", self.job.end(plan), self._numbers, self.state, self._scores, told, donate_argnums=1, **options)
+            self._end = self._jit("end", self.job.end(plan), self._numbers, self.state, self._scores, told, **options)
         if self._read is not None:
             self._rows = None  # the first chunk would stay in memory
 

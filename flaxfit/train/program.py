@@ -17,13 +17,17 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Chunk
 from flaxfit.devices.sharding import ONE_DEVICE, Placement
 from flaxfit.regularize.masks import kernels
+from flaxfit.rng import stream
 from flaxfit.shapes import RoundKeys
 from flaxfit.state import RunState, TrainState
 from flaxfit.storage.predictor import COUNTED, SOWN
 from flaxfit.train.plateau import Plateau
-from flaxfit.train.step import scored, train_step
+from flaxfit.train.step import joined, scored, train_step
 from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.task import Task
+
+IN_ORDER_BYTES = 2**24
+"""Up to this size, the training rows are copied in the order of each epoch. A chunk of few steps copies all of them, too."""
 
 
 @dataclass(frozen=True)
@@ -124,22 +128,38 @@ def advance(
     """
     steps = steps_per_epoch(len(data), plan.batch_size)
     whole, rest = divmod(len(data), plan.batch_size)
+    gathers = _gathers(plan, data)
 
     def rows_of(state: RunState, step: Array, size: int, keys: RoundKeys) -> Any:
-        """The rows of one step of the epoch under way; of a chunk, which has them in order, the first."""
+        """The rows of one step of the epoch under way; of those that lie in order, as in a chunk, the first."""
         if isinstance(data, Chunk):
             return (step - data.first) * plan.batch_size
+        if gathers:
+            return step * plan.batch_size
         if plan.replacement:
             return order.drawn(state.key, state.epoch * steps + step, size, len(data))
         places = step * plan.batch_size + jnp.arange(size)
         return order.shuffled(places, keys, len(data)) if plan.shuffle else places
 
+    def in_order(state: RunState, keys: RoundKeys) -> Dataset:
+        """The rows of the epoch under way, in its order."""
+        if isinstance(data, Chunk):
+            return data.rows
+        if not (gathers and (plan.shuffle or plan.replacement)):
+            return data
+        if not plan.replacement:
+            return data[order.shuffled(jnp.arange(len(data)), keys, len(data))]
+        first = state.epoch * steps
+        rows = jax.vmap(lambda step: order.drawn(state.key, step, plan.batch_size, len(data)))(first + jnp.arange(whole)).ravel()
+        last = [order.drawn(state.key, first + whole, rest, len(data))] if rest else []
+        return data[jnp.concatenate([rows, *last])]
+
     def agreed(value: Array) -> Array:
         """The largest value of the mapped runs: one for all, so that loops and branches stay such when mapped."""
         return lax.pmax(value, plan.axis) if plan.axis else value
 
-    def one_step(state: RunState, rows: Array, size: int) -> RunState:
-        batch = _slice(data.rows, rows, size) if isinstance(data, Chunk) else data[rows]
+    def one_step(state: RunState, ordered: Dataset, rows: Array, size: int) -> RunState:
+        batch = _slice(ordered, rows, size) if isinstance(data, Chunk) or gathers else ordered[rows]
         scale = None if state.plateau is None else state.plateau.scale
         train, sums = train_step(task, state.train, state.key, *_fields(plan.placement.batch(batch)), scale, plan.placement.platform)
         train = plan.placement.kept(train, train.params)
@@ -149,7 +169,8 @@ def advance(
     def some_epoch(carry: tuple[RunState, Array]) -> tuple[RunState, Array]:
         state, table = carry
         epoch, step = agreed(state.epoch), agreed(state.step)
-        keys = order.round_keys(state.key, epoch, len(data))
+        keys = order.keys_of(base, epoch, len(data))
+        ordered = in_order(state, keys)
         end = jnp.minimum(until - epoch * steps, steps)
         if whole:
             # Each step finds the rows of the next: carried, they are an array; else XLA computes them anew for every element it gathers.
@@ -158,14 +179,14 @@ def advance(
 
             def step_ahead(carry: tuple[RunState, Array, Array]) -> tuple[RunState, Array, Array]:
                 state, step, rows = carry
-                return one_step(state, rows, plan.batch_size), step + 1, rows_at(step + 1)
+                return one_step(state, ordered, rows, plan.batch_size), step + 1, rows_at(step + 1)
 
             ahead = (state, step, rows_at(step))
             state, step, _ = lax.while_loop(lambda carry: carry[1] < jnp.minimum(end, whole), step_ahead, ahead)
         if rest:  # a step of its own shape: padding would disturb batch norm in any model
             last = functools.partial(rows_of, step=jnp.asarray(whole, jnp.int32), size=rest, keys=keys)
             short = (step == whole) & (end > whole)
-            state = lax.cond(short, lambda s: one_step(s, last(s), rest), lambda s: s, state)
+            state = lax.cond(short, lambda s: one_step(s, ordered, last(s), rest), lambda s: s, state)
             step = step + short
 
         def end_epoch(state: RunState, table: Array) -> tuple[RunState, Array]:
@@ -193,9 +214,16 @@ def advance(
         return (agreed(state.epoch) * steps + agreed(state.step) < until) & agreed(~_ended(plan, state))
 
     first = agreed(state.epoch)
+    base = stream(state.key, "order")
     names = columns(task, validation is not None, plan, jax.eval_shape(lambda train: measures(task, train), state.train))
     table = jnp.zeros((plan.capacity, len(names)), jnp.float32)
     return lax.while_loop(goes_on, some_epoch, (state, table))
+
+
+def _gathers(plan: Plan, data: Dataset | Chunk) -> bool:
+    """Whether the rows of an epoch are put in order before its first step: the steps then take slices."""
+    small = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(data)) <= IN_ORDER_BYTES
+    return small and isinstance(data, Dataset) and plan.axis is None and plan.placement.mesh is None
 
 
 def _slice(data: Dataset, first: Array | int, size: int) -> Dataset:
@@ -341,7 +369,7 @@ def _choose(condition: Array, new: Any, old: Any) -> Any:
 
 def _all_finite(tree: Any) -> Array:
     floating = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floating])) if floating else jnp.ones((), bool)
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in joined(floating)])) if floating else jnp.ones((), bool)
 
 
 def measures(task: Task, state: TrainState) -> dict[str, Array]:
@@ -350,6 +378,7 @@ def measures(task: Task, state: TrainState) -> dict[str, Array]:
     The rate is what the task tells, or what `optax.inject_hyperparams` keeps; optax's other states keep a count, not the rate.
     """
     chosen = [p for p, m in zip(jax.tree.leaves(state.params), jax.tree.leaves(kernels(state.params)), strict=True) if m]
+    chosen = joined(chosen)
     measures = {f"kernel_{name}": optax.tree.norm(chosen, ord) for name, ord in (("l1", 1), ("l2", 2), ("max", jnp.inf)) if chosen}
     rate = task.learning_rate
     if rate is None:

@@ -17,6 +17,7 @@ import optax
 
 from flaxfit.data.dataset import Dataset
 from flaxfit.devices.distributed import ALONE, Team
+from flaxfit.rng import key_shape
 from flaxfit.storage.directory import differences
 from flaxfit.train import optimizers
 from flaxfit.train.compiled import Programs
@@ -61,7 +62,7 @@ def program_record(programs: Programs, numbers: Mapping[str, Any], state: Any, r
 
     def traced(rows: int) -> dict[str, str]:
         x, y = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), (row.x, row.y))
-        key = jax.eval_shape(lambda: jax.random.key(0))
+        key = key_shape()
         return programs.found("parts", functools.partial(_parts, programs.task), numbers, key, state, x, y)
 
     try:

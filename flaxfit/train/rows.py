@@ -59,11 +59,12 @@ def check_rows_apart(
 
     def check() -> None:
         rng, targets = np.random.default_rng(0), _targets(data, rows)
-        function = programs.jit(("rows", shapes), evaluate, compiler_options={"xla_backend_optimization_level": 0})  # it runs a few times
+        quickly = {"compiler_options": {"xla_backend_optimization_level": 0}}  # it runs a few times
 
         def values(logits: Any, y: Any) -> list[np.ndarray]:
             with jax.debug_nans(False), jax.debug_infs(False):  # the numbers are not the model's
-                found = jax.device_get(function(*jax.device_put((numbers, logits, y))))
+                arguments = jax.device_put((numbers, logits, y))
+                found = jax.device_get(programs.compiled(("rows", shapes), evaluate, *arguments, **quickly)(*arguments))
             return [np.asarray(value, np.float64) for value in found]
 
         def drawn(draw: Any) -> Any:

@@ -19,12 +19,12 @@ def task_of(model, loss=ff.losses.binary_crossentropy, **fields):
 @pytest.fixture(autouse=True)
 def nothing_compiles(monkeypatch):
     """Every test here fails if the error comes after a compilation of ours."""
-    from flaxfit.train.compiled import Programs
+    from flaxfit.train.job import Single
 
-    def compiled(*args, **kwargs):
+    def start(*args, **kwargs):
         raise AssertionError("compiled before the check")
 
-    monkeypatch.setattr(Programs, "compiled", compiled)
+    monkeypatch.setattr(Single, "start", start)
 
 
 def with_value(data, value):

