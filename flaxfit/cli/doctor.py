@@ -25,7 +25,7 @@ def doctor(command: Doctor) -> None:
     Raises:
       RuntimeError: the small network did not train as it must.
     """
-    place = cache.directory()
+    place = cache.home()
     writable = os.access(next(p for p in (place, *place.parents) if p.exists()), os.W_OK)
     found: dict[str, Any] = {
         "versions": {"flaxfit": ff.__version__, **versions()},
