@@ -18,10 +18,6 @@ import numpy as np
 
 import flaxfit as ff
 from flaxfit.cli import script
-from flaxfit.overfitting.fixes import fixes_for
-from flaxfit.overfitting.measures import measure_for
-from flaxfit.overfitting.problem import Problem
-from flaxfit.overfitting.runs import Cell, Trainer
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,11 @@ def make_columns(rows: int, seed: int, noisy: bool) -> dict[str, np.ndarray]:
 
 def truth(config: Config, seed: int, noisy: bool, train_rows: int, strengths: int, epochs: int) -> dict[str, float]:
     """Returns the log loss of each setting on fresh examples, averaged over training sets."""
+    from flaxfit.overfitting.fixes import fixes_for
+    from flaxfit.overfitting.measures import measure_for
+    from flaxfit.overfitting.problem import Problem
+    from flaxfit.overfitting.runs import Cell, Trainer
+
     sets, size = config.training_sets, train_rows
     columns = make_columns(sets * size + config.fresh, 10_000 + seed, noisy)
     table = ff.data.Table(columns, "sold", kinds={"customer_id": "drop"})
@@ -79,9 +80,9 @@ def truth(config: Config, seed: int, noisy: bool, train_rows: int, strengths: in
     problem = Problem(table, np.arange(sets * size), fresh, sets, None, None, seed)
     network, sample = ff.Network(), problem.pooled()
     make = network.task_maker(sample)
-    fixes, _ = fixes_for({"width", "l1", "l2", "weight_decay", "dropout", "batch_norm"}, strengths)
     names = {"width", "l1", "l2", "weight_decay", "dropout", "batch_norm"}
-    task = make({"width": 1.0, "l1": 0.0, "l2": 0.0, "weight_decay": 0.0, "dropout": 0.0, "batch_norm": False})
+    fixes, _ = fixes_for(names, strengths)
+    task = make({**dict.fromkeys(names, 0.0), "width": 1.0, "batch_norm": False})
     trainer = Trainer(problem, make, names, measure_for(task, None), epochs, 32)
     cells = [Cell(index, np.arange(index * size, (index + 1) * size), fresh) for index in range(sets)]
     runs = trainer.train("truth", fixes, cells)
