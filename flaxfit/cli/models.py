@@ -20,6 +20,7 @@ from flaxfit.data.encoding import Dropped
 from flaxfit.data.frames import cells_of
 from flaxfit.storage.directory import RunDirectory
 from flaxfit.storage.predictor import Predictor, load
+from flaxfit.train.record import checksum
 
 _MOST_CLASSES = 20
 
@@ -156,6 +157,9 @@ def _of_name(model: Predictor, command: Evaluate) -> tuple[str, Dataset]:
                 "evaluate them in a script, with flaxfit.load."
             )
         rows = splits.train[int(first) : int(last)]
+        recorded = config["data"][part].get("crc32")
+        if recorded not in (None, checksum(rows)["crc32"]):
+            raise ValueError(f"the {part} examples of {command.model} are not those that {name} has now: evaluate them in a script.")
     if rows is None:
         raise ValueError(f"{name} has no test set of its own: pass --part validation to use the validation examples of this run.")
     return f"{name}, {part}", rows

@@ -14,7 +14,7 @@ from flaxfit.cli.options import Export, Resume, Show
 from flaxfit.history import History
 from flaxfit.report.diagnosis import diagnose
 from flaxfit.report.sections import Section, as_text
-from flaxfit.storage.directory import RunDirectory
+from flaxfit.storage.directory import HIDDEN, RunDirectory
 from flaxfit.storage.store import Store
 
 
@@ -34,6 +34,8 @@ def resume(command: Resume) -> None:
             f"{directory.config_path} can be written by anybody, so that its command could be anything: start it yourself."
         )
     print(f"in {recorded['directory']}: {shlex.join(recorded['command'])}", flush=True)
+    if any(HIDDEN in word for word in recorded["command"]):
+        raise ValueError("the command has a secret that was not recorded: start it yourself.")
     if not command.yes:
         if not sys.stdin.isatty():
             raise ValueError("nothing was started: pass --yes to start this command.")

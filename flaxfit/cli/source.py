@@ -20,6 +20,7 @@ from flaxfit.cli.options import Net, Source
 from flaxfit.data import Dataset, Splits, Table, parsing
 from flaxfit.data.encoding import KINDS, Kind
 from flaxfit.data.frames import Cells
+from flaxfit.storage.directory import without_secrets
 
 FILES = (".csv", ".tsv", ".txt", ".data", ".gz", ".parquet", ".npz")
 
@@ -184,6 +185,6 @@ def directory_for(name: str) -> Path:
             return place
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             config = json.loads((place / "config.json").read_text())
-            if config["environment"]["command"] == sys.orig_argv:
+            if config["environment"]["command"] == without_secrets(sys.orig_argv):
                 return place
         number += 1
