@@ -72,7 +72,7 @@ def fitting(names: set[str], epochs: int, batch_size: int, left: float, cost: Co
         fixes = fixes_for(names, strengths)[0]
         runs = sum(map(_cost, fixes)) * folds * repeats + min(folds, CELLS) * (sum(SIZES) + 0.5 * PERMUTATIONS) + 1
         # Compilation uses more than one core by itself.
-        return 8.0 + (0.7 * cost.compile * (cost.sizes * _programs(fixes) + len(SIZES) + 1) + 1.15 * cost.run * runs) / _cores()
+        return 12.0 + (0.7 * cost.compile * (cost.sizes * _programs(fixes) + len(SIZES) + 1) + 1.15 * cost.run * runs) / _cores()
 
     if folds == 1:
         plans = [(1, strengths, repeats) for strengths in (3, 2, 1) for repeats in range(_MOST_REPEATS, 2, -1)]
@@ -105,7 +105,7 @@ class Cost:
     def of_rest(self, folds: int) -> float:
         """Returns the seconds of what follows the repeats."""
         runs = min(folds, CELLS) * (sum(SIZES) + 0.5 * PERMUTATIONS) + 1
-        return 8.0 + (0.7 * self.compile * (len(SIZES) + 1) + 1.15 * self.run * runs) / _cores()
+        return 12.0 + (self.compile * (len(SIZES) + 1) + 1.3 * self.run * runs) / _cores()
 
 
 def _programs(fixes: Sequence[Fix]) -> int:
