@@ -241,7 +241,13 @@ class OverfittingStudy:
         if self.warnings:
             sections.append(Section("What to distrust", [f"- {warning}" for warning in self.warnings]))
         sections.append(Section("Data and plan", [self.data, f"Baseline: {self.baseline}.", self._planned()]))
-        sections.append(Section("Does the baseline overfit?", [f"{self.diagnosis}.", f"Each run by the examples of its own fold: {self.verdicts}."], figure="curves"))
+        sections.append(
+            Section(
+                "Does the baseline overfit?",
+                [f"{self.diagnosis}.", f"Each run by the examples of its own fold: {self.verdicts}."],
+                figure="curves",
+            )
+        )
         sections.append(self._fixes())
         if self.rivals:
             rows = [[r.name, number(r.score), number(r.comparison.difference), _judged(r)] for r in self.rivals]

@@ -100,5 +100,5 @@ def _predicted(task: Task, make: Callable[[], Any], train: Dataset, held_out: Da
 
 def comparable(task: Task, data: Dataset) -> bool:
     """Whether simple models can be fitted to such examples: one array of inputs, one target, and a loss that takes their predictions."""
-    known = kind_of_loss(task) is not None or task.loss_name in ("mse", "mae", "huber")
+    known = kind_of_loss(task) is not None or task.loss_name in ("mse", "standardized_mse", "mae", "huber")
     return known and not isinstance(data.x, dict | tuple) and not isinstance(data.y, dict | tuple) and data.y.ndim == 1

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flaxfit as ff
-from flaxfit.overfitting.fixes import Asked, fixes_for
+from flaxfit.overfitting.fixes import NEUTRAL, Asked, fixes_for
+from flaxfit.overfitting.measures import measure_for
 from flaxfit.overfitting.plan import Cost, duration, fitting, seconds_of
 from flaxfit.overfitting.problem import problem_of
+from flaxfit.overfitting.simple import comparable
 
 NAMES = {"width", "l1", "l2", "weight_decay", "dropout", "batch_norm"}
 
@@ -62,6 +64,15 @@ def test_permuted_targets_are_those_of_the_pool():
     permuted = problem.part(train, held, False, permuted=1)
     assert sorted([*np.asarray(permuted.train.y), *np.asarray(permuted.held_out.y)]) == sorted(problem.pool)
     assert not np.array_equal(permuted.train.y, problem.part(train, held, False).train.y)
+
+
+def test_the_default_network_for_numbers_has_simple_models_beside_it():
+    data = ff.Dataset(np.random.default_rng(0).normal(size=(60, 2)), 100 + 50 * np.arange(60.0))
+    task = ff.Network((4,)).task_maker(data)(NEUTRAL)
+    assert comparable(task, data)
+    losses = np.asarray(task.loss(np.full((60, 1), data.y.mean()), data.y))
+    assert losses.mean() == pytest.approx(1, rel=1e-5)  # the variance of the targets is the unit
+    assert measure_for(task, None).name == "rmse"
 
 
 def test_a_class_with_too_few_examples_is_named():
