@@ -42,5 +42,6 @@ def study(command: Study) -> None:
         print(json.dumps(answer.record(), indent=1))
         return
     print(answer)
-    print(f"\nWritten to {directory}: report.html to open, study.md, and the recommended model. Predict new rows with it:")
+    page = "report.html to open, " if (directory / "report.html").is_file() else ""
+    print(f"\nWritten to {directory}: {page}study.md, and the recommended model. Predict new rows with it:")
     print(f"  flaxfit predict {directory} NEW.csv -o predictions.csv")
