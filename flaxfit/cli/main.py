@@ -6,12 +6,12 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Union, cast
+from typing import Any, Union, cast
 
 import tyro
 
 from flaxfit.arguments import unknown
-from flaxfit.cli.options import COMMANDS, Common, DataCommand, Describe, List
+from flaxfit.cli.options import COMMANDS, Common, DataCommand, Describe, List, named
 
 _MODULES = {
     "study": "study",
@@ -29,6 +29,11 @@ _MODULES = {
 }
 
 
+_USAGE = (ValueError, TypeError, ImportError, LookupError, FileNotFoundError, FileExistsError)
+_USAGE += (IsADirectoryError, NotADirectoryError, PermissionError)
+"""Errors that say what is wrong with the input."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command `flaxfit`.
 
@@ -40,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         sys.stderr.write(f"flaxfit: {unknown('command', arguments[0], COMMANDS)}\n")
         return 2
-    kinds = [_named(kind, name) for name, kind in COMMANDS.items()]
+    kinds = [named(kind, name) for name, kind in COMMANDS.items()]
     command: Any = tyro.cli(
         cast(Any, Union[tuple(kinds)]),  # noqa: UP007
         args=arguments,
@@ -52,10 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = command.command
     name = {List: "list", Describe: "describe"}.get(type(command)) or next(n for n, kind in COMMANDS.items() if kind is type(command))
     return run(lambda: getattr(importlib.import_module(f"flaxfit.cli.{_MODULES[name]}"), name)(command), command)
-
-
-def _named(kind: type, name: str) -> Any:
-    return Annotated[kind, tyro.conf.subcommand(name=name, prefix_name=False)]
 
 
 def run(function: Callable[[], Any], options: Common) -> int:
@@ -82,9 +83,7 @@ def run(function: Callable[[], Any], options: Common) -> int:
         except Exception as error:
             if options.debug:
                 raise
-            usage = isinstance(error, ValueError | TypeError | ImportError | LookupError | FileNotFoundError | FileExistsError)
-            if isinstance(error, IsADirectoryError | NotADirectoryError | PermissionError):
-                usage = True
+            usage = isinstance(error, _USAGE)
             said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
             if isinstance(error, OSError) and error.errno is not None and error.strerror:
                 said = f"{error.strerror}: {error.filename}" if error.filename else error.strerror

@@ -242,7 +242,8 @@ class Doctor(Common):
     """
 
 
-def _named(kind: type, name: str) -> Any:
+def named(kind: type, name: str) -> Any:
+    """Returns a command as a subcommand with a name."""
     return Annotated[kind, tyro.conf.subcommand(name=name, prefix_name=False)]
 
 
@@ -253,7 +254,7 @@ class DataCommand:
     Example: flaxfit data list
     """
 
-    command: tyro.conf.OmitSubcommandPrefixes[_named(List, "list") | _named(Describe, "describe")] = field()  # pyright: ignore[reportInvalidTypeForm]
+    command: tyro.conf.OmitSubcommandPrefixes[named(List, "list") | named(Describe, "describe")] = field()  # pyright: ignore[reportInvalidTypeForm]
 
 
 COMMANDS: dict[str, type] = {

@@ -85,9 +85,8 @@ def _table(options: Source, path: Path) -> Examples:
             name = plain.target if name == str(options.target) else number_or_name(plain, name)
             kinds[name] = cast(Kind, kind)
         kinds |= dict.fromkeys(columns.values(), "drop")
-        # Read again, because a weight or a kind of the target changes what the other rows mean.
         weight = None if options.weight is None else _numbers(plain.cells[columns[options.weight]], options.weight)
-        table = plain if not kinds else flaxfit_data.read_table(path, target, kinds=kinds)
+        table = plain if not kinds else flaxfit_data.read_table(path, target, kinds=kinds)  # the target may be of another kind
     if weight is not None:
         table = table.weighted(weight / weight.mean())
     groups = None if options.group is None else _values(plain.cells[columns[options.group]], options.group)

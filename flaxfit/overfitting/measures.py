@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from flaxfit import losses
 from flaxfit.arguments import mode_of, unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.metrics import auc
+from flaxfit.report import statistics
+from flaxfit.report.statistics import Interval, interval
 from flaxfit.train.labels import kind_of_loss
 from flaxfit.train.task import Task
 
@@ -104,3 +106,20 @@ def logits_of(task: Task, probabilities: np.ndarray) -> np.ndarray:
 def targets(data: Dataset) -> Any:
     """The targets of examples as NumPy arrays."""
     return np.asarray(data.y)
+
+
+def interval_of(measure: Measure, outputs: Any, y: Any) -> Interval:
+    """Returns a score of outputs with its interval over the examples."""
+    if not measure.by_example:
+        if measure.name == "auc":
+            return statistics.auc_interval(y, outputs)
+        value = measure(outputs, y)
+        return Interval(value, math.nan, math.nan, math.nan, 1, method="none")
+    rows = measure.rows(outputs, y)
+    if np.isin(rows, (0, 1)).all():
+        return statistics.share(int(rows.sum()), len(rows))
+    found = interval(rows, bounds=measure.bounds)
+    if measure.name != "rmse":
+        return found
+    low, high = (math.sqrt(max(0.0, bound)) for bound in (found.low, found.high))
+    return replace(found, mean=math.sqrt(found.mean), low=low, high=high)

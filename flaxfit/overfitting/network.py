@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import numpy as np
@@ -14,8 +14,10 @@ from flaxfit import losses, metrics
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import class_labels
 from flaxfit.nn import CNN, MLP
-from flaxfit.overfitting.fixes import NEUTRAL
+from flaxfit.overfitting.fixes import NEUTRAL, Asked, of_task
+from flaxfit.overfitting.problem import Problem, scaling_of
 from flaxfit.regularize import augmentation, masks, penalties
+from flaxfit.train.compiled import MakeTask
 from flaxfit.train.task import Task
 
 _CHANNELS = (16, 32)
@@ -127,3 +129,29 @@ def is_images(x: Any) -> bool:
 def names_for(data: Dataset) -> set[str]:
     """Returns the hyperparameters of the networks that `Network` makes for some data."""
     return {name for name in NEUTRAL if is_images(data.x) or name != "augmentation"}
+
+
+def studied(make_task: Any, problem: Problem) -> tuple[MakeTask, set[str], str]:
+    """Returns what makes the tasks of a study, the hyperparameters that it takes, and a description of the baseline.
+
+    Raises:
+      TypeError: it is none of what `overfitting_study` takes.
+    """
+    sample = problem.pooled()
+    if make_task is None or isinstance(make_task, Network):
+        network = make_task or Network()
+        layers = " and ".join(map(str, network.hidden)) if len(network.hidden) < 3 else ", ".join(map(str, network.hidden))
+        kind = "two convolutions and " if is_images(sample.x) else ""
+        baseline = f"{kind}hidden layers of {layers} units, Adam with a learning rate of {network.learning_rate:g}, no regularization"
+        problem.scaled = problem.encoding is None
+        return network.task_maker(sample), names_for(sample), baseline
+    if isinstance(make_task, Task):
+        return of_task(make_task), {"l1", "l2"}, f"the given task, {make_task.network.name} with {make_task.loss_name}"
+    if not callable(make_task):
+        raise TypeError(f"overfitting_study needs a function that returns a Task, a Task, or None, got {type(make_task).__name__}.")
+    asked = Asked({"scaling": scaling_of(sample.x)})
+    task = make_task(asked)
+    if not isinstance(task, Task):
+        raise TypeError(f"make_task must return a flaxfit.Task, got {type(task).__name__}.")
+    problem.scaled = "scaling" in asked.names
+    return cast(MakeTask, make_task), asked.names - {"scaling"}, f"the given task, {task.network.name} with {task.loss_name}"

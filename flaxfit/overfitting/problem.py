@@ -196,10 +196,9 @@ def problem_of(data: Any, groups: Any, times: Any, test: float, folds: int | Non
         raise TypeError(f"overfitting_study needs a Dataset, a Table or Splits, got {type(data).__name__}.")
     rows = len(data)
     if rows < LEAST:
-        raise ValueError(f"a study needs at least {LEAST} examples to tell anything, but there are {rows}.")
-    if folds is not None:
-        check_count("folds", folds, 2, "folds")
-    folds = folds or 10
+        raise ValueError(f"at least {LEAST} examples are needed to tell anything, but there are {rows}.")
+    asked = None if folds is None else check_count("folds", folds, 2, "folds")
+    chosen = asked or 10
     check_count("seed", seed, 0, "the seed of splits and runs")
     if not 0 < test < 1:
         raise ValueError(f"test must be the share of the examples to set aside, above 0 and below 1, got {test!r}.")
@@ -212,12 +211,12 @@ def problem_of(data: Any, groups: Any, times: Any, test: float, folds: int | Non
         telling = [name for name in data.tells if name not in data.kinds]
         if telling:
             listed = ", ".join(map(repr, telling))
-            warnings.append(f"the column {listed} is {data.target!r} in other words, and is left out. To keep it, give it a kind.")
+            warnings.append(f"the column {listed} tells {data.target!r} exactly, and is left out. To keep it, give it a kind.")
             data = data.without(telling)
         dates = [name for name, how in data.encoding.columns.items() if how.kind == "datetime"]
         if dates and times is None:
             warnings.append(
-                f"{dates[0]} is a date, but examples are split at random. If the model will predict the future, name it as the time."
+                f"{dates[0]} is a date, but examples are split at random. If the model will predict the future, use it as the time."
             )
     labels = class_labels(data)
     if held is not None:
@@ -229,13 +228,19 @@ def problem_of(data: Any, groups: Any, times: Any, test: float, folds: int | Non
     elif groups is not None:
         pool, tested = hold_outs(data, float(test), groups=groups, seed=seed)[0]
     else:
-        keep = folds * math.floor((1 - test) * rows / folds)  # so that all folds have the same size, and share their programs
+        keep = chosen * math.floor((1 - test) * rows / chosen)  # so that all folds have the same size, and share their programs
         stratified = labels is not None and np.unique(labels, return_counts=True)[1].min() > 1
         pool, tested = hold_outs(data, rows - keep, stratified=stratified, seed=seed)[0]
     pool, tested = np.sort(pool), np.sort(tested)
-    if labels is not None and (fewest := np.unique(labels[pool], return_counts=True)[1].min()) < folds:
-        raise ValueError(f"a class has only {fewest} examples to train and validate on, fewer than there are folds ({folds}).")
-    return Problem(data, pool, tested, 1 if times is not None else folds, groups, times, seed), warnings
+    if times is not None:
+        return Problem(data, pool, tested, 1, groups, times, seed), warnings
+    fewest = {} if labels is None else {"a class": (int(np.unique(labels[pool], return_counts=True)[1].min()), "examples")}
+    fewest |= {} if groups is None else {"the data": (len(np.unique(groups[pool])), "groups")}
+    for who, (count, unit) in fewest.items():
+        chosen = 5 if asked is None and count < chosen else chosen
+        if count < chosen:
+            raise ValueError(f"{who} has only {count} {unit} to train and validate on, fewer than there are folds ({chosen}).")
+    return Problem(data, pool, tested, chosen, groups, times, seed), warnings
 
 
 def _joined(parts: Sequence[Any]) -> Dataset:

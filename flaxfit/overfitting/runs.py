@@ -143,7 +143,7 @@ class Trainer:
             place = None if self.run_dir is None else os.path.join(self.run_dir, "members", name + (" stopped early" if stops else ""))
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*members ended on a value that is not finite")  # they are counted instead
-                warnings.filterwarnings("ignore", message=".*has only .* labels of|.*labels of classes that train")
+                warnings.filterwarnings("ignore", message=".*labels of classes that train.y does not have")  # in small training sets
                 study = train_all(self.make_task, trials, self.traced, self.config(stops), None, None, place)
             runs += [self._scored(*owner, m, r) for owner, m, r in zip(owners, study.members, study.results, strict=True)]
         return runs

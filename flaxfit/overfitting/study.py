@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -18,21 +17,24 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import Splits
 from flaxfit.data.table import Table
 from flaxfit.history import History
-from flaxfit.overfitting.answer import OverfittingStudy, Rival, Signal, Tried, number
+from flaxfit.overfitting.answer import OverfittingStudy, number
 from flaxfit.overfitting.columns import Importance, importances, places_of
-from flaxfit.overfitting.fixes import BASELINE, NEUTRAL, SIMPLICITY, Asked, Fix, fixes_for, of_task
+from flaxfit.overfitting.doubts import doubts
+from flaxfit.overfitting.findings import Rival, Signal
+from flaxfit.overfitting.fixes import BASELINE, NEUTRAL, Fix, fixes_for
 from flaxfit.overfitting.growth import Growth, growth
-from flaxfit.overfitting.measures import Measure, measure_for, targets
-from flaxfit.overfitting.network import Network, is_images, names_for
+from flaxfit.overfitting.measures import Measure, interval_of, measure_for, targets
+from flaxfit.overfitting.network import Network, studied
 from flaxfit.overfitting.plan import CELLS, PERMUTATIONS, SIZES, Cost, Plan, duration, epochs_for, fitting, seconds_of
-from flaxfit.overfitting.problem import Problem, problem_of, scaling_of
+from flaxfit.overfitting.problem import Problem, problem_of
+from flaxfit.overfitting.recorded import Recorded
 from flaxfit.overfitting.runs import Cell, Run, Trainer, outputs_of
+from flaxfit.overfitting.scores import Scores
 from flaxfit.overfitting.simple import comparable, simple_models
 from flaxfit.report import statistics
 from flaxfit.report.diagnosis import Diagnosis, diagnose, verdicts
-from flaxfit.report.statistics import Comparison, Interval, compare, family, interval
+from flaxfit.report.statistics import Interval, family, interval
 from flaxfit.state import TrainState
-from flaxfit.storage.directory import RunDirectory, environment
 from flaxfit.sweep.fit_many import Trial, train_all
 from flaxfit.train.compiled import MakeTask
 from flaxfit.train.export import export
@@ -40,7 +42,6 @@ from flaxfit.train.labels import kind_of_loss
 from flaxfit.train.task import Task
 
 _FEWEST = 12  # training examples of the smallest size
-_RARE = 20
 
 
 def overfitting_study(
@@ -111,12 +112,12 @@ def overfitting_study(
       (['baseline', 'early stopping', 'L2 penalty', 'L1 penalty'], (2,))
     """
     began = time.monotonic() if began is None else began
-    say = _reporter(progress, run_dir)
+    say = progress if callable(progress) else _printed if progress else _ignored
     budget_seconds = seconds_of(budget)
     if isinstance(make_task, Dataset | Table | Splits):
         raise TypeError("overfitting_study takes what is studied first: overfitting_study(make_task, data), where make_task may be None.")
     problem, warnings = problem_of(data, groups, times, test, folds, seed)
-    make, names, baseline = _made(make_task, problem)
+    make, names, baseline = studied(make_task, problem)
     first = problem.split(0)[0]
     part = problem.part(*first, False)
     task = make({name: NEUTRAL[name] for name in names} | dict(part.fitted or {})) if not isinstance(make, Task) else make
@@ -124,8 +125,6 @@ def overfitting_study(
         metric = "mse"
     measure = measure_for(task, metric)
     warnings += problem.leaks()
-    for warning in warnings:
-        say(f"Warning: {warning}")
     epochs = epochs_for(len(first[0]), batch_size) if epochs is None else check_count("epochs", epochs, 1, "epochs")
     check_count("batch_size", batch_size, 1, "examples of a step")
     trainer = Trainer(problem, make, names, measure, epochs, batch_size, run_dir)
@@ -138,9 +137,11 @@ def overfitting_study(
         "seed": seed,
         "names": sorted(names),
     }
-    with _Recorded(run_dir, asked | {"epochs": epochs, "data": problem.checksum()}) as recorded:
-        given = make_task is not None and not isinstance(make_task, Network)
-        return _Study(problem, trainer, baseline, given, folds, warnings, margin, say, began, budget_seconds, recorded).run()
+    recorded = Recorded(run_dir, asked | {"epochs": epochs, "data": problem.checksum()}, say)
+    for warning in warnings:
+        recorded.say(f"Warning: {warning}")
+    given = make_task is not None and not isinstance(make_task, Network)
+    return _Study(problem, trainer, baseline, given, folds, warnings, margin, began, budget_seconds, recorded).run()
 
 
 @dataclass(eq=False)
@@ -154,11 +155,13 @@ class _Study:
     folds: int | None
     warnings: list[str]
     margin: float | None
-    say: Callable[[str], None]
     began: float
     budget: float
-    recorded: _Recorded
-    runs: dict[str, list[Run]] = field(default_factory=dict)
+    recorded: Recorded
+    scores: Scores = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scores = Scores(self.problem, self.trainer.measure, self.margin)
 
     @property
     def left(self) -> float:
@@ -168,40 +171,37 @@ class _Study:
     def measure(self) -> Measure:
         return self.trainer.measure
 
-    @property
-    def how(self) -> dict[str, Any]:
-        """How scores of folds are averaged and compared."""
-        return {"method": "corrected", "test_ratio": self.problem.test_ratio} if self.problem.folds > 1 else {}
-
     def run(self) -> OverfittingStudy:
         problem, trainer = self.problem, self.trainer
         cells = self._cells(0)
-        self._add(trainer.train("baseline, one fold", [BASELINE], cells[:1]))  # which tells how long a run takes
-        one = self.runs.pop("baseline")[0]
+        self.scores.add(trainer.train("baseline, one fold", [BASELINE], cells[:1]))  # which tells how long a run takes
+        one = self.scores.runs.pop("baseline")[0]
         cost = Cost(one.compile, one.seconds, len({len(cell.train) for cell in cells}))
         plan = self.recorded.plan
         if plan is None:
-            folds = 1 if problem.times is not None else self.folds
+            folds = self.folds or (None if problem.folds == 10 else problem.folds)
             plan = fitting({*trainer.names}, trainer.epochs, trainer.batch_size, self.left, cost, folds)
             self.recorded.keep(plan)
+            if plan.seconds > self.left:
+                self.warnings.append("even the smallest plan takes longer than the budget: give it more time, or fewer epochs.")
         self.problem.folds, cells = plan.folds, cells if plan.folds == problem.folds else self._cells(0)
         fixes, missing = fixes_for({*trainer.names}, plan.strengths)
         missing = missing if self.given else {}
-        self.say(f"Plan: {plan.describe(len(fixes))} (budget {duration(self.budget)}).")
+        self.recorded.say(f"Plan: {plan.describe(len(fixes))} (budget {duration(self.budget)}).")
         count = len(fixes)
         repeats = self._train(plan, fixes, cost)
         plan = replace(plan, repeats=repeats, strengths=plan.strengths if len(fixes) == count else 1)
         self.recorded.keep(plan)
-        tried = self._tried(fixes)
-        best, recommended = self._chosen(tried)
-        self.say(f"Recommended: {recommended.name}. Training it on all examples but the test examples.")
+        tried = self.scores.tried(fixes)
+        best, recommended = self.scores.chosen(tried)
+        self.recorded.say(f"Recommended: {recommended.name}. Training it on all examples but the test examples.")
         task, state, sample, outputs, test = self._final(recommended)
         rivals = self._rivals(recommended)
         more = self._growth(recommended, cells[:CELLS])
         signal = self._signal(cells[:CELLS])
         columns = self._columns(recommended)
-        self._distrust(tried, best, columns)
-        histories = {fix.name: [run.history for run in self.runs[fix.name]] for fix in (BASELINE, recommended, best)}
+        self.warnings += doubts(problem, tried, best, columns, trainer.broken)
+        histories = {fix.name: [run.history for run in self.scores.runs[fix.name]] for fix in (BASELINE, recommended, best)}
         base = histories["baseline"]
         study = OverfittingStudy(
             self.measure.title,
@@ -209,7 +209,7 @@ class _Study:
             self._described(),
             plan,
             self.baseline,
-            _diagnosed(self.runs["baseline"], len(problem.pool)),
+            _diagnosed(self.scores.runs["baseline"], len(problem.pool)),
             verdicts(map(diagnose, base)),
             histories,
             tried,
@@ -223,7 +223,7 @@ class _Study:
             more,
             columns,
             self.warnings,
-            self._covers(),
+            self.scores.covers(),
             self.margin,
             task,
             state,
@@ -243,10 +243,6 @@ class _Study:
         number = repeat * self.problem.folds
         return [Cell(number + place, *rows) for place, rows in enumerate(self.problem.split(repeat))]
 
-    def _add(self, runs: Sequence[Run]) -> None:
-        for run in runs:
-            self.runs.setdefault(run.fix.name, []).append(run)
-
     def _train(self, plan: Plan, fixes: list[Fix], cost: Cost) -> int:
         """Trains all fixes, repeat by repeat, while there is time. Returns the number of repeats.
 
@@ -260,81 +256,26 @@ class _Study:
                 return repeat
             started, title, cells = time.monotonic(), f"repeat {repeat + 1} of {plan.repeats}", self._cells(repeat)
             if repeat:
-                self._add(self.trainer.train(title, fixes, cells))
+                self.scores.add(self.trainer.train(title, fixes, cells))
                 longest = max(longest, time.monotonic() - started)
             else:
-                self._add(self.trainer.train(title + ", baseline", [BASELINE], cells))
-                self.say(f"The baseline: {_diagnosed(self.runs['baseline'], len(self.problem.pool))}.")
+                self.scores.add(self.trainer.train(title + ", baseline", [BASELINE], cells))
+                self.recorded.say(f"The baseline: {_diagnosed(self.scores.runs['baseline'], len(self.problem.pool))}.")
                 began, main = time.monotonic(), [fix for fix in fixes[1:] if fix.name in first]
-                self._add(self.trainer.train(title + ", one strength", main, cells))
+                self.scores.add(self.trainer.train(title + ", one strength", main, cells))
                 if others := [fix for fix in fixes[1:] if fix.name not in first]:
                     each = (time.monotonic() - began) / len(main)
                     if self.recorded.resumed or self.left > 0.8 * each * len(others) + cost.of_rest(plan.folds):
-                        self._add(self.trainer.train(title + ", other strengths", others, cells))
+                        self.scores.add(self.trainer.train(title + ", other strengths", others, cells))
                     else:
                         self.warnings.append("the time allowed only one strength of each fix.")
                         fixes[:] = [fix for fix in fixes if fix not in others]
-            tried = self._tried(fixes)
-            best, _ = self._chosen(tried)
+            tried = self.scores.tried(fixes)
+            best, _ = self.scores.chosen(tried)
             score = next(t.score for t in tried if t.fix == best)
             left = "" if self.recorded.resumed else f", about {duration(max(0.0, self.left))} of the budget left"
-            self.say(f"{title} done: best so far {best.name}, {self.measure.title} {number(score)}{left}.")
+            self.recorded.say(f"{title} done: best so far {best.name}, {self.measure.title} {number(score)}{left}.")
         return plan.repeats
-
-    def _values(self, name: str) -> np.ndarray:
-        """The scores of a fix: one for each fold; in the order of time one for each seed and example, if there are such."""
-        runs = self.runs[name]
-        if self.problem.folds == 1 and all(run.rows is not None for run in runs):
-            return np.array([run.rows for run in runs])
-        return np.array([run.score for run in runs])
-
-    def _interval(self, values: np.ndarray) -> Interval:
-        finite = values[np.isfinite(values.reshape(len(values), -1)).all(1)]
-        if not len(finite):
-            return Interval(math.nan, math.nan, math.nan, math.nan, 0)
-        how = self.how or {"method": "crossed" if finite.ndim == 2 else "t"}
-        return interval(finite, bounds=self.measure.bounds, **how)
-
-    def _compared(self, first: np.ndarray, second: np.ndarray, names: tuple[str, str]) -> Comparison:
-        how = self.how or {"method": "paired"}
-        larger = self.measure.larger_is_better
-        return compare(first, second, larger_is_better=larger, names=names, margin=self.margin, bounds=self.measure.bounds, **how)
-
-    def _tried(self, fixes: Sequence[Fix]) -> list[Tried]:
-        values = {fix.name: self._values(fix.name) for fix in fixes}
-        whole = [fix for fix in fixes[1:] if np.isfinite(values[fix.name]).all() and np.isfinite(values["baseline"]).all()]
-        compared = family([self._compared(values["baseline"], values[fix.name], ("baseline", fix.name)) for fix in whole])
-        found = dict(zip([fix.name for fix in whole], compared, strict=True))
-        tried = []
-        for fix in fixes:
-            runs, comparison = self.runs[fix.name], found.get(fix.name)
-            scores = np.array([run.score for run in runs])
-            verdict = "-" if fix == BASELINE else "not finite" if comparison is None else self._verdict(comparison)
-            epochs, seconds = (float(np.mean([getattr(run, name) for run in runs])) for name in ("epochs", "seconds"))
-            tried.append(Tried(fix, scores, self._interval(values[fix.name]), comparison, verdict, epochs, seconds))
-        return tried
-
-    def _verdict(self, c: Comparison) -> str:
-        gain = c.difference.low if self.measure.larger_is_better else -c.difference.high
-        if c.verdict == "better":
-            return "helps" if self.margin is None or gain > self.margin else "helps, maybe less than the margin"
-        return {"worse": "harms", "equivalent": "no difference that matters"}.get(c.verdict, "undecided")
-
-    def _chosen(self, tried: Sequence[Tried]) -> tuple[Fix, Fix]:
-        """The fix with the best mean score, and the simplest one within one standard error of it."""
-        sign = -1 if self.measure.larger_is_better else 1
-        whole = [t for t in tried if np.isfinite(t.scores).all()] or list(tried[:1])
-        best = min(whole, key=lambda t: sign * t.score.mean)
-        of_kind = {t.fix.kind: t for t in sorted(whole, key=lambda t: -sign * t.score.mean)}  # the best strength comes last
-        near = []
-        for t in of_kind.values():
-            behind = sign * (self._values(t.fix.name) - self._values(best.fix.name))
-            how = self.how or {"method": "crossed" if behind.ndim == 2 else "t"}
-            error = interval(behind, 0.6827, **how) if len(behind) > 1 else None
-            half = 0.0 if error is None or math.isnan(error.high) else (error.high - error.low) / 2
-            if float(behind.mean()) <= half:
-                near.append(t.fix)
-        return best.fix, min(near or [best.fix], key=lambda fix: SIMPLICITY[fix.kind])
 
     def _final(self, fix: Fix) -> tuple[Task, TrainState, Dataset, np.ndarray, dict[str, Interval]]:
         """The recommended setting, trained on the whole pool; an example of its data; its outputs and scores on the test examples."""
@@ -346,7 +287,7 @@ class _Study:
         member, result = study.members[0], study.results[0]
         state = result.best if fix.stops else result.last
         outputs, y = outputs_of(member, state, test.x), targets(test)
-        scores = {self.measure.title: _on_test(self.measure, outputs, y)}
+        scores = {self.measure.title: interval_of(self.measure, outputs, y)}
         for name, metric in member.task.metrics.items():
             rows = np.asarray(metric(outputs, y), float)
             if rows.shape == (len(test),) and name != self.measure.name:
@@ -354,7 +295,7 @@ class _Study:
         return member.task, replace(member.task.evaluated(state), opt_state=None), train[:1], outputs, scores
 
     def _rivals(self, fix: Fix) -> list[Rival]:
-        runs = self.runs[fix.name]
+        runs = self.scores.runs[fix.name]
         task = runs[0].member.task
         plain = [self.problem.part(run.cell.train, run.cell.held_out, False) for run in runs]
         if self.problem.folds == 1:
@@ -363,17 +304,17 @@ class _Study:
             return []
         found, left_out = simple_models(task, self.measure, plain, max(15.0, 0.2 * self.budget))
         self.warnings += [f"{name} was left out, because it takes too long for the budget." for name in left_out]
-        ours, compared, scores = self._values(fix.name), [], []
+        ours, compared, scores = self.scores.values(fix.name), [], []
         for model in found:
             theirs = model.scores if model.rows is None or self.problem.folds > 1 else np.array(model.rows)
             if self.problem.folds == 1:
                 theirs = np.repeat(theirs, len(ours), axis=0)  # the same predictions whatever the seed
-            scores.append(self._interval(theirs))
-            compared.append(self._compared(theirs, ours, (model.name, fix.name)))
+            scores.append(self.scores.interval(theirs))
+            compared.append(self.scores.compared(theirs, ours, (model.name, fix.name)))
         return [Rival(m.name, score, c) for m, score, c in zip(found, scores, family(compared), strict=True)]
 
     def _growth(self, fix: Fix, cells: Sequence[Cell]) -> Growth | None:
-        runs = self.runs[fix.name][: len(cells)]
+        runs = self.scores.runs[fix.name][: len(cells)]
         if min(len(cell.train) for cell in cells) * SIZES[0] < _FEWEST or not all(np.isfinite(run.score) for run in runs):
             return None
         scores, sizes = [], []
@@ -394,7 +335,7 @@ class _Study:
 
     def _signal(self, cells: Sequence[Cell]) -> Signal | None:
         """Early stopping with true and with permuted targets: of all settings it is the one that nothing was chosen by."""
-        stopping = next((runs for name, runs in self.runs.items() if name == "early stopping"), None)
+        stopping = next((runs for name, runs in self.scores.runs.items() if name == "early stopping"), None)
         if stopping is None:
             return None
         count = len(cells)
@@ -411,42 +352,13 @@ class _Study:
         return Signal(real, scores, (1 + as_good) / (1 + PERMUTATIONS))
 
     def _columns(self, fix: Fix) -> list[Importance]:
-        runs = self.runs[fix.name]
+        runs = self.scores.runs[fix.name]
         if not all(np.isfinite(run.score) for run in runs):
             return []
         ratio = self.problem.test_ratio if self.problem.folds > 1 else None
         if len(runs) < 2:
             return []
         return importances(runs, self.measure, places_of(runs[0].part.held_out, self.problem.encoding), ratio)
-
-    def _distrust(self, tried: Sequence[Tried], best: Fix, columns: Sequence[Importance]) -> None:
-        """Adds to the warnings what the results tell."""
-        data, labels = self.problem.data, self.problem.labels
-        if labels is not None:
-            values, counts = np.unique(labels, return_counts=True)
-            names = data.classes or tuple(map(str, range(int(values.max()) + 1)))
-            rare = [f"{names[v]} ({c})" for v, c in zip(values, counts, strict=True) if c < _RARE]
-            if rare:
-                some = ", ".join(rare[:8]) + (", ..." if len(rare) > 8 else "")
-                self.warnings.append(f"classes with fewer than {_RARE} examples, of which no score tells much: {some}.")
-            if counts.max() > 0.8 * counts.sum():
-                share, name = counts.max() / counts.sum(), names[values[counts.argmax()]]
-                self.warnings.append(f"imbalance: {name} is {share:.1%} of the examples, which is the accuracy of always predicting it.")
-        if len(self.problem.pool) < 200:
-            self.warnings.append(
-                f"only {len(self.problem.pool)} examples to train and validate on: intervals are wide and may be too narrow."
-            )
-        of_kind = [t.fix for t in tried if t.fix.kind == best.kind]
-        if len(of_kind) > 1 and best == of_kind[-1]:
-            self.warnings.append(
-                f"the best strength of {best.kind}, {best.strength}, is the strongest that was tried: a stronger one may be better."
-            )
-        useless = [each.column for each in columns if each.useless]
-        if useless:
-            some = ", ".join(useless[:10]) + (", ..." if len(useless) > 10 else "")
-            self.warnings.append(f"columns that the network is not shown to need: {some}.")
-        for name, count in self.trainer.broken.items():
-            self.warnings.append(f"{name}: {count} runs ended on a value that is not finite.")
 
     def _described(self) -> str:
         problem = self.problem
@@ -461,14 +373,9 @@ class _Study:
 
     def _classes(self) -> tuple[str, ...] | None:
         """The names of the classes, if the outputs are their logits."""
-        if self.problem.labels is None or kind_of_loss(self.runs["baseline"][0].member.task) is None:
+        if self.problem.labels is None or kind_of_loss(self.scores.runs["baseline"][0].member.task) is None:
             return None
         return self.problem.data.classes or tuple(map(str, range(max(2, int(self.problem.labels.max()) + 1))))
-
-    def _covers(self) -> str:
-        if self.problem.folds == 1:
-            return statistics.SEEDS_AND_ROWS if self._values("baseline").ndim == 2 else statistics.SEEDS
-        return "the choice of training and held-out examples, corrected for those that folds share"
 
 
 def _diagnosed(runs: Sequence[Run], rows: int) -> Diagnosis:
@@ -484,93 +391,9 @@ def _diagnosed(runs: Sequence[Run], rows: int) -> Diagnosis:
     return replace(found, runs=len(each), agree=sum(alike))
 
 
-def _on_test(measure: Measure, outputs: Any, y: Any) -> Interval:
-    """A score on the test examples with its interval over them."""
-    if not measure.by_example:
-        if measure.name == "auc":
-            return statistics.auc_interval(y, outputs)
-        value = measure(outputs, y)
-        return Interval(value, math.nan, math.nan, math.nan, 1, method="none")
-    rows = measure.rows(outputs, y)
-    if np.isin(rows, (0, 1)).all():
-        return statistics.share(int(rows.sum()), len(rows))
-    found = interval(rows, bounds=measure.bounds)
-    if measure.name != "rmse":
-        return found
-    low, high = (math.sqrt(max(0.0, bound)) for bound in (found.low, found.high))
-    return replace(found, mean=math.sqrt(found.mean), low=low, high=high)
+def _printed(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
-def _made(make_task: Any, problem: Problem) -> tuple[MakeTask, set[str], str]:
-    """What makes the tasks, the hyperparameters that it takes, and a description of the baseline."""
-    sample = problem.pooled()
-    if make_task is None or isinstance(make_task, Network):
-        network = make_task or Network()
-        layers = " and ".join(map(str, network.hidden)) if len(network.hidden) < 3 else ", ".join(map(str, network.hidden))
-        kind = "two convolutions and " if is_images(sample.x) else ""
-        baseline = f"{kind}hidden layers of {layers} units, Adam with a learning rate of {network.learning_rate:g}, no regularization"
-        problem.scaled = problem.encoding is None
-        return network.task_maker(sample), names_for(sample), baseline
-    if isinstance(make_task, Task):
-        return of_task(make_task), {"l1", "l2"}, f"the given task, {make_task.network.name} with {make_task.loss_name}"
-    if not callable(make_task):
-        raise TypeError(f"overfitting_study needs a function that returns a Task, a Task, or None, got {type(make_task).__name__}.")
-    asked = Asked({"scaling": scaling_of(sample.x)})
-    task = make_task(asked)
-    if not isinstance(task, Task):
-        raise TypeError(f"make_task must return a flaxfit.Task, got {type(task).__name__}.")
-    problem.scaled = "scaling" in asked.names
-    return cast(MakeTask, make_task), asked.names - {"scaling"}, f"the given task, {task.network.name} with {task.loss_name}"
-
-
-def _reporter(progress: Callable[[str], None] | bool, run_dir: Any) -> Callable[[str], None]:
-    if callable(progress):
-        return progress
-    if not progress:
-        return lambda line: None
-
-    def say(line: str) -> None:
-        import sys
-
-        sys.stderr.write(f"{line}\n")
-
-    return say
-
-
-class _Recorded:
-    """The plan of a study in its directory, so that a resumed study keeps it."""
-
-    def __init__(self, run_dir: str | os.PathLike[str] | None, asked: Mapping[str, Any]):
-        self._path = None if run_dir is None else Path(run_dir) / "plan.json"
-        self._asked = json.loads(json.dumps(asked))
-        self.plan: Plan | None = None
-
-    @property
-    def resumed(self) -> bool:
-        """Whether the plan is that of an earlier call."""
-        return self.plan is not None and self._resumed
-
-    def __enter__(self) -> _Recorded:
-        self._resumed = False
-        if self._path is None:
-            return self
-        directory = RunDirectory(self._path.parent)
-        if self._path.is_file():
-            found = json.loads(self._path.read_text())
-            if other := [name for name, value in self._asked.items() if found["asked"].get(name) != value]:
-                raise ValueError(f"{self._path.parent} has a study with another {' and '.join(other)}: use another directory.")
-            self.plan, self._resumed = Plan(**found["plan"]), True
-        elif directory.path.exists() and any(directory.path.iterdir()):
-            raise FileExistsError(f"{directory.path} has other files: use an empty directory for the study.")
-        directory.path.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def keep(self, plan: Plan) -> None:
-        """Writes the plan, which is at the end what was done."""
-        self.plan = plan
-        if self._path is not None:
-            RunDirectory(self._path.parent).write_config({"study": True, "environment": environment()})
-            self._path.write_text(json.dumps({"asked": self._asked, "plan": plan.record()}, indent=1))
+def _ignored(line: str) -> None:
+    pass

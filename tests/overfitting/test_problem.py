@@ -76,7 +76,11 @@ def test_the_default_network_for_numbers_has_simple_models_beside_it():
 
 
 def test_a_class_with_too_few_examples_is_named():
-    with pytest.raises(ValueError, match=r"only \d examples to train and validate on, fewer than there are folds"):
+    seven = ff.Dataset(np.zeros((100, 2)), np.r_[np.zeros(92, int), np.ones(8, int)])
+    assert problem_of(seven, None, None, 0.2, None, 0)[0].folds == 5  # not 10
+    with pytest.raises(ValueError, match=r"the data has only \d groups to train and validate on, fewer than there are folds \(5\)"):
+        problem_of(ff.Dataset(np.zeros((100, 2)), np.arange(100) % 2), np.arange(100) // 25, None, 0.25, None, 0)
+    with pytest.raises(ValueError, match=r"only \d examples to train and validate on, fewer than there are folds \(10\)"):
         problem_of(ff.Dataset(np.zeros((100, 2)), np.r_[np.zeros(96, int), np.ones(4, int)]), None, None, 0.2, 10, 0)
 
 

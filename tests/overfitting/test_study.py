@@ -179,7 +179,7 @@ def test_bad_arguments_are_refused_before_anything_is_written(arguments, message
 
 
 def test_too_few_examples():
-    with pytest.raises(ValueError, match="at least 50 examples"):
+    with pytest.raises(ValueError, match="at least 50 examples are needed"):
         ff.overfitting_study(None, noisy_table(40))
     with pytest.raises(TypeError, match=r"overfitting_study\(make_task, data\)"):
         ff.overfitting_study(noisy_table(), noisy_table())  # pyright: ignore[reportArgumentType]
@@ -192,5 +192,5 @@ def test_a_column_that_is_the_target_is_named_and_left_out():
     with pytest.warns(UserWarning, match="tells 'sold' exactly"):
         leaky = ff.data.Table({**frame, "answer": answer, "sold": table.y.astype(float)}, "sold")
     problem, warnings = problem_of(leaky, None, None, 0.2, 5, 0)
-    assert warnings == ["the column 'answer' is 'sold' in other words, and is left out. To keep it, give it a kind."]
+    assert warnings == ["the column 'answer' tells 'sold' exactly, and is left out. To keep it, give it a kind."]
     assert not any("answer" in name for name in problem.pooled().features)
