@@ -219,7 +219,16 @@ class OverfittingStudy:
         rows = []
         for tried in self.tried:
             difference = "-" if tried.comparison is None else number(tried.comparison.difference)
-            rows.append([tried.fix.name, number(tried.score), difference, tried.verdict, f"{tried.epochs:.0f}", f"{tried.seconds:.2g}"])
+            rows.append(
+                [
+                    tried.fix.name,
+                    number(tried.score),
+                    difference,
+                    tried.verdict,
+                    f"{tried.epochs:.0f}",
+                    f"{tried.seconds:.2g}" if tried.seconds == tried.seconds else "-",
+                ]
+            )
         better = "Larger" if self.larger_is_better else "Smaller"
         margin = "" if self.margin is None else f" A difference of {self.margin:g} or less does not matter."
         notes = [

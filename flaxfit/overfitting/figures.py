@@ -48,8 +48,8 @@ def _fixes(study: OverfittingStudy) -> Figure:
     for label, tried in zip(ax.get_yticklabels(), compared, strict=True):
         label.set_fontweight("bold" if tried.fix == study.recommended else "normal")
     better = "right" if study.larger_is_better else "left"
-    ax.set_xlabel(f"{study.metric}, difference from the baseline (95% for all together); better to the {better}")
-    ax.set_title("Green: shown to help. Orange: shown to harm. Bold: recommended.", fontsize=10)
+    ax.set_xlabel(f"{study.metric}: difference from the baseline, 95% for all fixes together")
+    ax.set_title(f"Better to the {better}. Green: shown to help. Orange: to harm. Bold: recommended.", fontsize=10)
     return figure
 
 
@@ -80,9 +80,10 @@ def _curves(study: OverfittingStudy) -> Figure:
             bottoms.append(low.min())
         if name == "baseline" and study.diagnosis.epoch is not None:
             ax.axvline(study.diagnosis.epoch, color="0.3", linestyle="--", linewidth=1, label="overfits from here on")
-        ax.set(title=name, xlabel="epoch")
+        ax.set(title=f"{name} (median of the runs, 10% to 90%)", xlabel="epoch")
+        ax.title.set_fontsize(10)
         ax.legend(frameon=False)
-    axes[0].set_ylabel(f"{loss} (median of the runs, 10% to 90%)")
+    axes[0].set_ylabel(loss.replace("_", " "))
     axes[0].set_ylim(min(bottoms) - 0.03 * (max(tops) - min(bottoms)), max(tops) * 1.05)
     return figure
 

@@ -22,7 +22,7 @@ class Tried:
         were not finite.
       verdict: "helps", "harms", "no difference that matters", "undecided", "not finite", or "-" for the baseline.
       epochs: the mean number of epochs.
-      seconds: the mean time of a run.
+      seconds: the mean time of a run; NaN if all runs were loaded from an earlier call.
     """
 
     fix: Fix

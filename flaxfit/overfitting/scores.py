@@ -76,7 +76,8 @@ class Scores:
             runs, comparison = self.runs[fix.name], found.get(fix.name)
             scores = np.array([run.score for run in runs])
             verdict = "-" if fix == BASELINE else "not finite" if comparison is None else self._verdict(comparison)
-            epochs, seconds = (float(np.mean([getattr(run, name) for run in runs])) for name in ("epochs", "seconds"))
+            epochs, timed = float(np.mean([run.epochs for run in runs])), [run.seconds for run in runs if run.seconds]
+            seconds = float(np.mean(timed)) if timed else math.nan  # what was loaded has taken no time
             tried.append(Tried(fix, scores, self.interval(values[fix.name]), comparison, verdict, epochs, seconds))
         return tried
 

@@ -43,6 +43,7 @@ function themed(layout) {
   made.font = {color: c.text, size: 13};
   made.modebar = {bgcolor: 'rgba(0,0,0,0)', color: c.line, activecolor: c.text};
   for (const name of Object.keys(made)) if (/^[xy]axis/.test(name)) Object.assign(made[name], {gridcolor: c.line, zerolinecolor: c.text});
+  for (const menu of made.updatemenus || []) Object.assign(menu, {bgcolor: '#f5f6f8', font: {color: '#1c1e21'}});
   return made;
 }
 function draw() {

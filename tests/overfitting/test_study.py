@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import optax
@@ -11,7 +12,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 import flaxfit as ff
+from flaxfit.cli import main
+from flaxfit.overfitting.plan import Plan
 from flaxfit.overfitting.problem import problem_of
+from flaxfit.overfitting.recorded import Recorded
 from flaxfit.report.statistics import compare, family
 
 
@@ -147,6 +151,31 @@ def test_the_same_call_resumes_with_the_same_answer(studied):
     with pytest.raises(ValueError, match="has a study with another data"):
         ff.overfitting_study(make_task, noisy_table(seed=1), **options)
     assert directory.is_dir()
+
+
+def test_the_commands_show_it_and_find_its_page(studied, capsys):
+    study, lines, directory, _ = studied
+    assert main(["show", str(directory)]) == 0
+    assert str(study).split("Data and plan")[0] in capsys.readouterr().out
+    assert main(["report", str(directory)]) == 0
+    assert "Which fix helps?" in Path(capsys.readouterr().out.strip()).read_text()
+    assert main(["compare", str(directory), str(directory)]) == 2
+    assert "is a study, which has compared its settings already" in capsys.readouterr().err
+    assert (directory / "study.log").read_text().splitlines()[: len(lines)] == lines
+
+
+def test_a_study_that_was_stopped_before_it_had_a_plan_goes_on(tmp_path):
+    asked = {"epochs": 3}
+    Recorded(tmp_path / "study", asked, lambda line: None)
+    (tmp_path / "study" / "members").mkdir()
+    again = Recorded(tmp_path / "study", asked, lambda line: None)
+    assert not again.resumed
+    again.keep(Plan(3, 32, 5, 1, 1, 10.0))
+    assert Recorded(tmp_path / "study", asked, lambda line: None).plan == again.plan
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(FileExistsError, match="has other files"):
+        Recorded(tmp_path / "other", asked, lambda line: None)
 
 
 def test_a_users_own_task_is_tried_with_what_it_can_express():
