@@ -156,7 +156,7 @@ def test_the_same_call_resumes_with_the_same_answer(studied):
 def test_the_commands_show_it_and_find_its_page(studied, capsys):
     study, lines, directory, _ = studied
     assert main(["show", str(directory)]) == 0
-    assert str(study).split("Data and plan")[0] in capsys.readouterr().out
+    assert str(study).split("What to distrust")[0] in capsys.readouterr().out
     assert main(["report", str(directory)]) == 0
     assert "Which fix helps?" in Path(capsys.readouterr().out.strip()).read_text()
     assert main(["compare", str(directory), str(directory)]) == 2
