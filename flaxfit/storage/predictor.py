@@ -186,6 +186,7 @@ class Predictor:
         Raises:
           ValueError, TypeError: the inputs are not like those in training, or are not finite; a frame lacks a column, which is named.
         """
+        x = tuple(x) if isinstance(x, list) and len(self.metadata["x"]) > 1 else x
         x = arrays(x if self.encoding is None or native(x) is None else self.encoding(x), "x")
         outputs = self._rowwise(self._predict, batch_size, Dataset(x, np.zeros(len((*jax.tree.leaves(x), ())[0]))), "x")
         return outputs if classes is None else chosen(outputs, classes)
@@ -264,7 +265,8 @@ class Predictor:
             outputs = self._counted.kept(*outputs) if outputs and self._counted else outputs
             if piece.sample_weight is not None and piece.sample_weight.ndim > 1:
                 raise ValueError(
-                    "an exported model has the loss of each example, and takes one weight for each, sample_weight of shape (rows,)."
+                    "an exported model computes one loss for each example, so that it takes one weight for each, sample_weight of shape "
+                    "(rows,): for weights of positions use ff.evaluate(task, state, data)."
                 )
             parts.append((losses if piece.sample_weight is None else losses * piece.sample_weight, own, outputs))
         losses, own, outputs = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +20,7 @@ from flaxfit.train.checks import check_task
 from flaxfit.train.compiled import Programs, programs_of
 from flaxfit.train.evaluate import evaluate, evaluate_member
 from flaxfit.train.labels import kind_of_loss
+from flaxfit.train.models import Network, Variables
 from flaxfit.train.task import Task
 
 Average = Literal["probabilities", "logits"]
@@ -105,7 +104,7 @@ def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
       An Ensemble.
 
     Raises:
-      TypeError: members are not pairs of Task and TrainState, or the model of one is not a Linen module with an argument `train`.
+      TypeError: members are not pairs of Task and TrainState.
       ValueError: there are no members; they have different losses or metrics; the average is not possible. Outputs of different shapes are
         found by `flaxfit.evaluate`, `predict` and `export`.
 
@@ -171,26 +170,49 @@ def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
     return Ensemble(task, TrainState(step, params, collections, None), tuple(pairs), average, programs)
 
 
-class Mean(nn.Module):
-    """The model of an ensemble.
+class Mean(Network):
+    """The mean of networks. Its parameters and collections are those of its members, under `member_0`, `member_1`, ...
 
-    Attributes:
-      tasks: the members', whose models become the parts `member_0`, `member_1`, ...
+    Args:
+      tasks: the members'. Each has its own preprocessing.
       kind: what logits mean, where probabilities are averaged; else None.
     """
 
-    tasks: Sequence[Task]
-    kind: Literal["binary", "classes"] | None
+    name = "Ensemble"
 
-    @nn.compact
-    def __call__(self, x: Any, *, train: bool) -> Any:
-        """The mean of what the members give for `x`, each after its own preprocessing."""
-        outputs = [task.model.copy(name=f"member_{i}")(task.prepared(x), train=train) for i, task in enumerate(self.tasks)]
+    def __init__(self, tasks: Sequence[Task], kind: Literal["binary", "classes"] | None):
+        self.tasks, self.kind = tasks, kind
+        self.several = tasks[0].network.several
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.kind}, {[task.network for task in self.tasks]})"
+
+    def init(self, rngs: Mapping[str, Any], x: Any) -> Variables:
+        """See `Network.init`."""
+        params: dict[str, Any] = {}
+        collections: dict[str, Any] = {}
+        for index, task in enumerate(self.tasks):
+            params[f"member_{index}"], own = task.network.init(rngs, task.prepared(x))
+            for name, parts in own.items():
+                collections.setdefault(name, {})[f"member_{index}"] = parts
+        return params, collections
+
+    def apply(self, params: Any, collections: Any, x: Any, rngs: Any, frozen: Any = None) -> tuple[Any, Any, Any]:
+        """See `Network.apply`."""
+        outputs = []
+        for index, task in enumerate(self.tasks):
+            member = f"member_{index}"
+            own = {name: parts[member] for name, parts in collections.items() if member in parts}
+            outputs.append(task.network.apply(params[member], own, task.prepared(x), None)[0])
         shapes = [jax.tree.map(lambda a: ("rows", *a.shape[1:]), output) for output in outputs]
         for index, shape in enumerate(shapes):
             if shape != shapes[0]:
                 raise ValueError(f"members must share the shape of their outputs: member 0 gives {shapes[0]}, member {index} {shape}.")
-        return jax.tree.map(self._mean, *outputs)
+        return jax.tree.map(self._mean, *outputs), collections, ()
+
+    def tabulate(self, rngs: Mapping[str, Any], x: Any, **options: Any) -> str:
+        """See `Network.tabulate`."""
+        return "\n".join(task.network.tabulate(rngs, task.prepared(x), **options) for task in self.tasks)
 
     def _mean(self, *outputs: Array) -> Array:
         logits = jnp.stack([a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in outputs])
@@ -207,9 +229,6 @@ def _member(index: int, member: Any) -> tuple[Task, TrainState]:
         raise TypeError(f"members must be pairs (task, state), such as [(task, result.best)]; member {index} is {kinds}.")
     task, state = member
     check_task(task)
-    accepted = inspect.signature(type(task.model).__call__).parameters.values()
-    if not isinstance(task.model, nn.Module) or not any(p.name == "train" or p.kind is p.VAR_KEYWORD for p in accepted):
-        raise TypeError(f"an ensemble needs Linen modules whose __call__ takes `train`; member {index} has {task.network.name}.")
     return task, task.evaluated(state)
 
 

@@ -194,7 +194,7 @@ def predict(task: Task, state: TrainState, x: Any, *, batch_size: int = 1024, cl
     Args:
       task: the task that was trained.
       state: `result.best`, `result.last`, or another state of this task.
-      x: inputs as in training: arrays with leading axis (rows,).
+      x: inputs as in training: arrays with leading axis (rows,). A list holds inputs if the model's call takes several, else examples.
       batch_size: how many examples to compute at once.
       classes: the names of the classes, such as `train.classes`, to return names instead of logits: the class of the largest logit, or the
         second class if a single logit is above 0.
@@ -221,7 +221,7 @@ def predict(task: Task, state: TrainState, x: Any, *, batch_size: int = 1024, cl
 
 def predict_member(programs: Programs, task: Task, numbers: Mapping[str, Any], state: TrainState, x: Any, batch_size: int = 1024) -> Any:
     """`predict` for `task`, which is the one for these numbers, by a program that all tasks of `programs` share."""
-    x = arrays(x, "x")
+    x = arrays(tuple(x) if task.network.several and isinstance(x, list) else x, "x")
     rows = Dataset(x, np.zeros(len((*jax.tree.leaves(x), ())[0]), np.int8))
     check_data("predict", rows)
     batch_size = check_count("batch_size", batch_size, 1, "rows a step")

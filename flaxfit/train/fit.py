@@ -29,7 +29,7 @@ from flaxfit.train.job import Member, Single
 from flaxfit.train.labels import ClassWeight
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.record import Resume, described
-from flaxfit.train.result import Result, result_of, what_was_not_finite
+from flaxfit.train.result import Result, result_of, what_never_changed, what_was_not_finite
 from flaxfit.train.session import Session
 from flaxfit.train.signals import Signals
 from flaxfit.train.stopping import EarlyStopping
@@ -162,6 +162,8 @@ def fit(
         signals.end(message, result, returns=True, team=team)
     if result.stop_reason == "non_finite":
         warnings.warn(what_was_not_finite(result.history), RuntimeWarning, stacklevel=2)
+    elif (stuck := what_never_changed(task, result.history)) is not None:
+        warnings.warn(stuck, UserWarning, stacklevel=2)
     return result
 
 

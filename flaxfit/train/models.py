@@ -1,7 +1,4 @@
-"""Modules of any calling convention behind one interface: Linen and NNX, told in any word, or in none, whether they train.
-
-A network has `init(rngs, x) -> (params, collections)` and `apply(params, collections, x, rngs, frozen) -> (outputs, collections, sown)`.
-"""
+"""Modules of any calling convention behind one interface: Linen and NNX, told in any word, or in none, whether they train."""
 
 from __future__ import annotations
 
@@ -28,12 +25,42 @@ _LOSSES = nnx.variablelib.variable_type_from_name("losses", allow_register=True)
 _NOTED = ("losses", "intermediates")  # `sow` fills these collections; they are not part of a state
 
 
-def network(model: Any) -> LinenNetwork | NnxNetwork:
+class Network:
+    """What a task needs of a model.
+
+    Attributes:
+      name: what errors call it.
+      stored: the variables that training starts from, where the model has some of its own.
+      several: whether the module's call takes several inputs, so that a list holds inputs rather than examples.
+    """
+
+    name: str
+    stored: Variables | None = None
+    several: bool = False
+
+    def init(self, rngs: Mapping[str, Any], x: Any) -> Variables:
+        """Returns fresh variables for inputs like `x`."""
+        raise NotImplementedError
+
+    def apply(
+        self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Any] | None, frozen: Frozen | None = None
+    ) -> tuple[Any, Any, Any]:
+        """Returns the outputs, the updated collections, and the losses that the module sowed. With `rngs`, the module trains."""
+        raise NotImplementedError
+
+    def tabulate(self, rngs: Mapping[str, Any], x: Any, **options: Any) -> str:
+        """Returns a table of the layers."""
+        raise NotImplementedError
+
+
+def network(model: Any) -> Network:
     """Returns the network of a Linen module, an NNX module, or a function or class that takes `rngs` and makes an NNX module.
 
     Raises:
       TypeError: the model is none of these.
     """
+    if isinstance(model, Network):
+        return model
     if isinstance(model, nn.Module):
         return LinenNetwork(model)
     linen_class: bool = isinstance(model, type) and issubclass(model, nn.Module)
@@ -46,19 +73,17 @@ def network(model: Any) -> LinenNetwork | NnxNetwork:
     )
 
 
-class LinenNetwork:
+class LinenNetwork(Network):
     """A Linen module. If it has no argument that says whether it trains, those of its submodules that have one are told directly.
 
     Args:
       module: the module.
     """
 
-    stored = None
-
     def __init__(self, module: nn.Module):
         self._module, self.name = module, type(module).__name__
         parameters = _parameters(type(module))
-        self._words = _words(parameters)
+        self._words, self.several = _words(parameters), len(_needed(parameters)) > 1
         if not self._words and not isinstance(module, nn.Sequential) and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             self._words = ("train",)  # it may pass it on
 
@@ -66,7 +91,7 @@ class LinenNetwork:
         return repr(self._module)
 
     def init(self, rngs: Mapping[str, Any], x: Any) -> Variables:
-        """Returns fresh variables for inputs like `x`."""
+        """See `Network.init`."""
         args, words = self._arguments(x, False)
         with self._told(False, None):
             variables: Any = self._module.init(dict(rngs), *args, **words)
@@ -75,7 +100,7 @@ class LinenNetwork:
     def apply(
         self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Any] | None, frozen: Frozen | None = None
     ) -> tuple[Any, Any, Any]:
-        """Returns the outputs, the updated collections, and the losses that the module sowed. With `rngs`, the module trains."""
+        """See `Network.apply`."""
         train = rngs is not None
         args, words = self._arguments(x, train)
         mutable = [*(collections if train else ()), "losses"]
@@ -87,7 +112,7 @@ class LinenNetwork:
         return outputs, changed if train else collections, sown
 
     def tabulate(self, rngs: Mapping[str, Any], x: Any, **options: Any) -> str:
-        """Returns a table of the layers."""
+        """See `Network.tabulate`."""
         args, words = self._arguments(x, False)
         with self._told(False, None):
             return self._module.tabulate(dict(rngs), *args, **words, **options)
@@ -129,7 +154,7 @@ class LinenNetwork:
         return nn.intercept_methods(tell)
 
 
-class NnxNetwork:
+class NnxNetwork(Network):
     """An NNX module, or a function that makes one. Its variables become plain dicts, and each call gets new random streams.
 
     Args:
@@ -144,8 +169,8 @@ class NnxNetwork:
         self._variables = {path: v for path, v in nnx.to_flat_state(state) if not isinstance(v, nnx.Intermediate | _LOSSES)}
         self._shapes = {path: jax.eval_shape(lambda v=v: v.get_value()) for path, v in self._variables.items()}
         self._parameters = _parameters(type(module))
-        self._words = _words(self._parameters)
-        self.stored: Variables | None = self._plain(self._variables) if self._factory is None else None
+        self._words, self.several = _words(self._parameters), len(_needed(self._parameters)) > 1
+        self.stored = self._plain(self._variables) if self._factory is None else None
 
     def __repr__(self) -> str:
         abstract = self._merged(self._shapes)
@@ -160,7 +185,7 @@ class NnxNetwork:
     def apply(
         self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Any] | None, frozen: Frozen | None = None
     ) -> tuple[Any, Any, Any]:
-        """Returns the outputs, the updated collections, and the losses that the module sowed. With `rngs`, the module trains."""
+        """See `Network.apply`."""
         train = rngs is not None
         values = self._values(params, collections) | self._random(rngs or {"": jax.random.key(0)})
         module = self._merged(values)
@@ -180,7 +205,7 @@ class NnxNetwork:
         return outputs, self._plain(after)[1] if train else collections, nnx.to_pure_dict(sown)
 
     def tabulate(self, rngs: Mapping[str, Any], x: Any, **options: Any) -> str:
-        """Returns a table of the layers."""
+        """See `Network.tabulate`."""
         module = self._module if self._factory is None else self._made(rngs)
         args, named = _inputs(self._parameters, x)
         named |= {word: not _WORDS[word] for word in self._words}
@@ -274,13 +299,16 @@ def _words(parameters: Mapping[str, inspect.Parameter]) -> tuple[str, ...]:
     return tuple(word for word in _WORDS if word in parameters)
 
 
+def _needed(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    """Returns the names of the inputs that have no default."""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [name for name, p in parameters.items() if p.default is p.empty and p.kind not in variadic and name not in (*_WORDS, "rngs")]
+
+
 def _inputs(parameters: Mapping[str, inspect.Parameter], x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Returns the arguments for inputs `x`. A tuple or dict is spread if `__call__` has several arguments without defaults."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [
-        name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and p.kind is not p.VAR_KEYWORD
-    ]
-    needed = [name for name in needed if name not in (*_WORDS, "rngs")]
+    needed = _needed(parameters)
     if len(needed) > 1 and isinstance(x, dict) and set(needed) <= x.keys() <= parameters.keys():
         return (), dict(x)
     if len(needed) > 1 and isinstance(x, tuple) and all(parameters[name].kind in positional for name in needed):

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from flaxfit.callbacks.base import StopReason
 from flaxfit.history import History
 from flaxfit.state import RunState, TrainState
@@ -83,4 +85,26 @@ def what_was_not_finite(history: History) -> str:
     return (
         f"training ended in epoch {epoch}: {what}. Result.last is that state; {best}. Lower the learning rate, clip the gradient "
         "(optax.clip_by_global_norm) or scale the inputs; fit(terminate_on_nan=False) continues regardless."
+    )
+
+
+def what_never_changed(task: Task, history: History) -> str | None:
+    """Returns the warning for metrics that had one value in all of at least 10 epochs, though not the best one, while the loss changed."""
+    if len(history.epochs) < 10:
+        return None
+    stuck = []
+    for name in (*task.metrics, *task.set_metrics):
+        prefix = "" if name in history else "val_"  # metrics of whole sets are logged in validation only
+        if prefix + name not in history:
+            continue
+        values, losses = (history[prefix + column] for column in (name, task.loss_name))
+        values, losses = values[np.isfinite(values)], losses[np.isfinite(losses)]
+        perfect = 0.0 if history.modes.get(name) == "min" else 1.0
+        if len(values) >= 10 and np.ptp(values) == 0 and values[0] != perfect and np.ptp(losses) > 0.01 * np.abs(losses).max():
+            stuck.append(f"{prefix}{name} was {values[0]:.6g}")
+    if not stuck:
+        return None
+    return (
+        f"{', '.join(stuck)} in all {len(history.epochs)} epochs, although the loss changed. Check that the metric takes the outputs as the "
+        "model gives them (logits, unless it ends in a sigmoid or softmax), and that the network does not predict a constant."
     )

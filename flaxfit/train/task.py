@@ -106,7 +106,7 @@ class Task:
     eval_params: Callable[[Any], Any] | None = None
     trainable: Mask | None = None
     ignore_label: float | None = field(default=None, kw_only=True)
-    network: models.LinenNetwork | models.NnxNetwork = field(init=False, repr=False)
+    network: models.Network = field(init=False, repr=False)
     eval_batch_size: int | None = field(init=False, repr=False)
     counted: Counted | None = field(init=False, repr=False)
 

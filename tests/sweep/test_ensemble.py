@@ -201,10 +201,15 @@ def test_ambiguity_of_squared_error_is_the_members_spread(regression):
 def test_a_study_an_ensemble_and_an_nnx_module_can_be_members(regression):
     class Line(nnx.Module):
         def __init__(self, rngs: nnx.Rngs):
-            self.line = nnx.Linear(3, 1, rngs=rngs)
+            self.line, self.norm = nnx.Linear(3, 1, rngs=rngs), nnx.BatchNorm(1, rngs=rngs)
 
-        def __call__(self, x, *, train):
-            return self.line(x)
+        def __call__(self, x):
+            return self.norm(self.line(x))
+
+    class Plain(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(1)(nn.Dropout(0.5)(x))
 
     data, _ = regression
 
@@ -220,11 +225,8 @@ def test_a_study_an_ensemble_and_an_nnx_module_can_be_members(regression):
     found = e.diversity(data)
     assert found["members"] == pytest.approx(study.evaluate(data)["mse"].mean())
     assert found["ensemble_mae"] == pytest.approx(np.abs(predicted[:, 0] - data.y).mean(), rel=1e-5)
-    bare = ff.Task(Line, ff.losses.mse, optax.adam(1e-2))
-    with pytest.raises(TypeError, match="an ensemble needs Linen modules whose __call__ takes `train`; member 0 has Line"):
-        ff.ensemble([(bare, bare.init(jax.random.key(0), data.x))])
-    nnx_task = ff.Task(nnx.bridge.ToLinen(Line), ff.losses.mse, optax.adam(1e-2), {"mae": ff.metrics.mae})
-    mixed = ff.ensemble([(e.task, e.state), (nnx_task, nnx_task.init(jax.random.key(0), data.x))])
+    others = [ff.Task(model, ff.losses.mse, optax.adam(1e-2), {"mae": ff.metrics.mae}) for model in (Line, Plain())]
+    mixed = ff.ensemble([(e.task, e.state), *((task, task.init(jax.random.key(0), data.x)) for task in others)])
     expected = outputs(mixed.members, data.x).mean(0)
     np.testing.assert_allclose(ff.predict(mixed.task, mixed.state, data.x), expected, rtol=1e-4, atol=1e-5)
 
@@ -252,5 +254,5 @@ def test_what_is_no_ensemble_is_refused_at_the_door(table, binary, classes, regr
     with pytest.raises(ValueError, match=r"share the shape of their outputs: member 0 gives \('rows', 1\), member 1 \('rows',\)"):
         ff.evaluate(unlike.task, unlike.state, data)
     e = ff.ensemble(binary)
-    with pytest.raises(ValueError, match=r"Mean refuses x of shape \(rows, 5\)"):
+    with pytest.raises(ValueError, match=r"Ensemble refuses x of shape \(rows, 5\)"):
         ff.predict(e.task, e.state, data.x[:, :5])

@@ -421,3 +421,22 @@ def test_a_result_given_for_a_history_is_explained(net, table):
     assert repr(result).startswith("Result(1 epochs, all that were asked for; best epoch 1; ")
     with pytest.raises(TypeError, match=r"such as result.history, got Result"):
         ff.plots.learning_curves({"a": result})
+
+
+def test_a_metric_that_never_changes_is_named():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3)).astype(np.float32)
+    data = ff.Dataset(x, (x[:, 0] > 0.5).astype(np.int32))
+
+    def accuracy(logits, y):
+        return logits.argmax(-1) == y  # there is one logit, so that this is class 0 of all examples
+
+    def task(metric):
+        return ff.Task(ff.nn.MLP((), 1), ff.losses.binary_crossentropy, optax.adam(0.1), {"accuracy": metric})
+
+    share = np.mean(data.y == 0)
+    with pytest.warns(UserWarning, match=f"^accuracy was {share:.6g} in all 12 epochs, although the loss changed"):
+        ff.fit(task(accuracy), data, epochs=12)
+    ff.fit(task(accuracy), data, epochs=5)  # too few to say
+    ff.fit(task(ff.metrics.binary_accuracy), data, epochs=12)
+    ff.fit(task(lambda logits, y: logits[:, 0] < 1e9), data, epochs=12)  # always right, which nothing is wrong with

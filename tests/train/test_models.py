@@ -444,3 +444,22 @@ def test_the_state_of_another_optimizer_is_refused_with_the_cure(table):
     with pytest.raises(ValueError, match=r"initial holds the state of another optimizer: result\.best has none"):
         ff.fit(second, table[0], initial=first.last)
     ff.fit(second, table[0], initial=first.best)
+
+
+def test_a_list_of_inputs_is_predicted_as_a_tuple_is(tmp_path):
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, a, b, train):
+            return nn.Dense(1)(jnp.concatenate([a, b], -1))
+
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 40, 3)).astype(np.float32)  # equal shapes, so that NumPy would stack them
+    task, data = ff.Task(Two(), ff.losses.mse, optax.adam(1e-2)), ff.Dataset([a, b], a[:, 0])
+    result = ff.fit(task, data)
+    for rows in (40, 2, 1):
+        expected = ff.predict(task, result.best, (a[:rows], b[:rows]))
+        np.testing.assert_array_equal(ff.predict(task, result.best, [a[:rows], b[:rows]]), expected)
+    ff.export(tmp_path / "model", task, result.best, data)
+    np.testing.assert_allclose(
+        ff.load(tmp_path / "model").predict([a[:2], b[:2]]), ff.predict(task, result.best, (a[:2], b[:2])), rtol=1e-5
+    )
