@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-import time
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,8 +21,6 @@ from flaxfit.storage.weights import pack_arrays, unpack_arrays
 FORMAT = 1
 PART_BYTES = 2**28
 """The size of the parts in which states are stored, because SQLite takes no value above a gigabyte."""
-COMMIT_SECONDS = 1.0
-"""Members that end within this time are written to disk together."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS members (name TEXT PRIMARY KEY, record TEXT, about TEXT, history BLOB, crc INTEGER);
 CREATE TABLE IF NOT EXISTS states (name TEXT, part INTEGER, content BLOB, PRIMARY KEY (name, part));
@@ -71,8 +68,7 @@ class Store:
 
     def __init__(self, path: Path, *, write: bool = True):
         self.path, self._write, self._lock = path, write, threading.RLock()
-        self._timer: threading.Timer | None = None
-        self._committed = 0.0
+        self._together, self._failed = False, False
 
     def __enter__(self) -> Self:
         with self._named():
@@ -86,7 +82,6 @@ class Store:
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
-            self._commit()
             self._database.close()
 
     def __contains__(self, name: str) -> bool:
@@ -155,6 +150,8 @@ class Store:
         texts = json.dumps(record), json.dumps(about | {"state": zlib.crc32(content)})
         parts = [(name, n, content[first : first + PART_BYTES]) for n, first in enumerate(range(0, len(content), PART_BYTES))]
         with self._lock:
+            if self._together and self._failed:
+                return
             try:
                 self._database.execute("SAVEPOINT put")
                 self._database.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?)", (name, *texts, rows, _crc(*texts, rows)))
@@ -162,28 +159,39 @@ class Store:
                 self._database.executemany("INSERT INTO states VALUES (?, ?, ?)", parts)
                 self._database.execute("RELEASE put")
             except sqlite3.Error as error:
+                self._failed = True
                 if self._database.in_transaction:
                     self._database.rollback()
                 self._warn(name, error)
                 return
             self.names = [*dict.fromkeys([*self.names, name])]
-            if time.monotonic() - self._committed > COMMIT_SECONDS:
-                self._commit()
-            elif self._timer is None:
-                self._timer = threading.Timer(COMMIT_SECONDS, self._commit)
-                self._timer.daemon = True
-                self._timer.start()
 
-    def _commit(self) -> None:
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A context in which members are saved together or not at all.
+
+        Warns:
+          RuntimeWarning: they could not be written. What was saved before is still there.
+        """
         with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._together, self._failed = True, False
+            self._database.execute("SAVEPOINT together")
             try:
-                self._database.commit()
-            except sqlite3.Error as error:
-                self._warn("the newest members", error)
-            self._committed = time.monotonic()
+                yield
+            except BaseException:
+                self._failed = True
+                raise
+            finally:
+                self._together = False
+                try:
+                    if self._failed and self._database.in_transaction:
+                        self._database.rollback()
+                    elif self._database.in_transaction:
+                        self._database.execute("RELEASE together")  # which writes it to the disk
+                except sqlite3.Error as error:
+                    if self._database.in_transaction:
+                        self._database.rollback()
+                    self._warn("the newest members", error)
 
     def _warn(self, what: str, error: Exception) -> None:
         warnings.warn(f"{self.path}: {what} could not be saved ({error}). Training continues.", RuntimeWarning, stacklevel=4)

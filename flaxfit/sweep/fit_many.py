@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -233,7 +233,7 @@ def train_all(
             entry.open(directory, store, resume, tally)
         waiting = [entry for entry in entries if entry.result is None]
         if strategy == "vmap":
-            _side_by_side(waiting, signals)
+            _side_by_side(waiting, signals, store)
         else:
             _in_threads(waiting, workers, signals)
     monitor = entries[0].job.plan.stopping.column
@@ -258,6 +258,8 @@ class _Entry:
         self.state: RunState | None = None
         self.result: Result | None = None
         self.record: dict[str, Any] = {}
+        self.batch: Mapped | None = None  # what trains it side by side with others
+        self.width: int | None = None  # that of the batch in which it was saved
         self._history: History | None = None
         self._notes: Mapping[str, Any] = {}
 
@@ -281,7 +283,7 @@ class _Entry:
         }
         record["arguments"] |= {"setting": setting, "fold": member.fold}
         self.record = record | {"program": job.recorded_program, "environment": {"versions": versions()}}
-        self.callbacks.append(_Saver(store, member.name, self.record, schedule))
+        self.callbacks.append(_Saver(store, self, schedule))
         if member.name not in store:
             return
         try:
@@ -298,6 +300,8 @@ class _Entry:
         check_same_run(saved.record, json.loads(json.dumps(self.record)), where, resume)
         if epochs > job.config.epochs:
             raise ValueError(f"{where} has {epochs} epochs already, but epochs={job.config.epochs}: pass epochs={epochs} or more.")
+        batch = saved.record["environment"].get("batch")
+        self.width = batch["width"] if batch and batch["devices"] == jax.local_device_count() else None
         self.state, self._history, self._notes = placed(arrays, job.shapes), saved.history, saved.notes
         flags = bool(self.state.stopper.stopped), bool(self.state.diverged), bool(saved.notes.get("stopped"))
         reason = why_ended(job.plan, self.position >= job.config.epochs * job.steps, *flags)
@@ -357,24 +361,27 @@ def _population(run_dir: str | os.PathLike[str] | None, resume: Resume) -> Itera
         yield directory, store
 
 
-def _side_by_side(entries: Sequence[_Entry], signals: Signals) -> None:
-    """Trains members in groups with the same program and step, and a group in parts if memory is short."""
+def _side_by_side(entries: Sequence[_Entry], signals: Signals, store: Store | None) -> None:
+    """Trains members in groups with the same program and step, and a group in parts if memory is short.
+
+    Members that were interrupted train on in a program of the same width, which may change their last bits.
+    """
     groups: dict[Any, list[_Entry]] = {}
     for entry in entries:
         shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((entry.job.data, entry.job.validation)))
-        groups.setdefault((entry.member.programs, shapes, entry.position), []).append(entry)
-    for together in groups.values():
-        group = Group([entry.member for entry in together], [entry.job for entry in together])
-        for entry in together:  # what may change a member's last bits
-            entry.record.setdefault("environment", {})["batch"] = {"width": group.width, "devices": group.devices}
+        groups.setdefault((entry.member.programs, shapes, entry.position, entry.width), []).append(entry)
+    for (*_, width), together in groups.items():
+        group = Group([entry.member for entry in together], [entry.job for entry in together], width)
         for first in range(0, len(together), group.width):
             if signals.heard is not None:
                 return
             part, began = together[first : first + group.width], time.perf_counter()
-            batch = Mapped(group, range(first, first + len(part)))
+            batch = Mapped(group, range(first, first + len(part)), None if width is None else group.width)
             batch.start([entry.state for entry in part if entry.state is not None] or None)
+            for entry in part:
+                entry.batch = batch
             trainees = [entry.trainee() for entry in part]
-            train(batch, trainees, group.plan, began, signals)
+            train(batch, trainees, group.plan, began, signals, together=nullcontext if store is None else store.together)
             for entry, trainee in zip(part, trainees, strict=True):
                 entry.finish(trainee)
 
@@ -424,8 +431,8 @@ class _Saver(Callback):
 
     saves = True
 
-    def __init__(self, store: Store, name: str, record: Mapping[str, Any], schedule: Sequence[Checkpoint]):
-        self._store, self._name, self._record = store, name, record
+    def __init__(self, store: Store, entry: _Entry, schedule: Sequence[Checkpoint]):
+        self._store, self._entry = store, entry
         self.every_seconds = SAVE_SECONDS
         if schedule:
             self.every_epochs, self.every_steps, self.every_seconds = (
@@ -435,7 +442,11 @@ class _Saver(Callback):
     def on_chunk_end(self, progress: Progress) -> None:
         position = progress.epoch * progress.run.steps_per_epoch + progress.step
         finished = progress.ended and progress.stop_reason != "interrupted"
-        self._store.put(self._name, self._record, position, finished, arrays_of(progress.state), progress.history, progress.notes)
+        record, batch = self._entry.record, self._entry.batch
+        if batch is not None:
+            record["environment"]["batch"] = {"width": batch.width, "devices": batch.group.devices}
+        name = self._entry.member.name
+        self._store.put(name, record, position, finished, arrays_of(progress.state), progress.history, progress.notes)
 
 
 class _Tally:

@@ -16,6 +16,7 @@ from flaxfit.devices.sharding import ONE_DEVICE, host, is_key, place
 from flaxfit.state import RunState
 from flaxfit.train import disk
 from flaxfit.train.job import START, Job, Member
+from flaxfit.train.loop import few_left
 from flaxfit.train.program import unvalidated
 
 MEMORY_SHARE = 0.75
@@ -29,24 +30,30 @@ class Group:
     Args:
       members: the members.
       jobs: the job of each.
+      width: how many trained side by side when they were saved, or None if they start now. They then train on in as many, because the
+        width may change the last bits.
 
     Attributes:
       devices: how many there are; the width is a multiple of it.
-      width: how many members train side by side. It follows from shapes and the size of the device alone, never from what happens
-        to be free, since it may change the last bits.
+      width: how many members train side by side at most. It follows from shapes and the size of the device alone, never from what happens
+        to be free.
     """
 
-    def __init__(self, members: Sequence[Member], jobs: Sequence[Job]):
+    def __init__(self, members: Sequence[Member], jobs: Sequence[Job], width: int | None = None):
         self.members, self.jobs, self.job = members, jobs, jobs[0]
         self.plan = replace(self.job.plan, axis=_AXIS, placement=ONE_DEVICE)
         self.shared = all(job is jobs[0] for job in jobs)
         mesh = Mesh(np.array(jax.local_devices()), ("devices",))
         self.split, self.whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("devices",), ()))
         self.devices = mesh.size
-        self.width = self._width()
+        self.width = self._width(self.rounded(len(members) if width is None or few_left(len(members), width) else width))
 
-    def _width(self) -> int:
-        width, size = -(-len(self.members) // self.devices) * self.devices, MEMORY_SHARE * device_bytes()
+    def rounded(self, members: int) -> int:
+        """Returns the width of so many members: the next multiple of the number of devices."""
+        return -(-members // self.devices) * self.devices
+
+    def _width(self, width: int) -> int:
+        size = MEMORY_SHARE * device_bytes()
         while size < np.inf and width > self.devices:
             needed = program_bytes(disk.compiled(self.advance().lower(*self._shapes(width))))
             if needed <= size:
@@ -96,13 +103,19 @@ class Mapped:
     Args:
       group: the group.
       indices: which of its members.
+      width: how many slots they have; by default as many as they need.
     """
 
-    def __init__(self, group: Group, indices: Sequence[int]):
+    def __init__(self, group: Group, indices: Sequence[int], width: int | None = None):
         self.group = group
-        self._slots = np.resize(indices, group.width)  # the same program for the last ones, of which there are fewer
+        self._slots = np.resize(indices, width or group.rounded(len(indices)))
         self._count = len(indices)
         self._stack()
+
+    @property
+    def width(self) -> int:
+        """How many members the program trains, some of them twice if there are fewer."""
+        return len(self._slots)
 
     def _stack(self) -> None:
         """Numbers and rows of the members, side by side."""
@@ -174,8 +187,7 @@ class Mapped:
 
     def keep(self, members: np.ndarray) -> None:
         """Lets all other members go: a narrower program trains the rest."""
-        width = -(-len(members) // self.group.devices) * self.group.devices
-        chosen, self._count = np.resize(members, width), len(members)
+        chosen, self._count = np.resize(members, self.group.rounded(len(members))), len(members)
         self._slots = self._slots[chosen]
         self.state = jax.device_put(jax.tree.map(lambda leaf: leaf[chosen], self.state), self.group.split)
         self._stack()

@@ -243,7 +243,10 @@ class Single:
 
     Attributes:
       state: where the run stands, on the device or devices.
+      width: 1.
     """
+
+    width = 1
 
     def __init__(self, job: Job, member: Member):
         self.job, self.members, self.placement = job, [member], job.placement

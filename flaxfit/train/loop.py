@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,6 +35,11 @@ class Batch(Protocol):
     """Members that train in one program. All that have not ended are at the same step."""
 
     state: RunState
+
+    @property
+    def width(self) -> int:
+        """The number of members that the program trains, some of them twice if there are fewer."""
+        ...
 
     def compile(self) -> None:
         """Compiles the program that `advance` calls."""
@@ -109,7 +114,20 @@ class Trainee:
         return {"stopped": self.stopped, "callbacks": states}
 
 
-def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, signals: Signals | None = None, team: Team = ALONE) -> None:
+def few_left(members: int, width: int) -> bool:
+    """Returns whether so few members of a program are left that a narrower one trains them. A resumed population asks the same."""
+    return 0 < 2 * members <= width
+
+
+def train(
+    batch: Batch,
+    trainees: Sequence[Trainee],
+    plan: Plan,
+    began: float,
+    signals: Signals | None = None,
+    team: Team = ALONE,
+    together: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> None:
     """Trains a batch to its end, or until a signal arrives, and fills in the results of the trainees.
 
     Args:
@@ -119,6 +137,7 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
       began: when its start-up began, by `time.perf_counter`.
       signals: the signals that end it early, or None.
       team: the processes of the run, all of which call this. The first one has the callbacks.
+      together: makes a context in which the members are saved together or not at all.
     """
     run = trainees[0].run
     length, total = run.steps_per_epoch, run.epochs * run.steps_per_epoch
@@ -149,7 +168,7 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
                 trainee.timing = Timing(compiling, spent, spent / trained / len(trainees), chunks)
                 trainee.closing.close()
         going = np.array([index for index, reason in enumerate(reasons) if reason is None], int)
-        if 0 < 2 * len(going) <= len(live):
+        if few_left(len(going), batch.width):
             batch.keep(going)
             live = [live[index] for index in going]
             return [None] * len(live)
@@ -182,7 +201,7 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
         read = functools.cache(batch.on_host)
         if asked and team.size > 1:
             read()  # all processes gather it together
-        with team.together():
+        with team.together(), together():
             for index, trainee in waiting:
                 state = functools.partial(lambda read, index: batch.member(read(), index), read, index)
                 place = (int(positions[index]), int(steps[index]), now, now - start_of_run, state)
@@ -194,13 +213,14 @@ def train(batch: Batch, trainees: Sequence[Trainee], plan: Plan, began: float, s
         """Saves all members where they are, if what they logged is of the same place."""
         _, positions, steps = status()
         now, on_host = time.perf_counter(), functools.cache(batch.on_host)
-        for index, member in enumerate(live):
-            trainee = trainees[member]
-            if trainee.state is None and trainee.log.epochs == positions[index] // length:
-                state = functools.partial(lambda read, index: batch.member(read(), index), on_host, index)
-                for number, callback in enumerate(trainee.callbacks):
-                    if callback.saves:
-                        _tell(trainee, number, None, int(positions[index]), int(steps[index]), now, now - start_of_run, state)
+        with together():
+            for index, member in enumerate(live):
+                trainee = trainees[member]
+                if trainee.state is None and trainee.log.epochs == positions[index] // length:
+                    state = functools.partial(lambda read, index: batch.member(read(), index), on_host, index)
+                    for number, callback in enumerate(trainee.callbacks):
+                        if callback.saves:
+                            _tell(trainee, number, None, int(positions[index]), int(steps[index]), now, now - start_of_run, state)
 
     with ExitStack() as stack:
         reasons, positions, steps = status()

@@ -105,6 +105,6 @@ def what_never_changed(task: Task, history: History) -> str | None:
     if not stuck:
         return None
     return (
-        f"{', '.join(stuck)} in all {len(history.epochs)} epochs, although the loss changed. Check that the metric takes the outputs as the "
+        f"{', '.join(stuck)} in all {len(history.epochs)} epochs, although the loss changed. Check that the metric takes outputs as the "
         "model gives them (logits, unless it ends in a sigmoid or softmax), and that the network does not predict a constant."
     )

@@ -85,7 +85,7 @@ def test_lockstep_gives_what_threads_give(study, how):
 def test_the_width_follows_from_shapes_and_the_device_s_size_and_parts_give_the_same(study, how, monkeypatch):
     widths = []
     real = mapped.Mapped.__init__
-    monkeypatch.setattr(mapped.Mapped, "__init__", lambda self, group, indices: (real(self, group, indices), widths.append(group.width))[0])
+    monkeypatch.setattr(mapped.Mapped, "__init__", lambda self, group, *args: (real(self, group, *args), widths.append(group.width))[0])
     whole = mapped.program_bytes
     needed = []
     monkeypatch.setattr(mapped, "program_bytes", lambda program: needed.append(whole(program)) or needed[-1])
@@ -329,6 +329,34 @@ def test_five_hundred_members_are_a_few_files(how, tmp_path):
     task = make_task({"dropout": 0.0, "rate": 1e-2})
     ff.fit_many(task, None, how["train"], seeds=500, epochs=1, batch_size=250, run_dir=tmp_path)
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) <= 60
+
+
+def test_members_side_by_side_are_saved_together_and_train_on_in_as_wide_a_program(how, tmp_path, monkeypatch):
+    """On CPUs a program of one member gives other bits than one of several."""
+    options = {**how, "strategy": "vmap", "early_stopping": None, "epochs": 6}
+    callbacks = lambda member: [ff.callbacks.Checkpoint(every_epochs=2)]  # noqa: E731
+    grid = {"dropout": [0.1], "rate": [0.1, 0.01, 0.001]}
+    whole = ff.fit_many(make_task, grid, **options)
+    put = Store.put
+
+    def dies(store, name, record, position, finished, *rest):
+        if finished and name.startswith("dropout=0.1,rate=0.001"):
+            raise RuntimeError("killed")
+        put(store, name, record, position, finished, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "put", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            ff.fit_many(make_task, grid, run_dir=tmp_path, callbacks=callbacks, **options)
+    with Store(tmp_path / "members.sqlite", write=False) as store:
+        assert {store[name].position for name in store.names} == {store[store.names[0]].position}
+    resumed = ff.fit_many(make_task, grid, run_dir=tmp_path, callbacks=callbacks, **options)
+    assert all(same(a, b) for a, b in zip(whole.results, resumed.results, strict=True))
+    for rates, width in ((grid["rate"][:2], 3), (grid["rate"][:1], 1)):  # half or fewer train on in a narrower one, as in a single call
+        options["epochs"] += 1
+        ff.fit_many(make_task, {**grid, "rate": rates}, run_dir=tmp_path, **options)
+        with Store(tmp_path / "members.sqlite", write=False) as store:
+            assert store["dropout=0.1,rate=0.1,seed=0"].record["environment"]["batch"]["width"] == width
 
 
 @pytest.mark.parametrize("strategy", ["threads", "vmap"])
