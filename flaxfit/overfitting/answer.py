@@ -126,22 +126,30 @@ class OverfittingStudy:
             rival = min(better, key=lambda r: sign * r.score.mean)
             net, name = self.row(self.recommended).score, rival.name
             worse = rival.comparison.verdict == "worse" or sign * rival.score.mean < sign * net.mean
-            noise = "scores better, though not beyond noise" if worse else "is as good, as far as these data show"
-            how = "wins" if rival.comparison.verdict == "worse" else noise
+            within = "scores slightly better, within noise" if worse else "is as good, as far as these data show"
+            how = "is better than the recommended network" if rival.comparison.verdict == "worse" else within
             found.append(
-                f"You may not need a network: {name} {how}, with {a(self.metric)} of {number(rival.score)} on held-out examples against "
-                f"{number(net)} of the recommended network."
+                f"You may not need a network: {name} {how}. {self._where.capitalize()} its {self.metric} is {number(rival.score)}, "
+                f"that of the recommended network {number(net)}."
             )
         found.append(self._overfits())
         found.append(self._helps())
         main, interval = next(iter(self.test.items()))
         others = "".join(f", {name} {number(value)}" for name, value in list(self.test.items())[1:])
         change = "Keep the baseline" if self.recommended.kind == "baseline" else f"Use {article(self.recommended)}"
+        if self.recommended.stops:
+            change += f" (it ended after {self.row(self.recommended).epochs:.0f} epochs on average)"
+        if self.recommended != self.best:
+            change += ", the simplest setting within one standard error of the best"
         found.append(
-            f"{change}: trained on all other examples, it has {a(main)} of {number(interval)}{others} on {self.test_rows} test examples "
-            f"that nothing else used."
+            f"{change}. Trained on all other examples, it has {a(main)} of {number(interval)}{others} on the {self.test_rows} test "
+            "examples. All intervals are at the 95% level."
         )
         return found
+
+    @property
+    def _where(self) -> str:
+        return "in cross-validation" if self.plan.folds > 1 else "on the later examples"
 
     def _overfits(self) -> str:
         d = self.diagnosis
@@ -151,9 +159,10 @@ class OverfittingStudy:
             ]
             onset = f" ({d.onset[0]} to {d.onset[1]})" if d.onset and d.onset[0] < d.onset[1] else ""
             since = f"from epoch {d.epoch}{onset} on"
-            rose = f"its validation loss goes from {d.validation[0]:.3g} to {d.validation[1]:.3g}"
-            rose += f" while its training loss goes to {d.training[1]:.3g}"
-            return f"The baseline {how} {since}, in {d.agree} of {d.runs} runs: {rose}."
+            runs = f"all {d.runs} runs" if d.agree == d.runs else f"{d.agree} of {d.runs} runs"
+            rose = f"its validation loss rises from {d.validation[0]:.3g} to {d.validation[1]:.3g} at the end of training"
+            rose += f", while its training loss falls to {d.training[1]:.3g}"
+            return f"The baseline {how} {since}, in {runs}: on average {rose}."
         said = {
             "memorized": "does not become worse, but ends far from its training score: it memorizes training examples",
             "still improving": "does not overfit: it is still improving at the end, so train it for more epochs",
@@ -171,10 +180,10 @@ class OverfittingStudy:
         top = helpful[0]
         assert top.comparison is not None
         kinds = dict.fromkeys(each.fix.kind for each in helpful if each.fix.kind != top.fix.kind)
-        also = f"; also shown to help: {', '.join(kinds)}" if kinds else ""
+        also = f" Also shown to help: {', '.join(kinds)}." if kinds else ""
         return (
-            f"What helps most{beyond} is {article(top.fix)}: {self.metric} {number(top.score)} instead of "
-            f"{number(self.tried[0].score)} on held-out examples, a difference of {number(top.comparison.difference)}{also}."
+            f"What helps most{beyond} is {article(top.fix)}: {self._where} the {self.metric} is {number(top.score)} instead of "
+            f"{number(self.tried[0].score)}, a difference of {number(top.comparison.difference)}.{also}"
         )
 
     def sections(self) -> list[Section]:

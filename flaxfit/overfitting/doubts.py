@@ -44,7 +44,7 @@ def doubts(problem: Problem, tried: Sequence[Tried], best: Fix, columns: Sequenc
     useless = [each.column for each in columns if each.useless]
     if useless:
         some = ", ".join(useless[:10]) + (", ..." if len(useless) > 10 else "")
-        found.append(f"columns that the network is not shown to need: {some}.")
+        found.append(f"the network is not shown to need these columns: {some}. They may mean nothing, or repeat what other columns say.")
     for name, count in broken.items():
         found.append(f"{name}: {count} runs ended on a value that is not finite.")
     return found

@@ -211,7 +211,8 @@ def problem_of(data: Any, groups: Any, times: Any, test: float, folds: int | Non
         telling = [name for name in data.tells if name not in data.kinds]
         if telling:
             listed = ", ".join(map(repr, telling))
-            warnings.append(f"the column {listed} tells {data.target!r} exactly, and is left out. To keep it, give it a kind.")
+            how = 'as in --type COLUMN=number or Table(kinds={"COLUMN": "number"})'
+            warnings.append(f"the column {listed} determines {data.target!r} exactly, and is left out. To keep it, give its type, {how}.")
             data = data.without(telling)
         dates = [name for name, how in data.encoding.columns.items() if how.kind == "datetime"]
         if dates and times is None:
