@@ -32,7 +32,7 @@ import numpy as np
 from flaxfit.devices.sharding import host, place, raw
 from flaxfit.durable import clean, make_directory, scratch, sync, sync_tree
 from flaxfit.state import RunState
-from flaxfit.storage.directory import seal
+from flaxfit.storage.directory import checksum_of_rows, seal
 
 FORMATS = (1, 2, 3)
 """Formats that can be read. The last one is written. In format 2, "same" in the description names arrays that are stored elsewhere."""
@@ -112,6 +112,7 @@ class Checkpoints:
             "run": self._run,
             "position": position,
             "history": list(arrays["history"].shape),
+            "rows": checksum_of_rows(arrays["history"]),
             "value": float(value) if math.isfinite(value) else None,
             "leaves": {name: _described(leaf) for name, leaf in _named(state).items()},
             "crc32": _checksum(arrays),

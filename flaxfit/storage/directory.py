@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flaxfit.durable import clean, make_directory, write_file
 from flaxfit.history import History
 
@@ -145,17 +147,37 @@ class RunDirectory:
         """Returns the logged epochs, or None if there is no file. A last line that is incomplete after a power loss is left out.
 
         Raises:
-          ValueError: another line is damaged. The message gives its number.
+          ValueError: another line is damaged (the message gives its number), or the epochs are not those of the newest checkpoint.
         """
         if not self.metrics_path.exists():
             return None
         content = self.metrics_path.read_bytes()
         if content.endswith(b"\n"):
-            return History.from_jsonl(self.metrics_path)
-        with tempfile.NamedTemporaryFile() as whole:
-            whole.write(content[: content.rfind(b"\n") + 1])
-            whole.flush()
-            return History.from_jsonl(whole.name)
+            history = History.from_jsonl(self.metrics_path)
+        else:
+            with tempfile.NamedTemporaryFile() as whole:
+                whole.write(content[: content.rfind(b"\n") + 1])
+                whole.flush()
+                history = History.from_jsonl(whole.name)
+        saved = self._saved_epochs()
+        if saved is not None and len(history.epochs) >= saved[0]:
+            rows = np.stack([*history.values()], axis=1)[: saved[0]] if len(history) else np.empty((0, 0))
+            if checksum_of_rows(rows) != saved[1]:
+                raise ValueError(
+                    f"{self.metrics_path} is damaged: its first {saved[0]} epochs are not those of the newest checkpoint. Resume the run "
+                    "to write it again."
+                )
+        return history
+
+    def _saved_epochs(self) -> tuple[int, int] | None:
+        """Returns the number of epochs of the newest readable checkpoint and the checksum of what they logged, if it has one."""
+        positions = [int(path.name) for path in self.checkpoints.glob("*") if path.name.isdecimal()]
+        for position in sorted(positions, reverse=True):
+            with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+                about = json.loads((self.checkpoints / str(position) / "about" / "metadata").read_bytes())
+                if about.pop("seal") == seal(about):
+                    return about["history"][0], about["rows"]
+        return None
 
     def write_metrics(self, history: History) -> None:
         """Replaces all logged epochs, so that a run which is resumed from a checkpoint logs no epoch twice."""
@@ -176,6 +198,11 @@ class RunDirectory:
             except OSError:
                 file.truncate(size)
                 raise
+
+
+def checksum_of_rows(rows: np.ndarray) -> int:
+    """Returns the checksum of logged metrics, shape (epochs, columns), as they are when JSON has read them."""
+    return zlib.crc32(np.where(np.isnan(rows), np.nan, rows).astype("<f8").tobytes())
 
 
 def seal(values: Mapping[str, Any]) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,6 +121,9 @@ class Session:
                 epochs = -1 if found is None else len(found[1])
         epochs = self._team.gather(epochs + 1)[0] - 1
         if epochs < 0:
+            with self._team.together():
+                if self._team.leads:
+                    self._check_space(like)
             return None
         asked = self._config["arguments"]["epochs"]
         if epochs > asked:
@@ -138,6 +143,14 @@ class Session:
                 with warned(self.directory.metrics_path):
                     self.directory.write_metrics(history)  # without the epochs after the checkpoint, which will be trained again
         return state, history, {} if found is None else found[3]
+
+    def _check_space(self, like: RunState) -> None:
+        size = sum(array.nbytes for array in unfilled(like).values())
+        free = shutil.disk_usage(self.directory.path).free
+        if free < size:
+            raise OSError(
+                errno.ENOSPC, f"No space left: a checkpoint of this run takes {size:,} bytes, {free:,} are free", str(self.directory.path)
+            )
 
     def export(self, task: Task, result: Result, row: Dataset) -> None:
         """Writes the best model for `flaxfit.load`, unless it is there already.

@@ -70,6 +70,20 @@ def test_show_a_population(finished, tmp_path, capsys):
         ff.load(tmp_path / "many", member="seed=0")
 
 
+def test_metrics_that_are_not_those_of_the_checkpoint_are_said_to_be_damaged(finished, tmp_path, capsys):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    assert main(["show", str(run)]) == 0
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    lines[1] = lines[1].replace('"loss": ', '"loss": 1')  # still a line of metrics
+    file.write_text("".join(lines))
+    capsys.readouterr()
+    assert main(["show", str(run)]) == 2
+    assert "metrics.jsonl is damaged: its first 4 epochs are not those of the newest checkpoint" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def test_show_plot(finished, capsys):
     directory = finished[0]
     assert not (directory / "plots").exists()

@@ -182,3 +182,14 @@ def test_links_are_not_followed_and_the_configuration_is_private(task, data, tmp
     assert victim.read_text() == "mine"
     assert stat.S_IMODE((run / "config.json").stat().st_mode) == 0o600
     assert not [path.name for path in run.iterdir() if path.name.startswith(".flaxfit-")]
+
+
+def test_too_little_space_for_a_checkpoint_is_noticed_at_the_start(table, tmp_path, monkeypatch):
+    train, _ = table
+    task = ff.Task(ff.nn.MLP((8,), 1), ff.losses.binary_crossentropy, optax.adam(1e-2))
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda path: usage)
+        with pytest.raises(OSError, match=r"No space left: a checkpoint of this run takes [0-9,]+ bytes, 100 are free"):
+            ff.fit(task, train, run_dir=tmp_path / "run")
+    assert ff.fit(task, train, run_dir=tmp_path / "run").stop_reason == "epochs"
