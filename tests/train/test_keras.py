@@ -14,6 +14,7 @@ from flaxfit.data.order import round_keys, shuffled
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 keras = pytest.importorskip("keras")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras 3.15 with NumPy 2
 
 STEPS, BATCH = 100, 25  # 250 rows: 10 epochs of 10 steps
 
@@ -96,3 +97,23 @@ def test_losses_are_kerass():
         theirs = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=smoothing, reduction=None)
         ours = ff.losses.binary_crossentropy(z[:, 0], y % 2, label_smoothing=smoothing)
         np.testing.assert_allclose(ours, theirs((y[:, None] % 2).astype(np.float32), z[:, :1]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize(("patience", "cooldown", "min_scale"), [(0, 0, 0.0), (1, 0, 0.0), (2, 3, 0.0), (3, 1, 0.2), (5, 2, 0.01)])
+def test_a_plateau_lowers_the_rate_in_the_epochs_in_which_keras_does(mode, patience, cooldown, min_scale):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(1.0))
+    sizes = {"patience": patience, "cooldown": cooldown, "factor": 0.5, "min_delta": 0.05, "mode": mode}
+    peer = keras.callbacks.ReduceLROnPlateau("val_score", min_lr=min_scale, **sizes)
+    peer.set_model(model)
+    peer.on_train_begin()
+    plateau = ff.Plateau("val_score", min_scale=min_scale, **sizes)
+    state, scales = plateau.init(), []
+    for epoch, value in enumerate(np.random.default_rng(patience).normal(size=80).cumsum() / 10):
+        peer.on_epoch_end(epoch, {"val_score": float(value)})
+        state = plateau.update(state, value)
+        scales.append((float(model.optimizer.learning_rate), float(state.scale)))
+    theirs, ours = np.transpose(scales)
+    assert len(set(theirs)) > 2
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
