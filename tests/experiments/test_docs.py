@@ -15,7 +15,10 @@ from flaxfit import cli
 
 HOME = Path(__file__).parents[2]
 # The quickstart is a notebook: building the documentation runs it, and fails where it fails.
-PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (HOME / "README.md", *(HOME / "docs").glob("*.md"))}
+PAGES = {
+    str(page.relative_to(HOME).with_suffix("")).removeprefix("docs/"): page.read_text(encoding="utf-8")
+    for page in (HOME / "README.md", *(HOME / "docs").glob("*.md"), *(HOME / "docs" / "guides").glob("*.md"))
+}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INTERNAL = {"flaxfit.losses.mode_of_function"}
 WITH_CODE = sorted(name for name, text in PAGES.items() if name != "quickstart" and "```python" in text)
