@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 import pkgutil
 import re
 import shlex
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,7 @@ PAGES = {
     for page in (HOME / "README.md", *(HOME / "docs").glob("*.md"), *(HOME / "docs" / "guides").glob("*.md"))
 }
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+FOREIGN = re.compile(r"^```\{code-block\} python\n(.*?)^```$", re.DOTALL | re.MULTILINE)  # code for Keras, PyTorch or several processes
 INTERNAL = {"flaxfit.losses.mode_of_function"}
 WITH_CODE = sorted(name for name, text in PAGES.items() if name != "quickstart" and "```python" in text)
 
@@ -40,6 +45,29 @@ def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path, m
         elif language == "sh":
             for line in filter(lambda line: line.startswith("flaxfit "), code.splitlines()):
                 assert cli.main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_script_for_several_hosts_is_one_run_of_two_processes(tmp_path):
+    (code,) = FOREIGN.findall(PAGES["guides/devices"])
+    (tmp_path / "train.py").write_text(code)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "train.py"],
+            cwd=tmp_path,
+            env=os.environ | {"FLAXFIT_COORDINATOR": place, "FLAXFIT_PROCESSES": "2", "FLAXFIT_PROCESS": str(number)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    printed = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert re.search(r"^loss 0\.\d{4}$", printed[0], re.MULTILINE)
+    assert "loss" not in printed[1]
 
 
 def words(text):
