@@ -3,80 +3,29 @@
 from __future__ import annotations
 
 import inspect
-import os
 import pkgutil
 import re
-import shlex
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import flaxfit as ff
-from flaxfit import cli
 
 HOME = Path(__file__).parents[2]
 # The quickstart is a notebook: building the documentation runs it, and fails where it fails.
-PAGES = {
-    str(page.relative_to(HOME).with_suffix("")).removeprefix("docs/"): page.read_text(encoding="utf-8")
-    for page in (HOME / "README.md", *(HOME / "docs").glob("*.md"), *(HOME / "docs" / "guides").glob("*.md"))
-}
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-FOREIGN = re.compile(r"^```\{code-block\} python\n(.*?)^```$", re.DOTALL | re.MULTILINE)  # code for Keras, PyTorch or several processes
+PAGES = [page for page in (HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))) if "```python" in page.read_text("utf-8")]
 INTERNAL = {"flaxfit.losses.mode_of_function"}
-WITH_CODE = sorted(name for name, text in PAGES.items() if name != "quickstart" and "```python" in text)
 
 
-@pytest.mark.parametrize("page", WITH_CODE)
-def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch, capsys, request):
-    """Blocks of a page run in order, in one namespace; a block of text is what the block before it printed."""
-    if page == "data":
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page, run_page, request):
+    if page.stem == "data":
         request.getfixturevalue("synthetic_cache")
-    monkeypatch.chdir(tmp_path)
-    namespace, printed = {"__name__": "__main__"}, ""
-    for language, code in BLOCK.findall(PAGES[page]):
-        if language == "python":
-            exec(compile(code, page, "exec"), namespace)
-            printed = capsys.readouterr().out
-        elif language == "text":
-            assert words(printed) == words(code)
-        elif language == "sh":
-            for line in filter(lambda line: line.startswith("flaxfit "), code.splitlines()):
-                assert cli.main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_the_script_for_several_hosts_is_one_run_of_two_processes(tmp_path):
-    (code,) = FOREIGN.findall(PAGES["guides/devices"])
-    (tmp_path / "train.py").write_text(code)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{free.getsockname()[1]}"
-    started = [
-        subprocess.Popen(
-            [sys.executable, "train.py"],
-            cwd=tmp_path,
-            env=os.environ | {"FLAXFIT_COORDINATOR": place, "FLAXFIT_PROCESSES": "2", "FLAXFIT_PROCESS": str(number)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    printed = [process.communicate()[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0]
-    assert re.search(r"^loss 0\.\d{4}$", printed[0], re.MULTILINE)
-    assert "loss" not in printed[1]
-
-
-def words(text):
-    """A text without its numbers, which differ a little between kinds of processors, and its line breaks."""
-    return re.sub(r"[-+]?\d[\d.]*(e-?\d+)?", "#", text).split()
+    run_page(page)
 
 
 def test_the_readme_is_short():
-    lines = PAGES["README"].splitlines()
+    lines = (HOME / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 120
     assert any(line.startswith("![") for line in lines[:30])
 
