@@ -6,7 +6,19 @@ is given what was logged since its last call.
 
 from flaxfit.callbacks.base import Callback, Progress, Run
 from flaxfit.callbacks.checkpoints import Checkpoint, SaveWeights
-from flaxfit.callbacks.loggers import TensorBoard
+from flaxfit.callbacks.loggers import CSVLogger, MLflow, TensorBoard, Wandb
 from flaxfit.callbacks.progress import Dots, ProgressBar
 
-__all__ = ["Callback", "Checkpoint", "Dots", "Progress", "ProgressBar", "Run", "SaveWeights", "TensorBoard"]
+__all__ = [
+    "CSVLogger",
+    "Callback",
+    "Checkpoint",
+    "Dots",
+    "MLflow",
+    "Progress",
+    "ProgressBar",
+    "Run",
+    "SaveWeights",
+    "TensorBoard",
+    "Wandb",
+]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -176,3 +178,29 @@ def synthetic_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FLAXFIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FLAXFIT_ORIGINALS", raising=False)
     synthetic(tmp_path / "cache")
+
+
+def words(text):
+    """A text without its numbers, which differ a little between kinds of processors, and its line breaks."""
+    return re.sub(r"[-+]?\d[\d.]*(e-?\d+)?", "#", text).split()
+
+
+@pytest.fixture
+def run_page(tmp_path, monkeypatch, capsys):
+    """Runs the blocks of a page in order, in one namespace. A block of text is what the block before it printed."""
+    from flaxfit import cli
+
+    def run_page(page):
+        monkeypatch.chdir(tmp_path)
+        namespace, printed = {"__name__": "__main__"}, ""
+        for language, code in re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE):
+            if language == "python":
+                exec(compile(code, page.stem, "exec"), namespace)
+                printed = capsys.readouterr().out
+            elif language == "text":
+                assert words(printed) == words(code)
+            elif language == "sh":
+                for line in filter(lambda line: line.startswith("flaxfit "), code.splitlines()):
+                    assert cli.main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+
+    return run_page

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -117,3 +119,24 @@ def test_a_plateau_lowers_the_rate_in_the_epochs_in_which_keras_does(mode, patie
     theirs, ours = np.transpose(scales)
     assert len(set(theirs)) > 2
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def keras_optimizers():
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "from_keras.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n([^`]*?^optimizers = .*?)^```$", page, re.DOTALL | re.MULTILINE)
+    namespace = {}
+    exec(code, namespace)
+    return namespace["optimizers"]
+
+
+@pytest.mark.parametrize(("name", "optimizer"), keras_optimizers().items())
+def test_the_optimizers_of_the_guide_are_kerass_with_default_arguments(name, optimizer):
+    rng = np.random.default_rng(0)
+    params, gradients = rng.normal(size=8).astype(np.float32), rng.normal(size=(50, 8)).astype(np.float32)
+    variable, theirs = keras.Variable(params), getattr(keras.optimizers, name)()
+    state = optimizer.init(params)
+    for gradient in gradients:
+        theirs.apply([gradient], [variable])
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params, np.asarray(variable), rtol=2e-5)
