@@ -6,6 +6,7 @@ After a change: `python tests/test_printed.py`, and read the difference. The num
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import optax
 
@@ -65,17 +66,17 @@ def overfitting_study():
     diagnosis = ff.diagnose([curve(0.3), curve(0.25), curve(0.35)])
     rival = Rival("a linear model", means[3], ff.statistics.compare(scores[3], scores[4], **how))
     test = {"log loss": ff.statistics.interval(base - 0.1), "accuracy": ff.statistics.share(160, 200)}
-    task = ff.Task(ff.nn.MLP((4,), 1), ff.losses.binary_crossentropy, optax.sgd(0.1))
+    task, sizes = ff.Task(ff.nn.MLP((4,), 1), ff.losses.binary_crossentropy, optax.sgd(0.1)), [200, 320, 500, 720]
     return OverfittingStudy(
         metric="log loss", larger_is_better=False, data="1,000 rows of people.csv: 800 for folds, 200 for testing",
         plan=Plan(40, 32, 10, 2, 2, 100.0), baseline="a network of 64-64 units, trained with Adam", diagnosis=diagnosis,
-        verdicts="18 overfitted, 2 no change detected", curves={}, tried=tried, missing=missing, recommended=fixes[1], best=fixes[-1], test=test,
-        test_rows=200, rivals=[rival], signal=Signal(0.41, 0.69 + 0.01 * rng.normal(size=19), 0.05),
-        growth=growth([200, 320, 500, 720], 0.4 + 3 / np.array([[200, 320, 500, 720]] * 5).T + 0.002 * rng.normal(size=(4, 5)), False, 1 / 9),
+        verdicts="18 overfitted, 2 no change detected", curves={}, tried=tried, missing=missing, recommended=fixes[1], best=fixes[-1],
+        test=test,        test_rows=200, rivals=[rival], signal=Signal(0.41, 0.69 + 0.01 * rng.normal(size=19), 0.05),
+        growth=growth(sizes, 0.4 + 3 / np.repeat(np.array(sizes)[:, None], 5, 1) + 0.002 * rng.normal(size=(4, 5)), False, 1 / 9),
         columns=[Importance("age", means[0]), Importance("city", ff.statistics.interval(rng.normal(size=10) * 0.01))],
         warnings=["rare classes are not in this example, but a warning that is long enough to need a second line is."],
         covers="the choice of training and held-out examples, corrected for those that folds share", margin=None, task=task,
-        state=task.init(__import__("jax").random.key(0), np.zeros((1, 3), np.float32)), classes=("no", "yes"),
+        state=task.init(jax.random.key(0), np.zeros((1, 3), np.float32)), classes=("no", "yes"),
         test_outputs=np.zeros((1, 1)), test_targets=np.zeros(1), seconds=95.0,
     )  # fmt: skip
 

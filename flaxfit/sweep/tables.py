@@ -150,8 +150,8 @@ class Comparisons:
         ]
         lines += [[name, "-", "-", "-", f"{count} runs not finite"] for name, count in self.broken.items()]
         level = f"{self.rows[0].difference.level:.0%}" if self.rows else ""
-        several = f"p after Holm, intervals {level} for all {len(self.rows)} together; " if len(self.rows) > 1 else ""
-        notes = [f"{several}they cover {self.covers}.", *self.notes]
+        several = f"p-values are corrected by Holm's method; intervals hold at {level} for all {len(self.rows)} together."
+        notes = [several] * (len(self.rows) > 1) + [f"Intervals cover {self.covers}.", *self.notes]
         for c in self.rows:
             if c.margin is not None and c.verdict == "undecided" and c.needed > c.difference.count:
                 number = f"{c.needed:.0f} runs" if np.isfinite(c.needed) else "more held-out rows"
