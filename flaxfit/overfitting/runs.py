@@ -15,7 +15,8 @@ from flaxfit.history import History
 from flaxfit.overfitting.fixes import NEUTRAL, TRACED, Fix
 from flaxfit.overfitting.measures import Measure, targets
 from flaxfit.overfitting.problem import Part, Problem, Rows
-from flaxfit.sweep.fit_many import Trial, train_all
+from flaxfit.sweep.fit_many import train_all
+from flaxfit.sweep.members import Trial
 from flaxfit.train.compiled import MakeTask
 from flaxfit.train.config import TrainConfig
 from flaxfit.train.evaluate import predict_member

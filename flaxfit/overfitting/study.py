@@ -35,7 +35,8 @@ from flaxfit.report import statistics
 from flaxfit.report.diagnosis import Diagnosis, diagnose, verdicts
 from flaxfit.report.statistics import Interval, family, interval
 from flaxfit.state import TrainState
-from flaxfit.sweep.fit_many import Trial, train_all
+from flaxfit.sweep.fit_many import train_all
+from flaxfit.sweep.members import Trial
 from flaxfit.train.compiled import MakeTask
 from flaxfit.train.export import export
 from flaxfit.train.labels import kind_of_loss
