@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -18,6 +19,7 @@ import optax
 import pytest
 
 import flaxfit as ff
+from flaxfit import cli
 from flaxfit.storage.store import Store
 from flaxfit.sweep import executors, worker
 
@@ -106,12 +108,32 @@ def test_dask_trains_the_batch_of_a_lost_worker_elsewhere(how, tmp_path):
     whole = ff.fit_many(made(), GRID, strategy="threads", **{**options, "run_dir": None})
     names = [member.name for member in whole.members]
     (notes := tmp_path / "notes").mkdir()
-    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
     with cluster, distributed.Client(cluster) as client:
         study = ff.fit_many(made(), GRID, executor=client.get_executor(), callbacks=dying(notes, {names[2]}), **options)
     assert same(whole, study)
     first, resumed = map(int, (notes / names[2]).read_text().split())
     assert first == 0 < resumed < 40
+
+
+@pytest.mark.slow
+def test_a_study_on_dask_takes_a_model_from_a_file(tmp_path, monkeypatch, capsys):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import flaxfit as ff, optax\n\n"
+        "def make_task(hp):\n"
+        "    network = ff.nn.MLP((8,), 3, dropout=hp['dropout'])\n"
+        "    return ff.Task(network, ff.losses.categorical_crossentropy, optax.adam(1e-2), preprocess=hp['scaling'])\n"
+    )
+    command = ["study", "wine", "--task", "mine.py:make_task", "--epochs", "20", "--folds", "2", "--budget", "1s", "--quiet", "--json"]
+    assert cli.main(command) == 0
+    alone = json.loads(capsys.readouterr().out)
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
+    with cluster:
+        assert cli.main([*command, "--dask", cluster.scheduler_address]) == 0
+    study = json.loads(capsys.readouterr().out)
+    assert [fix["score"] for fix in study["fixes"]] == [fix["score"] for fix in alone["fixes"]]
 
 
 class Elsewhere(Executor):
