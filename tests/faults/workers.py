@@ -3,6 +3,7 @@
 `python -m tests.faults.workers` also prints what an executor costs a member, compared with threads.
 """
 
+import logging
 import multiprocessing
 import os
 import random
@@ -60,28 +61,31 @@ def workers(kind):
         return
     import distributed
 
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster,
         distributed.Client(cluster) as client,
     ):
-        yield client.get_executor(), lambda: [pid for nanny in list(cluster.workers.values()) if (pid := nanny.pid)]
+        # A nanny gives up when its worker dies before it has registered, so that only registered ones are killed.
+        yield client.get_executor(), lambda: [*client.run(os.getpid, on_error="ignore").values()]
 
 
 def kills(kind, count, epochs, seed=0):
-    """Trains populations whose workers are killed every 4 to 20 seconds, until so many have been killed."""
+    """Trains populations whose workers are killed every 3 to 12 seconds, until so many have been killed."""
     tally, chance, done = Tally(), random.Random(seed), 0
     reference = population(epochs, strategy="threads")
     while done < count:
         over, hit = threading.Event(), []
 
         def kill(pids, over=over, hit=hit):
-            while not over.wait(chance.uniform(4, 20)):
+            while not over.wait(chance.uniform(3, 12)):
                 if alive := pids():
                     try:
                         os.kill(chance.choice(alive), signal.SIGKILL)
                         hit.append(time.monotonic())
                     except ProcessLookupError:  # it is being replaced
                         pass
+                    print(".", end="", flush=True)
 
         with workers(kind) as (executor, pids), tempfile.TemporaryDirectory() as home:
             killer = threading.Thread(target=kill, args=(pids,))
