@@ -175,7 +175,7 @@ class Workers:
         self._attempts, self._told = itertools.count(), False
         self._callbacks = any(entry.callbacks for entry in entries)
         self._pending: dict[Future[Answer], _Batch] = {}
-        for entry in entries[:1]:
+        for entry in entries:
             _check_callbacks(entry)
         with tempfile.TemporaryDirectory() as place:
             try:

@@ -9,9 +9,10 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,10 @@ SETTINGS = (
 """The settings of JAX that change what is computed. Workers take them over."""
 
 
+def _process() -> tuple[str, int]:
+    return socket.gethostname(), os.getpid()
+
+
 @dataclass(frozen=True, eq=False)
 class Recipe:
     """What all members of a population have in common.
@@ -61,6 +66,7 @@ class Recipe:
     Attributes:
       make_task, traced, config, callbacks: as for `train_all`.
       settings: the settings of JAX.
+      process: the host and the process that calls.
     """
 
     make_task: MakeTask
@@ -68,6 +74,7 @@ class Recipe:
     config: TrainConfig
     callbacks: Callable[[Member], Sequence[Callback]] | None
     settings: Mapping[str, Any] = field(default_factory=lambda: {name: jax.config.values.get(name) for name in SETTINGS})
+    process: tuple[str, int] = field(default_factory=_process)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +149,7 @@ class Answer:
     missing: Sequence[str] = ()
     members: Sequence[tuple[bytes, Timing] | None] = ()
     versions: Mapping[str, str | None] = field(default_factory=versions)
-    worker: tuple[str, int] = field(default_factory=lambda: (socket.gethostname(), os.getpid()))
+    worker: tuple[str, int] = field(default_factory=_process)
 
 
 def work(message: bytes, sent: Mapping[str, bytes], attempt: int) -> Answer:
@@ -179,7 +186,8 @@ def _worked(batch: Batch, sent: Mapping[str, bytes]) -> Answer:
             jax.config.update(name, value)
     place = _place(batch)
     parcel = _Parcel(spool if seen else None)
-    entries = [_entry(recipe, found[asked.part], asked, place, parcel) for asked in batch.members]
+    with warnings.catch_warnings(action="ignore") if recipe.process != _process() else nullcontext():  # which has given them
+        entries = [_entry(recipe, found[asked.part], asked, place, parcel) for asked in batch.members]
     waiting = [entry for entry in entries if entry.result is None]
     with Signals(says=False) as signals, _watched(signals, spool, seen):
         if batch.strategy == "vmap":

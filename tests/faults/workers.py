@@ -59,10 +59,12 @@ def workers(kind):
     if kind == "processes":
         yield pools()
         return
+    import dask
     import distributed
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"}),  # a new worker may start slowly
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster,
         distributed.Client(cluster) as client,
     ):

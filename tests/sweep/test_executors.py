@@ -192,6 +192,7 @@ def test_ctrl_c_ends_the_workers_after_their_chunk_and_keeps_what_they_trained(h
     with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt, match=r"0 of 4 members had finished; saved in"):
         ff.fit_many(made(), GRID, executor=pool, callbacks=lambda member: [Interrupts()], **options)
     with Store(tmp_path / "members.sqlite", write=False) as store:
+        assert store[store.names[0]].record["environment"]["device"]["platform"] == jax.default_backend()
         assert [50 * 8 <= store[name].position < 1_000_000 for name in store.names] == [True]
 
 
