@@ -86,6 +86,8 @@ class Study(Common, Net, Source):
     """The seed of splits and runs."""
     run_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIRECTORY")] = None
     """Where to write the answer and the model. By default runs/NAME-study. The same command resumes a study."""
+    dask: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
+    """The address of a Dask scheduler, such as tcp://host:8786, whose workers train. By default this machine does."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,9 @@ from flaxfit.history import History
 from flaxfit.overfitting.fixes import NEUTRAL, TRACED, Fix
 from flaxfit.overfitting.measures import Measure, targets
 from flaxfit.overfitting.problem import Part, Problem, Rows
-from flaxfit.sweep.fit_many import Trial, train_all
+from flaxfit.sweep.executors import Pool
+from flaxfit.sweep.fit_many import train_all
+from flaxfit.sweep.members import Trial
 from flaxfit.train.compiled import MakeTask
 from flaxfit.train.config import TrainConfig
 from flaxfit.train.evaluate import predict_member
@@ -92,6 +94,7 @@ class Trainer:
       epochs: how many epochs each member trains.
       batch_size: the number of examples of a step.
       run_dir: the directory for the populations, or None.
+      executor: what trains the members, or None for this process.
     """
 
     problem: Problem
@@ -101,6 +104,7 @@ class Trainer:
     epochs: int
     batch_size: int
     run_dir: str | os.PathLike[str] | None = None
+    executor: Pool | None = None
     broken: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @property
@@ -144,7 +148,7 @@ class Trainer:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*members ended on a value that is not finite")  # they are counted instead
                 warnings.filterwarnings("ignore", message=".*labels of classes that train.y does not have")  # in small training sets
-                study = train_all(self.make_task, trials, self.traced, self.config(stops), None, None, place)
+                study = train_all(self.make_task, trials, self.traced, self.config(stops), run_dir=place, executor=self.executor)
             runs += [self._scored(*owner, m, r) for owner, m, r in zip(owners, study.members, study.results, strict=True)]
         return runs
 

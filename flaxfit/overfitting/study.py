@@ -35,7 +35,9 @@ from flaxfit.report import statistics
 from flaxfit.report.diagnosis import Diagnosis, diagnose, verdicts
 from flaxfit.report.statistics import Interval, family, interval
 from flaxfit.state import TrainState
-from flaxfit.sweep.fit_many import Trial, train_all
+from flaxfit.sweep.executors import Executors, check_executor, pool_of
+from flaxfit.sweep.fit_many import train_all
+from flaxfit.sweep.members import Trial
 from flaxfit.train.compiled import MakeTask
 from flaxfit.train.export import export
 from flaxfit.train.labels import kind_of_loss
@@ -61,6 +63,7 @@ def overfitting_study(
     run_dir: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] | bool = False,
     began: float | None = None,
+    executor: Executors | None = None,
 ) -> OverfittingStudy:
     """Tells whether a model overfits, and which fix helps on examples that it never saw.
 
@@ -95,6 +98,7 @@ def overfitting_study(
         members in training: the same call resumes a study that was interrupted, with its plan.
       progress: a function that is called with a line of text now and then, or True to print to standard error.
       began: the `time.monotonic()` from which the budget counts; by default now.
+      executor: trains the members on other processes or machines, as for `fit_many`. The plan counts the cores of this machine.
 
     Returns:
       An `OverfittingStudy`.
@@ -112,6 +116,7 @@ def overfitting_study(
       (['baseline', 'early stopping', 'L2 penalty', 'L1 penalty'], (2,))
     """
     began = time.monotonic() if began is None else began
+    check_executor(executor)
     say = progress if callable(progress) else _printed if progress else _ignored
     budget_seconds = seconds_of(budget)
     if isinstance(make_task, Dataset | Table | Splits):
@@ -141,7 +146,8 @@ def overfitting_study(
     for warning in warnings:
         recorded.say(f"Warning: {warning}")
     given = make_task is not None and not isinstance(make_task, Network)
-    return _Study(problem, trainer, baseline, given, folds, warnings, margin, began, budget_seconds, recorded).run()
+    with pool_of(executor) as trainer.executor:
+        return _Study(problem, trainer, baseline, given, folds, warnings, margin, began, budget_seconds, recorded).run()
 
 
 @dataclass(eq=False)
@@ -283,7 +289,8 @@ class _Study:
         train, validation, test, fitted = problem.final(fix.stops)
         trial = Trial(trainer.setting(fix), problem.seed, train, validation, None, fitted)
         place = None if trainer.run_dir is None else os.path.join(trainer.run_dir, "members", "recommended")
-        study = train_all(trainer.make_task, [trial], trainer.traced, trainer.config(fix.stops), None, None, place)
+        config, where = trainer.config(fix.stops), {"run_dir": place, "executor": trainer.executor}
+        study = train_all(trainer.make_task, [trial], trainer.traced, config, **where)
         member, result = study.members[0], study.results[0]
         state = result.best if fix.stops else result.last
         outputs, y = outputs_of(member, state, test.x), targets(test)

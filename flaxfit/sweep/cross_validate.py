@@ -18,9 +18,12 @@ from flaxfit.data.table import Table as Rows
 from flaxfit.data.table import encoded
 from flaxfit.report.statistics import Comparison
 from flaxfit.sweep.collapsed import by_history
-from flaxfit.sweep.fit_many import Strategy, Trial, check_seeds, member_of, train_all
+from flaxfit.sweep.executors import Executors
+from flaxfit.sweep.fit_many import check_seeds, train_all
 from flaxfit.sweep.grid import Grid, expand
+from flaxfit.sweep.members import Trial, member_of
 from flaxfit.sweep.scored import Scored, check_comparable, check_objective, looks
+from flaxfit.sweep.strategies import Strategy
 from flaxfit.sweep.study import Study
 from flaxfit.sweep.tables import Comparisons, Table
 from flaxfit.train.checks import check_data
@@ -198,6 +201,7 @@ def cross_validate(
     progress: str | None = None,
     strategy: Strategy = "auto",
     workers: int | None = None,
+    executor: Executors | None = None,
     **options: Unpack[TrainOptions],
 ) -> CrossValidation:
     """Trains each setting on all folds but one, with fresh weights each time, and scores it on the fold that is held out.
@@ -227,7 +231,7 @@ def cross_validate(
         of the fold and scored.
       select: the metric by which inner folds choose; by default the data loss.
       mode: "min" or "max", for a `select` whose mode is not known.
-      run_dir, resume, progress, strategy, workers: as for `fit_many`.
+      run_dir, resume, progress, strategy, workers, executor: as for `fit_many`.
       options: the arguments of `flaxfit.TrainConfig`: `epochs`, `batch_size`, `early_stopping`, ...
 
     Raises:
@@ -301,7 +305,7 @@ def cross_validate(
     def trained(trials: Sequence[Trial], name: str) -> Study:
         place = None if run_dir is None else os.path.join(run_dir, name)
         title = None if progress is None else f"{progress}, {name}"
-        return train_all(make_task, trials, traced, config, None, title, place, resume, strategy, workers)
+        return train_all(make_task, trials, traced, config, None, title, place, resume, strategy, workers, executor)
 
     def held_out(parts: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Dataset]:
         return [encoded(part["train"], data[test])[1] for part, (_, test) in zip(parts, pairs, strict=True)]

@@ -2,80 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from flaxfit.arguments import check_count, unknown
-from flaxfit.callbacks import Callback, Checkpoint, Progress
+from flaxfit.arguments import check_count
+from flaxfit.callbacks import Callback
 from flaxfit.callbacks.base import check_callbacks
-from flaxfit.callbacks.progress import console
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import Splits, held_out
 from flaxfit.data.table import Table, encoded
-from flaxfit.devices.sharding import arrays_of
-from flaxfit.history import History
-from flaxfit.state import RunState
-from flaxfit.storage.checkpoints import placed
-from flaxfit.storage.directory import RunDirectory, environment, versions
-from flaxfit.storage.store import Saved, Store
-from flaxfit.sweep.grid import Grid, expand, name_of
-from flaxfit.sweep.mapped import Group, Mapped
+from flaxfit.storage.directory import RunDirectory, environment
+from flaxfit.storage.store import Store
+from flaxfit.sweep.executors import Executors, Pool, Workers, collect, pool_of
+from flaxfit.sweep.grid import Grid, expand
+from flaxfit.sweep.members import Entry, Trial, member_of
+from flaxfit.sweep.strategies import Strategy, chosen, in_threads, side_by_side
 from flaxfit.sweep.study import Study
-from flaxfit.train.checks import check_task
-from flaxfit.train.compiled import MakeTask, programs_of
+from flaxfit.sweep.tally import Ends, Tally
+from flaxfit.sweep.worker import Recipe
+from flaxfit.train.compiled import MakeTask
 from flaxfit.train.config import TrainConfig, check_seed
-from flaxfit.train.job import Job, Member, Single, Split
+from flaxfit.train.job import Job, Member, Split
 from flaxfit.train.labels import ClassWeight
-from flaxfit.train.loop import Trainee, train, why_ended
 from flaxfit.train.plateau import Plateau
-from flaxfit.train.record import Resume, check_same_run, described, plain
-from flaxfit.train.result import Result, Timing, result_of
+from flaxfit.train.record import Resume
 from flaxfit.train.session import opened
 from flaxfit.train.signals import Signals
 from flaxfit.train.stopping import EarlyStopping
-from flaxfit.train.task import Task
 from flaxfit.train.validate import validate
-
-Strategy = Literal["auto", "threads", "vmap"]
-SAVE_SECONDS = 60.0
-"""How often members in training are saved, unless a `Checkpoint` says."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What a member is to be trained on.
-
-    Attributes:
-      setting: its hyperparameters.
-      seed: its seed.
-      train: its training rows.
-      validation: its validation rows, or None.
-      fold: its fold, or None.
-      fitted: what was fitted to its training rows, by name: trees of arrays that `make_task` gets besides the setting.
-      split: how many rows its fold has, or None.
-    """
-
-    setting: Mapping[str, Any]
-    seed: int
-    train: Dataset
-    validation: Dataset | None
-    fold: int | None = None
-    fitted: Mapping[str, Any] | None = None
-    split: Split | None = None
 
 
 def fit_many(
@@ -103,6 +63,7 @@ def fit_many(
     resume: Resume = "auto",
     strategy: Strategy = "auto",
     workers: int | None = None,
+    executor: Executors | None = None,
 ) -> Study:
     """Trains each setting of a grid from several seeds. Each member is the run that `fit` makes with the same values and the same seed.
 
@@ -130,13 +91,19 @@ def fit_many(
       strategy: "threads" trains members one by one, with a thread for each core, and is best on a CPU. "vmap" trains as many members side
         by side as fit in memory, on all local devices, and is best on accelerators. "auto" chooses by the backend. The last bits of a
         member may differ between the two.
-      workers: the number of threads; by default the number of cores.
+      workers: the number of threads; by default the number of cores. With an executor, it is the number of members in a batch, which one
+        worker trains at the same time; by default 1, or 8 side by side.
+      executor: trains the members in the workers of a `concurrent.futures.Executor`, such as a `ProcessPoolExecutor` or that of a Dask
+        client; or a function that makes one, which is called again if a worker that died has broken the executor. The bits of a member
+        that is trained by itself are those of a population without executor on the same kind of device.
 
     Returns:
       A `Study`, with members in the order of the grid, then of splits, then of seeds.
 
     Raises:
-      ValueError, TypeError: as `fit`; the grid is not one; `make_task` needs the value of a traced number.
+      ValueError, TypeError: as `fit`; the grid is not one; `make_task` needs the value of a traced number; the executor is none, or
+        `make_task` or the callbacks cannot be sent to its workers.
+      RuntimeError: a worker of the executor died, and nothing can take its place. The same call resumes the members that are missing.
       KeyboardInterrupt: Ctrl-C ended the population. The members that had finished are a `Study` in the error's attribute `result`, which
         is None if there are none.
 
@@ -179,7 +146,7 @@ def fit_many(
     else:
         raise ValueError("fit_many(splits=...) has validation rows in its splits: leave out validation_split.")
     trials = [Trial(setting, seed, *part) for setting in settings for part in rows for seed in check_seeds(seeds)]
-    return train_all(make_task, trials, traced, config, callbacks, progress, run_dir, resume, strategy, workers)
+    return train_all(make_task, trials, traced, config, callbacks, progress, run_dir, resume, strategy, workers, executor)
 
 
 def _split(part: Splits) -> Split | None:
@@ -209,33 +176,43 @@ def train_all(
     resume: Resume = "auto",
     strategy: Strategy = "auto",
     workers: int | None = None,
+    executor: Executors | Pool | None = None,
 ) -> Study:
     """Trains one member for each trial. The other arguments are those of `fit_many`."""
     began = time.perf_counter()
-    if strategy not in ("auto", "threads", "vmap"):
-        raise ValueError(unknown("strategy", str(strategy), ("auto", "threads", "vmap")))
-    if strategy == "auto":
-        strategy = "threads" if jax.default_backend() == "cpu" else "vmap"
+    way = chosen(strategy)
     members = [member_of(make_task, trial, traced, config) for trial in trials]
+    directory = None if run_dir is None else RunDirectory(run_dir)
     jobs: dict[Any, Job] = {}
     entries = []
     with ExitStack() as stack:
+        pool = stack.enter_context(pool_of(executor))
         for member, trial in zip(members, trials, strict=True):
             key = (member.programs, id(trial.train), id(trial.validation))
             if key not in jobs:
                 jobs[key] = validate(member, trial.train, trial.validation, config)
-            chosen = check_callbacks(callbacks(member) if callbacks else [], jobs[key].run(member.task))
-            entries.append(_Entry(member, jobs[key], chosen))
+            own = check_callbacks(callbacks(member) if callbacks else [], jobs[key].run(member.task))
+            entries.append(Entry(trial, member, jobs[key], own, directory))
+        engine = None if pool is None else Workers(pool, Recipe(make_task, traced, config, callbacks), entries, way, workers)
         stack.enter_context(signals := Signals())
-        directory, store = stack.enter_context(_population(run_dir, resume))
-        tally = stack.enter_context(_Tally(progress, len(members)))
+        store = None if directory is None else stack.enter_context(_opened(directory, resume))
+        tally = stack.enter_context(Tally(progress, len(members)))
         for entry in entries:
-            entry.open(directory, store, resume, tally)
+            if store is not None:
+                entry.open(store, resume)
+            tally.add(entry.result is not None)
         waiting = [entry for entry in entries if entry.result is None]
-        if strategy == "vmap":
-            _side_by_side(waiting, signals, store)
+        if engine is not None:
+            engine.train(waiting, directory, store, signals, tally)
         else:
-            _in_threads(waiting, workers, signals)
+            for entry in waiting:
+                entry.callbacks.append(Ends(tally))
+                if store is not None:
+                    entry.save_in(store)
+            if way == "vmap":
+                side_by_side(waiting, signals, nullcontext if store is None else store.together)
+            else:
+                in_threads(waiting, workers, signals)
     monitor = entries[0].job.plan.stopping.column
     if signals.heard is not None:
         ended = {entry.member: entry.result for entry in entries if entry.result is not None}
@@ -250,237 +227,12 @@ def train_all(
     return Study(members, results, monitor, time.perf_counter() - began, directory)
 
 
-class _Entry:
-    """A member during training: its job, its callbacks, its state, and at the end its result."""
-
-    def __init__(self, member: Member, job: Job, callbacks: Sequence[Callback]):
-        self.member, self.job, self.callbacks = member, job, list(callbacks)
-        self.state: RunState | None = None
-        self.result: Result | None = None
-        self.record: dict[str, Any] = {}
-        self.batch: Mapped | None = None  # what trains it side by side with others
-        self.width: int | None = None  # that of the batch in which it was saved
-        self._history: History | None = None
-        self._notes: Mapping[str, Any] = {}
-
-    @property
-    def position(self) -> int:
-        """The number of steps done."""
-        return 0 if self.state is None else int(self.state.epoch) * self.job.steps + int(self.state.step)
-
-    def open(self, directory: RunDirectory | None, store: Store | None, resume: Resume, tally: _Tally) -> None:
-        """Reads the member from the store, and its result if it has ended."""
-        member, job = self.member, self.job
-        schedule = [callback for callback in self.callbacks if isinstance(callback, Checkpoint)]
-        self.callbacks = [callback for callback in self.callbacks if callback not in schedule]
-        self._place = None if directory is None else directory.member(member.name)
-        self.callbacks.append(_Ends(tally))
-        if store is None:
-            return
-        record = described(member.task, job.config, member.seed, job.recorded)
-        setting = {
-            name: value if isinstance(value, bool | int | float | str) else plain(str(value)) for name, value in member.setting.items()
-        }
-        record["arguments"] |= {"setting": setting, "fold": member.fold}
-        self.record = record | {"program": job.recorded_program, "environment": {"versions": versions()}}
-        self.callbacks.append(_Saver(store, self, schedule))
-        if member.name not in store:
-            return
-        try:
-            saved, arrays = store[member.name], store.arrays(member.name)
-        except ValueError as error:
-            warnings.warn(f"{error} The member {member.name} is trained anew.", RuntimeWarning, stacklevel=4)
-            return
-        self._take(saved, arrays, f"{store.path}, member {member.name},", resume)
-        if self.result is not None:
-            tally.add()
-
-    def _take(self, saved: Saved, arrays: Any, where: str, resume: Resume) -> None:
-        job, epochs = self.job, len(saved.history.epochs)
-        check_same_run(saved.record, json.loads(json.dumps(self.record)), where, resume)
-        if epochs > job.config.epochs:
-            raise ValueError(f"{where} has {epochs} epochs already, but epochs={job.config.epochs}: pass epochs={epochs} or more.")
-        batch = saved.record["environment"].get("batch")
-        self.width = batch["width"] if batch and batch["devices"] == jax.local_device_count() else None
-        self.state, self._history, self._notes = placed(arrays, job.shapes), saved.history, saved.notes
-        flags = bool(self.state.stopper.stopped), bool(self.state.diverged), bool(saved.notes.get("stopped"))
-        reason = why_ended(job.plan, self.position >= job.config.epochs * job.steps, *flags)
-        if reason is not None:
-            history = History(saved.history, **job.run(self.member.task).facts)
-            self.result = result_of(self.member.task, self.state, history, reason, Timing(0.0, 0.0, 0.0, 0), job.origins)
-
-    def trainee(self) -> Trainee:
-        """Returns the member for the loop."""
-        return Trainee(self.job.run(self.member.task, directory=self._place, history=self._history), self.callbacks, self._notes)
-
-    def finish(self, trainee: Trainee) -> None:
-        """Sets the result of a member that has ended. A member that was interrupted has none."""
-        if trainee.state is not None and trainee.stop_reason not in (None, "interrupted"):
-            task, data = self.member.task, trainee.run.data
-            self.result = result_of(task, trainee.state, trainee.history, trainee.stop_reason, trainee.timing, data)
-
-
-def member_of(make_task: MakeTask, trial: Trial, traced: set[str], config: TrainConfig) -> Member:
-    """Returns the member of a trial.
-
-    Raises:
-      TypeError: a hyperparameter is not hashable; or there is a grid, but only a Task.
-    """
-    fixed = tuple((name, value) for name, value in trial.setting.items() if name not in traced)
-    try:
-        hash(fixed)
-    except TypeError:
-        raise TypeError(f"hyperparameters that are compiled in must be hashable, tuples instead of lists, got {dict(fixed)}.") from None
-    if isinstance(make_task, Task) and (trial.setting or trial.fitted):
-        raise TypeError("a grid needs a function make_task(hp) that returns a Task, got a Task.")
-    programs, kind = programs_of(make_task, fixed), jnp.result_type(float)
-    numbers = {name: np.asarray(value, kind) for name, value in trial.setting.items() if name in traced} | dict(trial.fitted or {})
-    task = programs.task({name: trial.setting.get(name, value) for name, value in numbers.items()})
-    check_task(task)
-    fold = {} if trial.fold is None else {"fold": trial.fold}
-    name = name_of({**trial.setting, **fold, "seed": trial.seed})
-    facts: dict[str, Any] = {
-        "split": trial.split,
-        "class_weight": config.class_weight,
-        "targets": None if trial.validation is None else trial.validation.y,
-    }
-    return Member(trial.setting, trial.seed, task, trial.fold, name, programs=programs, numbers=numbers, **facts)
-
-
 @contextmanager
-def _population(run_dir: str | os.PathLike[str] | None, resume: Resume) -> Iterator[tuple[RunDirectory | None, Store | None]]:
-    """Opens the directory and the store of a population, and locks them for this process."""
-    if run_dir is None:
-        yield None, None
-        return
-    directory = RunDirectory(run_dir)
+def _opened(directory: RunDirectory, resume: Resume) -> Iterator[Store]:
+    """Locks the directory of a population for this process, and opens its store."""
     with opened(directory, resume, "population") as old, Store(directory.store) as store:
         if old is not None and "population" not in old:
             raise ValueError(f"{directory.path} has a run, not a population: use another directory.")
         directory.write_config({"population": True, "environment": environment()})
-        yield directory, store
-
-
-def _side_by_side(entries: Sequence[_Entry], signals: Signals, store: Store | None) -> None:
-    """Trains members in groups with the same program and step, and a group in parts if memory is short.
-
-    Members that were interrupted train on in a program of the same width, which may change their last bits.
-    """
-    groups: dict[Any, list[_Entry]] = {}
-    for entry in entries:
-        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((entry.job.data, entry.job.validation)))
-        groups.setdefault((entry.member.programs, shapes, entry.position, entry.width), []).append(entry)
-    for (*_, width), together in groups.items():
-        group = Group([entry.member for entry in together], [entry.job for entry in together], width)
-        for first in range(0, len(together), group.width):
-            if signals.heard is not None:
-                return
-            part, began = together[first : first + group.width], time.perf_counter()
-            batch = Mapped(group, range(first, first + len(part)), None if width is None else group.width)
-            batch.start([entry.state for entry in part if entry.state is not None] or None)
-            for entry in part:
-                entry.batch = batch
-            trainees = [entry.trainee() for entry in part]
-            train(batch, trainees, group.plan, began, signals, together=nullcontext if store is None else store.together)
-            for entry, trainee in zip(part, trainees, strict=True):
-                entry.finish(trainee)
-
-
-def _in_threads(entries: Sequence[_Entry], workers: int | None, signals: Signals) -> None:
-    """Trains members in threads, one for each core. Compiled programs run outside of Python's lock."""
-
-    def work(entry: _Entry) -> None:
-        if signals.heard is None:
-            began = time.perf_counter()
-            with Single(entry.job, entry.member) as batch:
-                batch.start(entry.state)
-                train(batch, [trainee := entry.trainee()], entry.job.plan, began, signals)
-            entry.finish(trainee)
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(workers or cores, "member") as pool:
-        futures: list[Future[Any]] = []
-        try:
-            futures = [pool.submit(work, entry) for entry in entries]
-            wait(futures, return_when=FIRST_EXCEPTION)
-            for future, entry in zip(futures, entries, strict=True):
-                if future.done() and (error := future.exception()) is not None:
-                    error.add_note(f"in the member {entry.member.name}")
-                    raise error
-        except BaseException:
-            signals.heard = signals.heard or signal.SIGINT  # the others end after their chunk
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-class _Ends(Callback):
-    """Counts members that have ended."""
-
-    reads_state = False
-
-    def __init__(self, tally: _Tally):
-        self._tally = tally
-
-    def on_chunk_end(self, progress: Progress) -> None:
-        if progress.ended and progress.stop_reason != "interrupted":
-            self._tally.add()
-
-
-class _Saver(Callback):
-    """Saves a member in the population's store."""
-
-    saves = True
-
-    def __init__(self, store: Store, entry: _Entry, schedule: Sequence[Checkpoint]):
-        self._store, self._entry = store, entry
-        self.every_seconds = SAVE_SECONDS
-        if schedule:
-            self.every_epochs, self.every_steps, self.every_seconds = (
-                getattr(schedule[0], f"every_{unit}") for unit in ("epochs", "steps", "seconds")
-            )
-
-    def on_chunk_end(self, progress: Progress) -> None:
-        position = progress.epoch * progress.run.steps_per_epoch + progress.step
-        finished = progress.ended and progress.stop_reason != "interrupted"
-        record, batch = self._entry.record, self._entry.batch
-        if batch is not None:
-            record["environment"]["batch"] = {"width": batch.width, "devices": batch.group.devices}
-        name = self._entry.member.name
-        self._store.put(name, record, position, finished, arrays_of(progress.state), progress.history, progress.notes)
-
-
-class _Tally:
-    """Reports on standard error how many members have ended: as a bar on a terminal, else with a line now and then."""
-
-    def __init__(self, name: str | None, total: int):
-        self._name, self._total, self._done, self._bar = name, total, 0, None
-        self._began, self._lock = time.monotonic(), threading.Lock()
-        self._told = self._began
-
-    def __enter__(self) -> _Tally:
-        if self._name is not None:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._console = console(sys.stderr)
-            if self._console.is_terminal:
-                columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
-                self._bar = Progress(*columns, console=self._console, transient=True)
-                self._bar.add_task(self._name, total=self._total)
-                self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def add(self, members: int = 1) -> None:
-        """Counts members that have ended. It may be called from any thread."""
-        with self._lock:
-            self._done += members
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0], members)
-        elif self._name is not None and (now - self._told > 10 or self._done == self._total):
-            self._told = now
-            line = f"{self._name}: {self._done}/{self._total} members, {now - self._began:.0f} s"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        collect(directory, store)
+        yield store

@@ -102,5 +102,12 @@ def programs_of(make: MakeTask, static: tuple[tuple[str, Hashable], ...] = ()) -
     """The programs of a task or `make_task`, which holds them itself."""
     holder, name = getattr(make, "__self__", make), getattr(make, "__name__", "")  # a bound method's object
     attributes = getattr(holder, "__dict__", None)
-    held = attributes.setdefault("_flaxfit_programs", {}) if isinstance(attributes, dict) else {}
+    held = attributes.setdefault("_flaxfit_programs", _Held()) if isinstance(attributes, dict) else _Held()
     return held.setdefault((name, static), Programs(make, static))
+
+
+class _Held(dict[Any, Programs]):
+    """The programs that an object holds. A copy or a pickle of the object holds none, because compiled programs do not travel."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Held, ()

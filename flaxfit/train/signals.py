@@ -26,12 +26,16 @@ class Signals:
     A second signal within half a second is ignored, because launchers forward the signals that their processes receive as well. A later
     one does at once what it would have done without this class. In another thread nothing is noted but a Ctrl-C that ended the main thread.
 
+    Args:
+      says: whether to say on standard error that a signal was noted.
+
     Attributes:
       heard: the first signal, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, says: bool = True) -> None:
         self.heard: signal.Signals | None = None
+        self._says = says
         self._when, self._over = 0.0, threading.Event()
         self._old: dict[int, Any] = {}
 
@@ -83,7 +87,8 @@ class Signals:
         now = time.monotonic()
         if self.heard is None:
             self.heard, self._when = signal.Signals(number), now
-            _say(f"\n{self.heard.name}: the run ends after this chunk and is saved. A second signal ends it at once.")
+            if self._says:
+                _say(f"\n{self.heard.name}: the run ends after this chunk and is saved. A second signal ends it at once.")
         elif now - self._when >= SAME_SECONDS:
             signal.signal(number, self._old[number])
             os.kill(os.getpid(), number)

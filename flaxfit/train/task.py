@@ -147,10 +147,6 @@ class Task:
         object.__setattr__(self, "eval_batch_size", next(iter(sizes), None))
         object.__setattr__(self, "rngs", (self.rngs,) if isinstance(self.rngs, str) else tuple(self.rngs))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For cloudpickle: everything but the compiled programs, which `flaxfit.train.compiled` keeps in the task."""
-        return {name: value for name, value in vars(self).items() if name != "_flaxfit_programs"}
-
     @property
     def modes(self) -> dict[str, Mode]:
         """Logged name -> "min" or "max", for the objective, the data loss, the penalty, and each metric whose mode is known."""

@@ -16,8 +16,7 @@ import pytest
 
 import flaxfit as ff
 from flaxfit.storage.store import Store
-from flaxfit.sweep import fit_many as population
-from flaxfit.sweep import mapped
+from flaxfit.sweep import mapped, strategies
 from flaxfit.train import loop
 
 GRID = {"dropout": [0.0, 0.3], "rate": [1e-2, 3e-2, 1e-1]}
@@ -249,10 +248,10 @@ SCRIPT = textwrap.dedent("""
     import numpy as np
     sys.path.insert(0, sys.argv[3])
     import flaxfit as ff
-    from flaxfit.sweep import fit_many
+    from flaxfit.sweep import members
     from flaxfit.train import loop
     from test_fit_many import GRID, make_task
-    fit_many.SAVE_SECONDS, loop.CHUNK_SECONDS = 0.05, 0.02
+    members.SAVE_SECONDS, loop.CHUNK_SECONDS = 0.05, 0.02
     rng = np.random.default_rng(7)
     x = rng.normal(size=(350, 6)).astype(np.float32)
     y = (x[:, 0] * x[:, 1] + 0.5 * x[:, 2] + 0.5 * rng.normal(size=350) > 0).astype(np.int32)
@@ -398,7 +397,7 @@ def test_the_population_is_shared_out_over_devices(how, study, tmp_path):
 
 def test_workers_are_as_many_as_asked_for(how, monkeypatch):
     asked = []
-    real = population.ThreadPoolExecutor
-    monkeypatch.setattr(population, "ThreadPoolExecutor", lambda workers, name: (asked.append(workers), real(workers, name))[1])
+    real = strategies.ThreadPoolExecutor
+    monkeypatch.setattr(strategies, "ThreadPoolExecutor", lambda workers, name: (asked.append(workers), real(workers, name))[1])
     ff.fit_many(make_task, {"dropout": [0.1], "rate": [0.1]}, how["train"], workers=3)
     assert asked == [3]
