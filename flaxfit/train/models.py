@@ -55,6 +55,8 @@ class LinenNetwork:
 
     stored = None
 
+    name: str
+
     def __init__(self, module: nn.Module):
         self._module, self.name = module, type(module).__name__
         parameters = _parameters(type(module))
@@ -135,6 +137,8 @@ class NnxNetwork:
     Args:
       model: the module, from whose present weights training starts; or a function of rngs that makes a module with fresh weights.
     """
+
+    name: str
 
     def __init__(self, model: nnx.Module | Callable[..., nnx.Module]):
         self._factory = None if isinstance(model, nnx.Module) else model
