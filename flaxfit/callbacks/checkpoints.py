@@ -38,6 +38,9 @@ class Checkpoint(Callback):
         monitor.
     """
 
+    every_epochs: int | None
+    every_steps: int | None
+    every_seconds: float | None
     saves = True
 
     def __init__(
@@ -104,6 +107,8 @@ class SaveWeights(Callback):
       ValueError: the template or the monitor names a metric that is not logged; the mode of the monitor is not known; a mode is given
         without a monitor.
     """
+
+    every_epochs: int | None
 
     def __init__(
         self,

@@ -33,12 +33,12 @@ class TensorBoard(Callback):
     """
 
     reads_state = False
+    every_seconds: float | None = 5.0
 
     def __init__(self, log_dir: str | os.PathLike[str] | None = None, hparams: Mapping[str, Any] | None = None):
         self._directory = None if log_dir is None else Path(log_dir).resolve()
         self._hparams = plain(hparams)
         self._writers: dict[str, Any] = {}
-        self.every_seconds = 5.0
 
     def on_train_begin(self, run: Run) -> None:
         writer = needed("tensorboardX", "callbacks.TensorBoard", "tensorboard").SummaryWriter
@@ -85,7 +85,7 @@ class CSVLogger(Callback):
     """
 
     reads_state = False
-    every_seconds = 1.0
+    every_seconds: float | None = 1.0
 
     def __init__(self, filename: str | os.PathLike[str], separator: str = ","):
         self._path, self._separator = Path(filename).resolve(), separator
@@ -111,11 +111,12 @@ class _Tracker(Callback):
     """What `MLflow` and `Wandb` share: each epoch is sent once, and a resumed run goes on where it was."""
 
     reads_state = False
+    every_seconds: float | None = 5.0
 
     def __init__(self, hparams: Mapping[str, Any] | None):
         self._hparams = plain(hparams)
         self._id: str | None = None
-        self._sent, self._ended, self.every_seconds = 0, False, 5.0
+        self._sent, self._ended = 0, False
 
     def on_train_begin(self, run: Run) -> None:
         self._id, self._sent, self._ended = None, 0, False
@@ -268,7 +269,7 @@ class MetricsFile(Callback):
     """Writes one line of JSON for each epoch to `metrics.jsonl` in the run's directory. Every run with a directory uses it."""
 
     reads_state = False
-    every_seconds = 1.0
+    every_seconds: float | None = 1.0
     saves = True
 
     def on_train_begin(self, run: Run) -> None:

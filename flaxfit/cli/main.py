@@ -46,13 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"flaxfit: {unknown('command', arguments[0], COMMANDS)}\n")
         return 2
     kinds = [named(kind, name) for name, kind in COMMANDS.items()]
-    command: Any = tyro.cli(
-        cast(Any, Union[tuple(kinds)]),  # noqa: UP007
-        args=arguments,
-        prog="flaxfit",
-        description="Train Flax models, and find out whether they overfit and which fix helps.",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-    )
+    try:
+        command: Any = tyro.cli(
+            cast(Any, Union[tuple(kinds)]),  # noqa: UP007
+            args=arguments,
+            prog="flaxfit",
+            description="Train Flax models, and find out whether they overfit and which fix helps.",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        )
+    except BrokenPipeError:  # as under `flaxfit --help | head`
+        sys.stderr.close()
+        return 1
     if isinstance(command, DataCommand):
         command = command.command
     name = {List: "list", Describe: "describe"}.get(type(command)) or next(n for n, kind in COMMANDS.items() if kind is type(command))

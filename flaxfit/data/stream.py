@@ -67,6 +67,8 @@ class Stream:
       (10, [0, 1, 0, 1])
     """
 
+    by_element: bool
+
     def __init__(
         self,
         source: Any,

@@ -65,6 +65,17 @@ class RunDirectory:
       ({'batch_size': 32}, History(2 epochs of loss))
     """
 
+    path: Path
+    config_path: Path
+    metrics_path: Path
+    checkpoints: Path
+    export: Path
+    plots: Path
+    tensorboard: Path
+    weights: Path
+    store: Path
+    members: Path
+
     def __init__(self, path: str | os.PathLike[str]):
         if os.fspath(path) == "":
             raise ValueError('the run directory must have a name, got "": pass "." for the current directory, or None for no directory.')

@@ -39,6 +39,9 @@ class Programs:
       static: the names and values of the hyperparameters that are compiled in.
     """
 
+    make: MakeTask
+    static: tuple[tuple[str, Hashable], ...]
+
     def __init__(self, make: MakeTask, static: tuple[tuple[str, Hashable], ...] = ()):
         self.make, self.static = make, static
         self._functions: dict[Hashable, Any] = {}

@@ -161,6 +161,8 @@ class NnxNetwork(Network):
       model: the module, from whose present weights training starts; or a function of rngs that makes a module with fresh weights.
     """
 
+    name: str
+
     def __init__(self, model: nnx.Module | Callable[..., nnx.Module]):
         self._factory = None if isinstance(model, nnx.Module) else model
         module = model if isinstance(model, nnx.Module) else nnx.eval_shape(lambda: self._made({"params": jax.random.key(0)}))

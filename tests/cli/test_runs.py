@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -186,3 +187,13 @@ def test_a_script_ends_with_a_sentence_where_its_data_are_missing(monkeypatch):
         script(missing, Config, "A study.")
     with pytest.raises(FileNotFoundError):  # a slip of its own keeps its traceback
         script(lambda config: Path("nowhere").read_text(), Config, "A study.")
+
+
+def test_a_reader_that_has_gone_is_no_traceback(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    monkeypatch.setattr("sys.stdout", Closed())
+    assert main(["--help"]) == 1
