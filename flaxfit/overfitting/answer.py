@@ -205,7 +205,7 @@ class OverfittingStudy:
         if self.columns:
             rows = [[c.column, number(c.loss), "" if not c.useless else "not shown to be needed"] for c in self.columns]
             told = f"How much worse the {self.metric} becomes if a column is permuted among held-out examples (95% intervals over folds)."
-            sections.append(Section("Columns", [told], ["column", "worse by", ""], rows, figure="columns"))
+            sections.append(Section("Columns", [told], ["column", "worse by", "remark"], rows, figure="columns"))
         return sections
 
     def _planned(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from textwrap import fill
@@ -75,7 +76,7 @@ def as_html(sections: Sequence[Section]) -> str:
     """Returns the sections without their figures as HTML, for a notebook."""
     parts = []
     for section in sections:
-        table = table_html(section.columns, section.rows) if section.rows else ""
+        table = table_html(section.columns, section.rows, section.title) if section.rows else ""
         parts.append(f"<h4>{html.escape(section.title)}</h4>{table}{paragraphs_html(section.paragraphs)}")
     return "".join(parts)
 
@@ -88,11 +89,18 @@ def paragraphs_html(paragraphs: Sequence[str], answer: bool = False) -> str:
     return f'<div class="answer">{plain}{listed}</div>' if answer else plain + listed
 
 
-def table_html(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table as HTML."""
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+def table_html(columns: Sequence[str], rows: Sequence[Sequence[str]], name: str = "") -> str:
+    """Returns a table as HTML. The keyboard scrolls it where it is wider than the screen; `name` tells it from others."""
+    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    label = html.escape(f"Table: {name}")
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="table" role="region" tabindex="0" aria-label="{label}">{table}</div>'
+
+
+def _cell(text: str) -> str:
+    kind = ' class="number"' if re.match(r"[-\d.]+(?![-\w])", text) else ""
+    return f"<td{kind}>{html.escape(text)}</td>"
 
 
 def _escaped(text: str) -> str:

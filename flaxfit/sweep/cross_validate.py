@@ -16,6 +16,7 @@ from flaxfit.data.splits import folds as rows_of_folds
 from flaxfit.data.splits import hold_outs, split
 from flaxfit.data.table import Table as Rows
 from flaxfit.data.table import encoded
+from flaxfit.history import History
 from flaxfit.report.statistics import Comparison
 from flaxfit.sweep.collapsed import by_history
 from flaxfit.sweep.fit_many import Strategy, Trial, check_seeds, member_of, train_all
@@ -54,6 +55,11 @@ class CrossValidation:
     held_out: Sequence[Dataset]
     in_time: bool = False
     chosen: Sequence[Mapping[str, Any]] | None = None
+
+    @property
+    def curves(self) -> dict[str, list[History]]:
+        """The histories of the runs of each setting, by its name. `flaxfit.plots.study_curves` draws them."""
+        return self.study.curves
 
     def per_fold(self, metric: str) -> np.ndarray:
         """Returns a metric by setting and fold, averaged over seeds, shape (settings, folds)."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from flaxfit.arguments import Mode, unknown
 from flaxfit.data.dataset import Dataset
+from flaxfit.history import History
 from flaxfit.report.statistics import Comparison
 from flaxfit.storage.directory import RunDirectory
 from flaxfit.sweep.collapsed import by_history, by_rows
@@ -84,6 +85,14 @@ class Study:
     def settings(self) -> list[Mapping[str, Any]]:
         """The different settings, in order."""
         return list({name_of(member.setting): member.setting for member in self.members}.values())
+
+    @property
+    def curves(self) -> dict[str, list[History]]:
+        """The histories of the runs of each setting, by its name. `flaxfit.plots.study_curves` draws them."""
+        curves: dict[str, list[History]] = {}
+        for member, result in zip(self.members, self.results, strict=True):
+            curves.setdefault(name_of(member.setting) or "all runs", []).append(result.history)
+        return curves
 
     def scores(self, metric: str | np.ndarray | None = None, at: At | None = None) -> np.ndarray:
         """Returns one score for each member, shape (members,).
