@@ -19,14 +19,14 @@ from flaxfit.overfitting.fixes import Fix
 from flaxfit.overfitting.growth import Growth
 from flaxfit.overfitting.plan import Plan, duration
 from flaxfit.report.diagnosis import Diagnosis
-from flaxfit.report.sections import Section, as_html, as_markdown, as_text
+from flaxfit.report.sections import Section, Shown, as_markdown
 from flaxfit.report.statistics import Comparison, Interval
 from flaxfit.state import TrainState
 from flaxfit.train.task import Task
 
 
 @dataclass(frozen=True, eq=False)
-class OverfittingStudy:
+class OverfittingStudy(Shown):
     """The answer of `flaxfit.overfitting_study`. Printed, it is the whole report.
 
     Attributes:
@@ -91,12 +91,6 @@ class OverfittingStudy:
 
     def __repr__(self) -> str:
         return f"OverfittingStudy({len(self.tried)} settings; recommended: {self.recommended.name}; {duration(self.seconds)})"
-
-    def __str__(self) -> str:
-        return as_text(self.sections())
-
-    def _repr_html_(self) -> str:
-        return as_html(self.sections())
 
     def row(self, fix: Fix | str) -> Tried:
         """Returns what a fix did.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from io import BytesIO
 from typing import Any, cast
 
 import numpy as np
@@ -327,7 +328,7 @@ def panels(columns: int = 1, size: tuple[float, float] = (8, 4.2), **subplots: A
       >>> figure.get_size_inches().tolist()
       [8.0, 4.2]
     """
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    figure = _Picture(figsize=size, dpi=100, layout="constrained")
     return figure, [_styled(ax) for ax in figure.subplots(1, columns, squeeze=False, **subplots)[0]]
 
 
@@ -362,6 +363,14 @@ def lr_range(test: Any, *, ax: Axes | None = None, title: str | None = None) -> 
     ax.set(xlabel="learning rate", ylabel="loss", title=str(test) if title is None else title)
     ax.legend(frameon=False)
     return cast(Figure, ax.get_figure(root=True))
+
+
+class _Picture(Figure):
+    """A figure that a notebook shows, also where pyplot was never imported."""
+
+    def _repr_png_(self) -> bytes:
+        self.savefig(made := BytesIO(), format="png")
+        return made.getvalue()
 
 
 def _first(histories: Mapping[str, History]) -> History:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from textwrap import fill
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Section:
     """One section of a report.
 
     Attributes:
-      title: its heading.
+      title: its heading, or nothing.
       paragraphs: its text. A paragraph that begins with "- " is an item of a list.
       columns: the headings of its table, or nothing.
       rows: the cells of its table.
@@ -26,6 +27,23 @@ class Section:
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = field(default=())
     figure: str | None = None
+
+
+class Shown:
+    """What a notebook shows as HTML, and an interpreter and `print` as text, from its `sections()`."""
+
+    def sections(self) -> list[Section]:
+        """Returns what there is to show."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return as_text(self.sections())
+
+    def _repr_html_(self) -> str:
+        return as_html(self.sections())
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return {"text/plain": str(self)}
 
 
 def as_text(sections: Sequence[Section], width: int = 80) -> str:
@@ -43,7 +61,6 @@ def as_text(sections: Sequence[Section], width: int = 80) -> str:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int = 80) -> str:
     """Returns a table as text. Cells that are too long for the width are folded."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -51,10 +68,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int = 80
         made.add_column(column, overflow="fold")
     for row in rows:
         made.add_row(*row)
-    console = Console(width=width, no_color=True, force_terminal=False)
+    return "\n".join(line for line in printed(made, width).splitlines() if line)
+
+
+def printed(table: Any, width: int) -> str:
+    """Returns a table of rich as text. In a notebook, nothing else is shown: rich's own console would leave an empty output."""
+    from rich.console import Console
+
+    console = Console(width=width, no_color=True, force_terminal=False, force_jupyter=False)
     with console.capture() as text:
-        console.print(made, markup=False)
-    return "\n".join(line.rstrip() for line in text.get().rstrip().splitlines() if line.strip())
+        console.print(table, markup=False)
+    return "\n".join(line.rstrip() for line in text.get().rstrip().splitlines())
 
 
 def as_markdown(title: str, sections: Sequence[Section]) -> str:
@@ -77,7 +101,8 @@ def as_html(sections: Sequence[Section]) -> str:
     parts = []
     for section in sections:
         table = table_html(section.columns, section.rows, section.title) if section.rows else ""
-        parts.append(f"<h4>{html.escape(section.title)}</h4>{table}{paragraphs_html(section.paragraphs)}")
+        title = f"<p><strong>{html.escape(section.title)}</strong></p>" if section.title else ""
+        parts.append(title + table + paragraphs_html(section.paragraphs))
     return "".join(parts)
 
 
@@ -91,7 +116,7 @@ def paragraphs_html(paragraphs: Sequence[str], answer: bool = False) -> str:
 
 def table_html(columns: Sequence[str], rows: Sequence[Sequence[str]], name: str = "") -> str:
     """Returns a table as HTML. The keyboard scrolls it where it is wider than the screen; `name` tells it from others."""
-    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
+    head = "".join(f'<th scope="col">{html.escape(column)}</th>' if column else "<td></td>" for column in columns)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     label = html.escape(f"Table: {name}")
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

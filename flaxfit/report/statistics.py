@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from flaxfit.arguments import unknown
+from flaxfit.report.sections import Section, Shown
 
 Bounds = tuple[float, float]
 """The least and the largest value that a metric can have."""
@@ -166,7 +167,7 @@ def share(count: int, total: int, level: float = 0.95) -> Interval:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """Whether setting b is better than setting a. It prints as one sentence.
 
     Attributes:
@@ -248,6 +249,10 @@ class Comparison:
             unit = "splits" if self.difference.method == "corrected" else "runs"
             text += f"; for ± {self.margin:g} it takes " + (f"{self.needed:.0f} {unit}" if math.isfinite(self.needed) else "more rows")
         return f"{text}; covers {self.covers}" if self.covers else text
+
+    def sections(self) -> list[Section]:
+        """Returns the sentence as a section of a report."""
+        return [Section("", [f"{self}."])]
 
 
 def compare(

@@ -17,6 +17,7 @@ from flaxfit.data.splits import hold_outs, split
 from flaxfit.data.table import Table as Rows
 from flaxfit.data.table import encoded
 from flaxfit.history import History
+from flaxfit.report.sections import Section, Shown
 from flaxfit.report.statistics import Comparison
 from flaxfit.sweep.collapsed import by_history
 from flaxfit.sweep.fit_many import Strategy, Trial, check_seeds, member_of, train_all
@@ -33,8 +34,8 @@ from flaxfit.train.program import logged
 from flaxfit.train.record import Resume
 
 
-@dataclass(frozen=True, eq=False)
-class CrossValidation:
+@dataclass(frozen=True, eq=False, repr=False)
+class CrossValidation(Shown):
     """The result of a cross-validation. Its members are in the order of the grid, then of folds (repeat by repeat), then of seeds.
 
     Attributes:
@@ -177,8 +178,18 @@ class CrossValidation:
                 whole[index // each, (m.fold or 0) * repeats // len(self.folds), rows] += some / seeds
         return outputs
 
+    def __repr__(self) -> str:
+        return f"CrossValidation({len(self.study)} runs of {len(self.study.settings)} settings on {len(self.folds)} folds)"
+
     def __str__(self) -> str:
-        return "\n".join(str(self.table(metric)) for metric in self.scores if metric not in ("loss", "penalty"))
+        return "\n".join(map(str, self._tables()))
+
+    def sections(self) -> list[Section]:
+        """Returns the table of each metric as a section of a report."""
+        return [table.section() for table in self._tables()]
+
+    def _tables(self) -> list[Table]:
+        return [self.table(metric) for metric in self.scores if metric not in ("loss", "penalty")]
 
 
 def cross_validate(

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,3 +140,23 @@ def test_the_same_sections_as_text_and_markdown(report):
     assert "| dropout | 0.1 &#124; 0.2 |" in markdown
     assert "![Curves](curves.png)" in markdown
     assert "<td>dropout</td>" in as_html(report[0])
+
+
+def test_results_show_themselves_in_a_notebook_and_in_text():
+    diagnosis = ff.diagnose(history(0))
+    assert diagnosis._repr_html_() == f"<p>{diagnosis}.</p>"
+    comparison = ff.statistics.compare([0.1, 0.2, 0.3], [0.2, 0.25, 0.4])
+    assert comparison._repr_html_() == f"<p>{html.escape(str(comparison))}.</p>"
+    assert comparison._repr_mimebundle_() == {"text/plain": str(comparison)}
+    shown = history(0)._repr_html_()
+    assert '<th scope="col">last epoch (40)</th>' in shown
+    assert f'<td>val_mse</td><td class="number">{history(0)["val_mse"][0]:.4g}</td>' in shown
+    assert "No epoch is finished yet." in ff.History({"loss": []})._repr_html_()
+    train, test = ff.Dataset(np.zeros((4, 1)), [0, 1, 0, 1]), ff.Dataset(np.ones((3, 1)), [0, 1, 1])
+    leakage = ff.data.leakage({"train": train, "test": test})
+    assert all(html.escape(warning) in leakage._repr_html_() for warning in leakage.warnings)
+    table = ff.data.Table({"age": [20.0, None, 40.0], "city": ["Rome", "Oslo", "Rome"], "sold": ["yes", "no", "no"]}, "sold")
+    assert "<p>3 rows to predict sold: 2 classes, no (2), yes (1)</p>" in table._repr_html_()
+    assert "<td>city</td><td>category</td>" in table._repr_html_()
+    picture: Any = ff.plots.learning_curves({"run": history(0)})
+    assert picture._repr_png_().startswith(b"\x89PNG")
