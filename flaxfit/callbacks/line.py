@@ -94,9 +94,9 @@ class Line:
         self._console.on_broken_pipe = lambda: setattr(self._console, "quiet", True)
         self._status: Status | None = None
         self._live: Live | None = None
-        self._handle: Any = _display(Status("", 0, 1).bundle()) if file is None and _in_notebook() else None
-        self._printed = time.monotonic()
-        if self._handle is None and self._console.is_terminal:
+        self._handle: Any = None
+        self._notebook, self._printed = file is None and _in_notebook(), time.monotonic()
+        if not self._notebook and self._console.is_terminal:
             from rich.live import Live
 
             self._live = Live(console=self._console, get_renderable=self._rendered, transient=True)
@@ -105,8 +105,8 @@ class Line:
     def show(self, status: Status, plain: str) -> None:
         """Updates the line, or prints the plain one if it is time for it."""
         self._status = status
-        if self._handle is not None:
-            self._handle.update(status.bundle(), raw=True)
+        if self._notebook:
+            self._display(status.bundle())
         elif self._live is None and time.monotonic() - self._printed > _PLAIN_SECONDS:
             self._print(plain)
 
@@ -117,10 +117,18 @@ class Line:
             self._live = None
         if plain is None:
             return
-        if self._handle is not None:
-            self._handle.update({"text/plain": plain, "text/html": f"<div>{html.escape(plain)}</div>"}, raw=True)
+        if self._notebook:
+            self._display({"text/plain": plain, "text/html": f"<div>{html.escape(plain)}</div>"})
         else:
             self._print(plain)
+
+    def _display(self, bundle: dict[str, str]) -> None:
+        from IPython.display import display  # pyright: ignore[reportMissingImports]
+
+        if self._handle is None:
+            self._handle = display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
 
     def _print(self, plain: str) -> None:
         self._printed = time.monotonic()
@@ -147,9 +155,3 @@ def pace(seconds: float) -> str:
 def _in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
-
-
-def _display(bundle: dict[str, str]) -> Any:
-    from IPython.display import display  # pyright: ignore[reportMissingImports]
-
-    return display(bundle, raw=True, display_id=True)

@@ -19,7 +19,7 @@ from flaxfit.overfitting.fixes import Fix
 from flaxfit.overfitting.growth import Growth
 from flaxfit.overfitting.plan import Plan, duration
 from flaxfit.report.diagnosis import Diagnosis
-from flaxfit.report.sections import Section, Shown, as_markdown
+from flaxfit.report.sections import Section, Shown, as_html, as_markdown
 from flaxfit.report.statistics import Comparison, Interval
 from flaxfit.state import TrainState
 from flaxfit.train.task import Task
@@ -91,6 +91,9 @@ class OverfittingStudy(Shown):
 
     def __repr__(self) -> str:
         return f"OverfittingStudy({len(self.tried)} settings; recommended: {self.recommended.name}; {duration(self.seconds)})"
+
+    def _repr_html_(self) -> str:
+        return as_html(self.sections(), {name: figure._repr_png_() for name, figure in self.plots().items()})
 
     def row(self, fix: Fix | str) -> Tried:
         """Returns what a fix did.

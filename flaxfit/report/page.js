@@ -7,6 +7,7 @@ function draw(place) {
   layout.font = {color: color('--text'), size: 13};
   layout.hoverlabel = {bgcolor: color('--panel'), bordercolor: color('--line'), font: {color: color('--text')}, namelength: -1};
   if (document.documentElement.classList.contains('paper')) layout.width = 660;  // what fits A4 and Letter
+  layout.uirevision = true;  // a zoom stays when curves are switched
   layout.dragmode = coarse ? false : 'zoom';  // a finger scrolls the page
   for (const name of Object.keys(layout)) if (/^[xy]axis/.test(name)) {
     Object.assign(layout[name], {gridcolor: color('--line'), zerolinecolor: color('--line')});
@@ -38,9 +39,9 @@ function group(place, kind, title) {
 }
 function controls(place) {  // in HTML, where a keyboard reaches them
   const figure = FIGURES[place.dataset.name], meta = figure.layout.meta || {}, off = new Set();
-  const show = name => on => {
-    on ? off.delete(name) : off.add(name);
-    for (const trace of figure.data) trace.visible = ![...trace.meta].some(each => off.has(each));
+  const show = (kind, name) => on => {  // a trace's meta is its setting and its kind
+    off[on ? 'delete' : 'add'](kind + name);
+    for (const trace of figure.data) trace.visible = !trace.meta.some((each, kind) => off.has(kind + each));
     draw(place);
   };
   if (meta.axes) {
@@ -48,14 +49,15 @@ function controls(place) {  // in HTML, where a keyboard reaches them
     meta.axes.forEach(([text, x, y], index) => choice(box, 'radio', place.dataset.name, !index, text, () => {
       Object.assign(figure.layout.xaxis, x);
       Object.assign(figure.layout.yaxis, y);
+      Plotly.purge(place);  // it would go back to the limits of the other axes
       draw(place);
     }));
   }
   if (meta.kinds) {
     const kinds = group(place, 'kinds', 'Kinds of curves');
-    for (const [name, dash] of meta.kinds) choice(kinds, 'checkbox', '', true, name, show(name), ['currentColor', dash]);
+    for (const [name, dash] of meta.kinds) choice(kinds, 'checkbox', '', true, name, show(1, name), ['currentColor', dash]);
     const curves = group(place, 'curves', 'Curves');
-    for (const [name, color] of meta.names) choice(curves, 'checkbox', '', true, name, show(name), [color, '']);
+    for (const [name, color] of meta.names) choice(curves, 'checkbox', '', true, name, show(0, name), [color, '']);
   }
 }
 function stops(figure) {  // what the arrow keys go through: the points, or all points of one epoch

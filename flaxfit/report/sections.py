@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import fill
 from typing import Any
@@ -96,13 +97,16 @@ def as_markdown(title: str, sections: Sequence[Section]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def as_html(sections: Sequence[Section]) -> str:
-    """Returns the sections without their figures as HTML, for a notebook."""
+def as_html(sections: Sequence[Section], figures: Mapping[str, bytes] | None = None) -> str:
+    """Returns the sections as HTML, for a notebook, with those of their figures that are given as PNG."""
     parts = []
     for section in sections:
-        table = table_html(section.columns, section.rows, section.title) if section.rows else ""
         title = f"<p><strong>{html.escape(section.title)}</strong></p>" if section.title else ""
+        table = table_html(section.columns, section.rows, section.title) if section.rows else ""
         parts.append(title + table + paragraphs_html(section.paragraphs))
+        if figures and section.figure is not None and section.figure in figures:
+            data = base64.b64encode(figures[section.figure]).decode()
+            parts.append(f'<img alt="{html.escape(section.title)}" src="data:image/png;base64,{data}">')
     return "".join(parts)
 
 
