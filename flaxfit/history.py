@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flaxfit.arguments import Mode, mode_of, needed, unknown
+from flaxfit.sections import Section, Shown
 
 if TYPE_CHECKING:
     import pandas
 
 
-class History(Mapping[str, np.ndarray]):
+class History(Shown, Mapping[str, np.ndarray]):
     """The logged metrics of a run, as a mapping from the name of a column to an array with one value for each epoch.
 
     `loss` and `val_loss` are the objective. The data loss is logged under the name of the loss function, and a metric under its own name;
@@ -108,6 +109,15 @@ class History(Mapping[str, np.ndarray]):
 
     def __repr__(self) -> str:
         return f"History({len(self.epochs)} epochs of {', '.join(self)})"
+
+    def sections(self) -> list[Section]:
+        """Returns the metrics of the first, the best and the last epoch as a section of a report."""
+        if not len(self.epochs):
+            return [Section("History", ["No epoch is finished yet."])]
+        places = {"first": 0, "best": None if self.best_epoch is None else self.best_epoch - int(self.epochs[0]), "last": -1}
+        shown = {f"{name} epoch ({self.epochs[place]})": self.row(place) for name, place in places.items() if place is not None}
+        rows = [[name, *(f"{row[name]:.4g}" for row in shown.values())] for name in self if name != "best_epoch"]
+        return [Section("History", [], ["metric", *shown], rows)]
 
     def mode(self, metric: str, given: Mode | None = None) -> Mode:
         """Returns whether a column is best when small or large. The objective and the data loss are best when small.

@@ -234,13 +234,39 @@ def ece(logits: Outputs, y: Targets, bins: int = 15) -> Scalar:
       >>> ece(jnp.array([[0.0, 100.0], [100.0, 0.0]]), jnp.array([1, 1]))
       Array(0.5, dtype=float32)
     """
+    confidence, hit, places = _by_confidence(logits, y, bins)
+    return jnp.abs(jax.ops.segment_sum(hit - confidence, places, bins)).sum() / len(hit)
+
+
+def reliability(logits: Any, y: Any, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The reliability diagram of a **whole set**, in the bins of `ece`.
+
+    Args:
+      logits, y, bins: as `ece`.
+
+    Returns:
+      Of each bin that has rows: the mean probability of the class taken, the share of these classes that are right, and the number of
+      rows.
+
+    Example:
+      >>> confidence, right, rows = reliability(jnp.array([[0.0, 100.0], [100.0, 0.0]]), jnp.array([1, 1]))
+      >>> confidence.tolist(), right.tolist(), rows.tolist()
+      ([1.0], [0.5], [2])
+    """
+    confidence, hit, places = (np.asarray(each) for each in _by_confidence(logits, y, bins))
+    counts = np.bincount(places, minlength=bins)
+    sums = [np.bincount(places, each, minlength=bins)[counts > 0] / counts[counts > 0] for each in (confidence, hit)]
+    return sums[0], sums[1], counts[counts > 0]
+
+
+def _by_confidence(logits: Any, y: Any, bins: int) -> tuple[Any, Any, Any]:
+    """Of each row: the probability of the class taken, whether it is right, and the bin."""
     if bins < 1:
         raise ValueError(f"ece(bins=...) must be at least 1, got {bins!r}.")
     scores, true = _classified(logits, y)
     confidence = jax.nn.softmax(scores).max(-1)
     hit = (scores.argmax(-1) == true).astype(jnp.float32)
-    places = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
-    return jnp.abs(jax.ops.segment_sum(hit - confidence, places, bins)).sum() / len(hit)
+    return confidence, hit, jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
 
 
 @has_mode("max")

@@ -199,6 +199,9 @@ def test_ece_against_scikit_learn_s_calibration_curve(bins, single):
     counts = np.histogram(confidence, np.linspace(0, 1, bins + 1))[0]
     expected = (np.abs(accuracy - mean) * counts[counts > 0]).sum() / 200
     assert float(metrics.ece(logits, y, bins)) == pytest.approx(expected, abs=1e-5)
+    confidence, right, rows = metrics.reliability(logits, y, bins)
+    assert rows.sum() == len(y)
+    assert rows @ np.abs(right - confidence) / len(y) == pytest.approx(expected, abs=1e-5)
     with pytest.raises(ValueError, match="at least 1"):
         metrics.ece(logits, y, 0)
 

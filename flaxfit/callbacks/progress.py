@@ -3,92 +3,70 @@
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import numpy as np
 
 from flaxfit.callbacks.base import Callback, Progress, Run
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-
-def console(file: TextIO) -> Console:
-    """Returns a console that falls silent when its file is gone. Rich's own would exit."""
-    from rich.console import Console
-
-    made = Console(file=file)
-    made.on_broken_pipe = lambda: setattr(made, "quiet", True)
-    return made
+from flaxfit.callbacks.line import Line, Status, pace
 
 
 class ProgressBar(Callback):
     """Shows a progress bar with the epochs, the rate, the time left, and the current and best value of the monitored metric.
 
-    On a terminal it is one line that is updated. Elsewhere, such as in a log file, a plain line is printed every ten seconds. A plain
-    line with the last values stays when the run ends.
+    On a terminal and in a notebook it is one line that is updated. On a narrow terminal, what matters least is left out; the best value
+    stays. Elsewhere, such as in a log file, a plain line is printed every ten seconds. A plain line with the last values stays when the
+    run ends.
 
     Args:
       name: a name for the run, shown in front of the bar.
-      file: the text stream to write to. By default it is standard error.
+      file: the text stream to write to. By default it is standard error, or the output of the cell in a notebook.
     """
 
     reads_state = False
 
     def __init__(self, name: str = "training", file: TextIO | None = None):
         self.name, self._file, self.every_seconds = name, file, 0.25
-        self._bar: Bar | None = None
+        self._line: Line | None = None
 
     def on_train_begin(self, run: Run) -> None:
-        from rich import progress
-        from rich.table import Column
-
-        self._console = console(self._file or sys.stderr)
-        self._best, self._last, self._printed = "", "", time.monotonic()
-        if self._console.is_terminal:
-            whole = Column(no_wrap=True, overflow="ignore")  # numbers are not cut; what is left over is for the values
-            texts = [progress.TextColumn(f"{{task.{field}}}", table_column=whole) for field in ("description", "fields[rate]")]
-            count, left = progress.MofNCompleteColumn(table_column=whole), progress.TimeRemainingColumn(table_column=whole)
-            values = progress.TextColumn("{task.fields[values]}", table_column=Column(no_wrap=True, ratio=1))
-            shape = (texts[0], progress.BarColumn(10), count, texts[1], left, values)
-            self._bar = progress.Progress(*shape, console=self._console, transient=True, expand=True)
-            self._bar.add_task(self.name, total=run.epochs, rate="", values="")
-            self._bar.start()
+        self._best, self._last = "", ""
+        self._line = Line(self._file)
 
     def on_chunk_end(self, progress: Progress) -> None:
-        rate = f"{progress.seconds / progress.trained * 1e3:.3g} ms/epoch"
-        values = self._values(progress)
-        if self._bar is not None and not progress.ended:
-            self._bar.update(self._bar.task_ids[0], completed=progress.epoch, rate=rate, values=values)
-        elif progress.ended or time.monotonic() - self._printed > 10:
-            self.on_train_end()
-            self._printed = time.monotonic()
-            early = " (stopped)" if progress.ended and progress.epoch < progress.run.epochs else ""
-            line = f"{self.name}: epoch {progress.epoch}/{progress.run.epochs}{early}, {rate}{values and ', ' + values}"
-            with suppress(OSError):
-                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        assert self._line is not None
+        seconds, epochs, monitor = progress.seconds / progress.trained, progress.run.epochs, progress.run.monitor
+        self._read(progress)
+        best = f"best {self._best}" if self._best else ""
+        full, nameless = (", ".join(filter(None, (last, best))) for last in (self._last and f"{monitor} {self._last}", self._last))
+        values = (full, nameless, best or nameless, best.partition(" in ")[0] or nameless)
+        early = " (stopped)" if progress.ended and progress.epoch < epochs else ""
+        line = f"{self.name}: epoch {progress.epoch}/{epochs}{early}, {pace(seconds)}{full and ', ' + full}"
+        if progress.ended:
+            self._line.end(line)
+        else:
+            left = (epochs - progress.epoch) * seconds
+            self._line.show(Status(self.name, progress.epoch, epochs, pace(seconds), left, values), line)
 
-    def _values(self, progress: Progress) -> str:
+    def _read(self, progress: Progress) -> None:
+        """Reads the last and the best value of the monitored metric."""
         new, monitor = progress.new, progress.run.monitor
         if not len(new.epochs):
             new = progress.history
         if not len(new.epochs):
-            return ""
+            return
         best = new.best_epoch
         if best is not None and best >= new.epochs[0]:
-            self._best = f", best {new[monitor][best - new.epochs[0]]:.4g} in epoch {best}"
+            self._best = f"{new[monitor][best - new.epochs[0]]:.4g} in epoch {best}"
         known = np.flatnonzero(new.validated) if monitor.startswith("val_") else [-1]
         if len(known):
-            self._last = f"{monitor} {new[monitor][known[-1]]:.4g}"
-        return f"{self._last}{self._best}"
+            self._last = f"{new[monitor][known[-1]]:.4g}"
 
     def on_train_end(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._line is not None:
+            self._line.end()
+            self._line = None
 
 
 class Dots(Callback):

@@ -14,9 +14,9 @@ from flaxfit.cli.options import Compare
 from flaxfit.cli.runs import config_of, members_of
 from flaxfit.history import History
 from flaxfit.report.diagnosis import diagnose, verdicts
-from flaxfit.report.sections import table
 from flaxfit.report.statistics import compare as compared
 from flaxfit.report.statistics import family, interval
+from flaxfit.sections import table
 from flaxfit.storage.directory import RunDirectory
 
 

@@ -6,12 +6,14 @@ import json
 import shutil
 from typing import Any
 
+import numpy as np
+
 from flaxfit.cli.options import Report
-from flaxfit.cli.runs import config_of, members_of
-from flaxfit.history import History
+from flaxfit.cli.runs import config_of, curves_of, members_of
 from flaxfit.report import html
 from flaxfit.report.diagnosis import diagnose, verdicts
-from flaxfit.report.sections import Section
+from flaxfit.report.statistics import interval
+from flaxfit.sections import Section
 from flaxfit.storage.directory import RunDirectory
 
 
@@ -38,46 +40,67 @@ def _run(directory: RunDirectory, config: dict[str, Any]) -> str:
     if history is None or not len(history.epochs):
         raise ValueError(f"{directory.path} has no finished epoch yet.")
     history.validation_every = config["arguments"].get("validation_every", 1)
-    answer, marks = [f"Epoch {history.epochs[-1]} of {config['arguments']['epochs']}, best epoch {history.best_epoch}."], {}
+    answer, onsets = [f"Epoch {history.epochs[-1]} of {config['arguments']['epochs']}, best epoch {history.best_epoch}."], {}
     if config["data"].get("validation"):
         diagnosis = diagnose(history)
         answer.insert(0, f"{diagnosis}.")
         if diagnosis.epoch is not None:
-            marks["run"] = (float(diagnosis.epoch), "overfits from here on")
+            onsets[directory.path.name] = diagnosis.epoch
     last = [[name, f"{value:.6g}"] for name, value in history.row(-1).items() if name != "best_epoch"]
     sections = [
         Section("Answer", answer),
         Section("Learning curves", [], figure="curves"),
         Section("Last epoch", [], ["metric", "value"], last),
     ]
-    figures = {"curves": html.curves({directory.path.name: [history]}, str(history.data_loss), marks)}
+    figures = {"curves": html.curves({directory.path.name: [history]}, str(history.data_loss), onsets)}
     return html.page(directory.path.name, f"Run in {directory.path}", sections, figures, _facts(config))
 
 
 def _population(directory: RunDirectory, config: dict[str, Any]) -> str:
-    settings: dict[str, list[History]] = {}
-    for saved in members_of(directory).values():
-        if len(saved.history.epochs):
-            name = ", ".join(f"{key} {value}" for key, value in saved.record["arguments"].get("setting", {}).items()) or "all seeds"
-            settings.setdefault(name, []).append(saved.history)
+    members = members_of(directory)
+    settings = curves_of(members)
     if not settings:
         raise ValueError(f"{directory.path} has no finished epoch yet.")
-    column = next(iter(settings.values()))[0].data_loss
-    validated = f"val_{column}" in next(iter(settings.values()))[0]
-    rows = [[name, str(len(h)), verdicts(map(diagnose, h)) if validated else "-"] for name, h in settings.items()]
-    sections = [
-        Section("Answer", ["What the learning curves of each setting say."], ["setting", "runs", "diagnosis"], rows),
-        Section("Learning curves", [], figure="curves"),
+    first, record = next(iter(settings.values()))[0], next(iter(members.values())).record
+    loss = str(first.data_loss)
+    validated = f"val_{loss}" in first
+    column = f"val_{loss}" if validated else loss
+    best = {
+        name: interval([np.min(history[column], initial=np.inf, where=np.isfinite(history[column])) for history in runs])
+        for name, runs in settings.items()
+    }
+    found = {name: diagnose(runs) for name, runs in settings.items()} if validated else {}
+    onsets = {name: diagnosis.epoch for name, diagnosis in found.items() if diagnosis.epoch is not None}
+    lowest = min(best, key=lambda name: best[name].mean)
+    count = sum(map(len, settings.values()))
+    answer = [f"{len(settings)} settings with {count} runs. The lowest {column} of a run is {best[lowest]} on average for {lowest}."]
+    if validated:
+        for verdict in dict.fromkeys(diagnosis.verdict for diagnosis in found.values()):
+            named = [f"{name} (from epoch {d.epoch})" if d.epoch else name for name, d in found.items() if d.verdict == verdict]
+            answer.append(f"{verdict.capitalize()}: {', '.join(named)}.")
+        answer.append("The lowest value of a run was chosen on the examples that it is measured on, so it is a little too good.")
+    each = [verdicts(map(diagnose, runs)) if validated else "-" for runs in settings.values()]
+    rows = [
+        [name, str(len(runs)), str(best[name]).rsplit(" (", 1)[0], verdict]
+        for (name, runs), verdict in zip(settings.items(), each, strict=True)
     ]
-    figures = {"curves": html.curves(settings, str(column))}
-    return html.page(directory.path.name, f"Population in {directory.path}", sections, figures, _facts(config))
+    sections = [
+        Section("Answer", answer),
+        Section("Learning curves", [], figure="curves"),
+        Section("Settings", [], ["setting", "runs", f"lowest {column}, 95% interval", "verdicts of the runs"], rows),
+    ]
+    figures = {"curves": html.curves(settings, loss, onsets)}
+    arguments = {name: value for name, value in record["arguments"].items() if name not in ("seed", "setting", "fold")}
+    facts = _facts({**record, "arguments": arguments, "environment": config["environment"]})
+    return html.page(directory.path.name, f"Population in {directory.path}", sections, figures, facts)
 
 
 def _facts(config: dict[str, Any]) -> dict[str, str]:
     about = config["environment"]
-    facts = {name: ", ".join(f"{key} {value}" for key, value in config.get(name, {}).items()) for name in ("arguments",)}
-    facts |= {f"{name} data": ", ".join(f"{k} {v}" for k, v in data.items()) for name, data in config.get("data", {}).items()}
+    facts = {"arguments": ", ".join(f"{name} {value}" for name, value in config["arguments"].items())}
+    shown = ("count", "source", "version", "rows")
+    facts |= {f"{name} data": ", ".join(f"{k} {data[k]}" for k in shown if data.get(k)) for name, data in config.get("data", {}).items()}
     facts |= {"command": " ".join(about["command"]), "started": about["started"], "commit": about.get("commit") or "-"}
     facts["device"] = f"{about['device']['count']} x {about['device']['kind']}"
     facts["versions"] = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
-    return {name: text for name, text in facts.items() if text}
+    return facts

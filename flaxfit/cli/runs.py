@@ -7,15 +7,20 @@ import os
 import shlex
 import stat
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from flaxfit.arguments import unknown
 from flaxfit.cli.options import Export, Resume, Show
 from flaxfit.history import History
 from flaxfit.report.diagnosis import diagnose
-from flaxfit.report.sections import Section, as_text
+from flaxfit.sections import Section, as_text
 from flaxfit.storage.directory import HIDDEN, RunDirectory
 from flaxfit.storage.store import Store
+from flaxfit.sweep.grid import name_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def resume(command: Resume) -> None:
@@ -55,6 +60,10 @@ def show(command: Show) -> None:
     if "population" in config:
         if command.member is None:
             _show_population(directory, config, command.json)
+            if command.plot and (curves := curves_of(members_of(directory))):
+                from flaxfit.report.plots import study_curves
+
+                _draw(study_curves(curves), directory)
             return
         saved = members_of(directory, command.member)[command.member]
         directory = directory.member(command.member)
@@ -82,9 +91,13 @@ def show(command: Show) -> None:
     if command.plot:
         from flaxfit.report.plots import learning_curves
 
-        directory.plots.mkdir(exist_ok=True)
-        learning_curves({directory.path.name: history}).savefig(file := directory.plots / "learning_curves.png")
-        print(file)
+        _draw(learning_curves({directory.path.name: history}), directory)
+
+
+def _draw(figure: Figure, directory: RunDirectory) -> None:
+    directory.plots.mkdir(exist_ok=True)
+    figure.savefig(file := directory.plots / "learning_curves.png")
+    print(file)
 
 
 def _last(history: History) -> dict[str, float]:
@@ -149,6 +162,16 @@ def members_of(directory: RunDirectory, name: str | None = None) -> dict[str, An
         if name is not None and name not in store:
             raise ValueError(unknown("member", name, store.names))
         return {each: store[each] for each in ([name] if name is not None else store.names)}
+
+
+def curves_of(members: Mapping[str, Any]) -> dict[str, list[History]]:
+    """Returns the histories of the members that have finished an epoch, by the name of their setting."""
+    curves: dict[str, list[History]] = {}
+    for saved in members.values():
+        saved.history.validation_every = saved.record["arguments"].get("validation_every", 1)
+        if len(saved.history.epochs):
+            curves.setdefault(name_of(saved.record["arguments"].get("setting", {})) or "all runs", []).append(saved.history)
+    return curves
 
 
 def config_of(directory: RunDirectory) -> dict[str, Any]:

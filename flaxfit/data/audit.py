@@ -17,6 +17,7 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.near import near_copies
 from flaxfit.data.shift import giveaways, shifts
 from flaxfit.data.splits import Splits, class_labels, class_name, small
+from flaxfit.sections import Section, Shown
 
 _SHOWN = 10  # classes in a printed report
 
@@ -62,7 +63,7 @@ class Duplicates:
 
 
 @dataclass(frozen=True)
-class Leakage:
+class Leakage(Shown):
     """What `leakage` found; printed, a table.
 
     Attributes:
@@ -84,18 +85,25 @@ class Leakage:
     warnings: tuple[str, ...]
 
     def __str__(self) -> str:
-        table = [["", *self.rows, "difference" if self.differences else ""], ["rows", *self.rows.values(), ""]]
-        table.append(["repeated rows", *(found.rows for found in self.within), ""])
-        for name, difference in sorted(self.differences.items(), key=lambda item: -item[1])[:_SHOWN]:
-            table.append([name, *(f"{shares[name]:.3f}" for shares in self.shares.values()), f"{difference:.3f}"])
-        widths = [max(len(str(cell)) for cell in column) for column in zip(*table, strict=True)]
+        section = self.sections()[0]
+        table = [section.columns, *section.rows]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join([f"{line[0]:<{widths[0]}}", *map("{:>{}}".format, line[1:], widths[1:])]).rstrip() for line in table]
+        return "\n".join([*lines, *section.paragraphs])
+
+    def sections(self) -> list[Section]:
+        """Returns the table and the warnings as a section of a report."""
+        rows = [["rows", *map(str, self.rows.values()), ""], ["repeated rows", *(str(found.rows) for found in self.within), ""]]
+        for name, difference in sorted(self.differences.items(), key=lambda item: -item[1])[:_SHOWN]:
+            rows.append([name, *(f"{shares[name]:.3f}" for shares in self.shares.values()), f"{difference:.3f}"])
+        notes = []
         if len(self.differences) > _SHOWN:
-            lines.append(f"({len(self.differences) - _SHOWN} more classes differ less.)")
+            notes.append(f"({len(self.differences) - _SHOWN} more classes differ less.)")
         if not self.across:
-            lines.append("No row is in two splits.")
-        lines += [f"No more often than by chance: {found}" for found in self.across if not found.leaked]
-        return "\n".join([*lines, *(f"Warning: {message}" for message in self.warnings)])
+            notes.append("No row is in two splits.")
+        notes += [f"No more often than by chance: {found}" for found in self.across if not found.leaked]
+        notes += [f"Warning: {message}" for message in self.warnings]
+        return [Section("Leakage", notes, ["", *self.rows, "difference" if self.differences else ""], rows)]
 
 
 def leakage(

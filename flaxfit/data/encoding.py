@@ -14,6 +14,7 @@ import numpy as np
 from flaxfit.arguments import unknown
 from flaxfit.data import parsing
 from flaxfit.data.frames import Cells, cells_of
+from flaxfit.sections import Section, Shown, printed
 
 Kind = Literal["number", "boolean", "datetime", "category", "embedding", "drop"]
 """What a column may be taken for."""
@@ -170,7 +171,7 @@ _COLUMNS: dict[str, Any] = {kind.kind: kind for kind in (Number, Boolean, Dateti
 
 
 @dataclass(frozen=True)
-class Encoding:
+class Encoding(Shown):
     """What was learned from the training rows of a table, and makes numbers of any rows with these columns. Its text is a table.
 
     Attributes:
@@ -256,17 +257,21 @@ class Encoding:
         return cls({str(column): _column_of(dict(how)) for column, how in record.items()})
 
     def __str__(self) -> str:
-        from rich.console import Console
         from rich.table import Table
 
-        table = Table("column", "taken as", "what is done", "features")
+        section = self.sections()[0]
+        table = Table(*section.columns)
+        for row in section.rows:
+            table.add_row(*row)
+        return printed(table)
+
+    def sections(self) -> list[Section]:
+        """Returns what is done to each column as a section of a report."""
+        rows = []
         for column, how in self.columns.items():
             kind = "embedding" if _embedded(how) else how.kind
-            table.add_row(column, "" if isinstance(how, Dropped) else kind, str(how), str(len(how.names) or ""))
-        console = Console(width=140, no_color=True, force_terminal=False)
-        with console.capture() as text:
-            console.print(table, markup=False)
-        return text.get().rstrip()
+            rows.append([column, "" if isinstance(how, Dropped) else kind, str(how), str(len(how.names) or "")])
+        return [Section("Columns", [], ["column", "taken as", "what is done", "features"], rows)]
 
 
 def learn(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,12 +17,13 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.encoding import Encoding, Kind, check_kinds, learn
 from flaxfit.data.frames import Cells, cells_of
 from flaxfit.data.provenance import Provenance
+from flaxfit.sections import Section, Shown
 
 _MOST_CLASSES = 20
 """A target of whole numbers is taken for classes if it has at most so many different ones."""
 
 
-class Table:
+class Table(Shown):
     """Rows of a table with a column to predict. Its text says what is done to each column.
 
     `flaxfit.data.split`, `folds` and `hold_outs`, `fit_many` and `cross_validate` take a table as they take a `Dataset`. What is learned
@@ -180,8 +182,16 @@ class Table:
         return f"Table({len(self)} rows, {len(self.cells)} columns, target {self.target!r}: {self._target()})"
 
     def __str__(self) -> str:
-        told = "".join(f"\n{column} tells {self.target} exactly." for column in self.tells if self.kinds.get(column) != "drop")
-        return f"{len(self)} rows to predict {self.target}: {self._target()}\n{self.encoding}{told}"
+        first, *told = self._told()
+        return "\n".join([first, str(self.encoding), *told])
+
+    def sections(self) -> list[Section]:
+        """Returns what is done to each column as a section of a report."""
+        return [replace(section, title="Table", paragraphs=self._told()) for section in self.encoding.sections()]
+
+    def _told(self) -> list[str]:
+        told = [f"{column} tells {self.target} exactly." for column in self.tells if self.kinds.get(column) != "drop"]
+        return [f"{len(self)} rows to predict {self.target}: {self._target()}", *told]
 
     def _target(self) -> str:
         if self.classes is None:

@@ -19,14 +19,14 @@ from flaxfit.overfitting.fixes import Fix
 from flaxfit.overfitting.growth import Growth
 from flaxfit.overfitting.plan import Plan, duration
 from flaxfit.report.diagnosis import Diagnosis
-from flaxfit.report.sections import Section, as_html, as_markdown, as_text
 from flaxfit.report.statistics import Comparison, Interval
+from flaxfit.sections import Section, Shown, as_html, as_markdown
 from flaxfit.state import TrainState
 from flaxfit.train.task import Task
 
 
 @dataclass(frozen=True, eq=False)
-class OverfittingStudy:
+class OverfittingStudy(Shown):
     """The answer of `flaxfit.overfitting_study`. Printed, it is the whole report.
 
     Attributes:
@@ -92,11 +92,8 @@ class OverfittingStudy:
     def __repr__(self) -> str:
         return f"OverfittingStudy({len(self.tried)} settings; recommended: {self.recommended.name}; {duration(self.seconds)})"
 
-    def __str__(self) -> str:
-        return as_text(self.sections())
-
     def _repr_html_(self) -> str:
-        return as_html(self.sections())
+        return as_html(self.sections(), {name: figure._repr_png_() for name, figure in self.plots().items()})
 
     def row(self, fix: Fix | str) -> Tried:
         """Returns what a fix did.
@@ -214,7 +211,7 @@ class OverfittingStudy:
         if self.columns:
             rows = [[c.column, number(c.loss), "" if not c.useless else "not shown to be needed"] for c in self.columns]
             told = f"How much worse the {self.metric} becomes if a column is permuted among held-out examples (95% intervals over folds)."
-            sections.append(Section("Columns", [told], ["column", "worse by", ""], rows, figure="columns"))
+            sections.append(Section("Columns", [told], ["column", "worse by", "remark"], rows, figure="columns"))
         return sections
 
     def _planned(self) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from flaxfit.history import History
-from flaxfit.report.plots import PALETTE, panels
+from flaxfit.report.bands import band, limits
+from flaxfit.report.colors import PALETTE
+from flaxfit.report.plots import panels
 from flaxfit.report.statistics import Interval
 
 if TYPE_CHECKING:
@@ -53,38 +54,24 @@ def _fixes(study: OverfittingStudy) -> Figure:
     return figure
 
 
-def _mean(histories: Any, name: str) -> np.ndarray:
-    longest = max(len(history.epochs) for history in histories)
-    values = np.full((len(histories), longest), np.nan)
-    for row, history in zip(values, histories, strict=True):
-        row[: len(history.epochs)] = history[name]
-    return values
-
-
 def _curves(study: OverfittingStudy) -> Figure:
     """Training and validation loss of the baseline and of the recommended setting."""
     names = list(dict.fromkeys(["baseline", study.recommended.name, study.best.name]))[:2]
     figure, axes = panels(len(names), (5 * len(names), 4), sharey=True)
-    tops, bottoms = [], []
+    loss, drawn = study.curves["baseline"][0].data_loss, []
     for ax, name in zip(axes, names, strict=True):
-        histories: list[History] = list(study.curves[name])
-        loss = histories[0].data_loss
         for column, color, label in ((loss, PALETTE[0], "training"), (f"val_{loss}", PALETTE[1], "validation")):
-            values = _mean(histories, column)
-            epochs = np.arange(1, values.shape[1] + 1)
-            alive = np.isfinite(values).sum(0) >= max(1, len(values) // 2)
-            mean, low, high = (np.nanquantile(values[:, alive], q, axis=0) for q in (0.5, 0.1, 0.9))
-            ax.fill_between(epochs[alive], low, high, color=color, alpha=0.18, linewidth=0)
-            ax.plot(epochs[alive], mean, color=color, label=label)
-            tops.append(max(mean.min() * 2, mean[len(mean) // 20 :].max()))
-            bottoms.append(low.min())
+            epochs, mean, low, high = band(study.curves[name], column)
+            ax.fill_between(epochs, low, high, color=color, alpha=0.18, linewidth=0)
+            ax.plot(epochs, mean, color=color, label=label)
+            drawn.append((epochs, mean))
         if name == "baseline" and study.diagnosis.epoch is not None:
             ax.axvline(study.diagnosis.epoch, color="0.3", linestyle="--", linewidth=1, label="overfits from here on")
-        ax.set(title=f"{name} (median of the runs, 10% to 90%)", xlabel="epoch")
+        ax.set(title=f"{name} (mean of the runs, 10% to 90%)", xlabel="epoch")
         ax.title.set_fontsize(10)
         ax.legend(frameon=False)
     axes[0].set_ylabel(loss.replace("_", " "))
-    axes[0].set_ylim(min(bottoms) - 0.03 * (max(tops) - min(bottoms)), max(tops) * 1.05)
+    axes[0].set_ylim(limits(drawn))
     return figure
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from flaxfit import __version__
 from flaxfit.overfitting.plan import duration
 from flaxfit.report import html
-from flaxfit.report.plots import PALETTE
-from flaxfit.report.sections import Section
+from flaxfit.report.colors import PALETTE
+from flaxfit.report.statistics import share
+from flaxfit.sections import Section
 from flaxfit.storage.directory import environment
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def page(study: OverfittingStudy) -> str:
         colors = [_COLORS.get(t.verdict, "#888888") for t in compared]
         figures["fixes"] = html.intervals(names, differences, colors, f"{study.metric}: difference from the baseline", note, study.margin)
     first = next(iter(study.curves.values()))[0]
-    mark = {"baseline": (study.diagnosis.epoch, "overfits from here on")} if study.diagnosis.epoch is not None else None
-    figures["curves"] = html.curves(study.curves, str(first.data_loss), mark)  # pyright: ignore[reportArgumentType]
+    onsets = {"baseline": study.diagnosis.epoch} if study.diagnosis.epoch is not None else {}
+    figures["curves"] = html.curves(study.curves, str(first.data_loss), onsets)
     if (growth := study.growth) is not None:
         sizes = [*growth.sizes, 2 * growth.sizes[-1]]
         n = np.geomspace(sizes[0], sizes[-1], 60)
@@ -59,19 +60,33 @@ def page(study: OverfittingStudy) -> str:
 
 
 def _on_test(study: OverfittingStudy, figures: dict[str, Any]) -> list[Section]:
-    """Calibration and the confusion matrix on the test examples."""
+    """The confusion matrix and the reliability diagram of the test examples."""
     from flaxfit import metrics
 
     logits, y, classes = study.test_outputs, study.test_targets, study.classes or ()
     figures["confusion"] = html.confusion(np.asarray(metrics.confusion_matrix(logits, y)), classes)
+    confidence, right, counts = metrics.reliability(logits, y)
+    shares = [share(round(each * count), count) for each, count in zip(right, counts, strict=True)]
+    line = [0, 1], [0, 1], "as often right as predicted"
+    note = "Bars are 95% intervals. Below the line, the network is too sure of itself; above it, it is more often right than it says."
+    titles = "predicted probability of the class", "share that is right"
+    figures["calibration"] = html.points(confidence.tolist(), shares, line, titles, note=note)
+    figures["calibration"].update_layout(xaxis_range=[0, 1.02], yaxis_range=[-0.02, 1.02])
     error = float(metrics.ece(logits, y))
+    rows = [
+        [f"{each:.3f}", f"{part.mean:.3f} [{part.low:.3f}, {part.high:.3f}]", str(part.count)]
+        for each, part in zip(confidence, shares, strict=True)
+    ]
     return [
+        Section("Confusion on the test examples", ["True classes are in rows, predicted classes in columns."], figure="confusion"),
         Section(
-            "Confusion and calibration on the test examples",
+            "Calibration on the test examples",
             [
-                f"True classes in rows, predicted classes in columns. The expected calibration error is {error:.3g}: on average, the "
-                "predicted probability is so far from the share of predictions that are right."
+                f"The expected calibration error (ECE) is {error:.3g}: on average, the predicted probability is so far from the share of "
+                "predictions that are right. The diagram shows where."
             ],
-            figure="confusion",
-        )
+            ["predicted", "right, 95% interval", "examples"],
+            rows,
+            figure="calibration",
+        ),
     ]

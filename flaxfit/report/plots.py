@@ -1,30 +1,37 @@
 """Pictures of runs: learning curves, schedules, weight norms, scores. They return Figures and never touch pyplot: no global state.
 
-Colors are Okabe and Ito's (2008), told apart with any color vision, without their yellow, which vanishes on white. The n-th run of a
-mapping has the n-th color in every picture; after seven they come again.
+The n-th run of a mapping has the n-th color in every picture, and no two have the same. The first seven are Okabe and Ito's (2008), told
+apart with any color vision, without their yellow, which vanishes on white.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle
+from contextlib import suppress
+from io import BytesIO
 from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.ndimage import gaussian_filter1d
 
 from flaxfit.arguments import unknown
 from flaxfit.history import History
+from flaxfit.report.bands import band, limits
+from flaxfit.report.colors import PALETTE, distinct
+from flaxfit.report.diagnosis import diagnose
 from flaxfit.report.statistics import interval
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _LINE: dict[str, Any] = {"linewidth": 1.6}
 _VALIDATION: dict[str, Any] = {**_LINE, "linestyle": (0, (3.5, 1.5))}
 _BEST: dict[str, Any] = {"marker": "o", "markersize": 7, "markeredgewidth": 0.8, "markeredgecolor": "white", "linestyle": "none"}
+_ONSET: dict[str, Any] = {**_BEST, "marker": "v", "markersize": 9}
+_BAND: dict[str, Any] = {"linewidth": 8, "alpha": 0.2, "solid_capstyle": "butt"}
 _END: dict[str, Any] = {"marker": "|", "markersize": 13, "markeredgewidth": 1.8, "linestyle": "none"}
+_ENTRIES = 18  # lines of a legend beside the axes
 _LABELS = {
     "loss": "objective (data loss + penalty)",
     "binary_crossentropy": "binary cross-entropy (nats a row)",
@@ -44,6 +51,7 @@ def learning_curves(
     *,
     smooth: float = 0.0,
     log_x: bool = False,
+    log_y: bool = False,
     ylim: tuple[float, float] | None = None,
     colors: Mapping[str, str] | None = None,
     ax: Axes | None = None,
@@ -56,8 +64,9 @@ def learning_curves(
       metric: the training column; its `val_` twin is drawn where there is one. By default the data loss of the first history.
       smooth: standard deviation in epochs of a Gaussian that smooths the curves; epochs that are not finite are left out of it.
       log_x: a logarithmic epoch axis, for runs of very different lengths.
-      ylim: lower and upper limit of the metric.
-      colors: run name -> color, so that a run looks the same in several pictures; the palette's next where it has none.
+      log_y: a logarithmic axis of the metric.
+      ylim: lower and upper limit of the metric. By default a spike or a diverged run is cut off where it would flatten all else.
+      colors: run name -> color, so that a run looks the same in several pictures; that of its place where it has none.
       ax: where to draw; by default a new Figure.
       title: above the axes.
 
@@ -76,8 +85,6 @@ def learning_curves(
     first = _first(histories)
     if not 0 <= smooth < np.inf:
         raise ValueError(f"smooth=... must be a standard deviation in epochs, 0 or more, got {smooth!r}")
-    if ylim is not None and (len(ylim) != 2 or not ylim[0] < ylim[1]):
-        raise ValueError(f"ylim=... must be (lower, upper), got {ylim!r}")
     metric = (first.data_loss if metric is None else metric).removeprefix("val_")
     ax = panels(size=(9, 5))[1][0] if ax is None else _styled(ax)
     styles: dict[str, dict[str, Any]] = {"training": _LINE}  # what the gray part of the legend explains: only what is there
@@ -96,11 +103,83 @@ def learning_curves(
         best, last = epochs == history.best_epoch, np.flatnonzero(np.isfinite(values))[-1:]
         draw(epochs[best], values[best], color, _BEST, "best epoch")
         draw(epochs[last], values[last], color, _END, "end of training")
-    _log(ax, log_x)
+    _scaled(ax, log_x, log_y, ylim)
     ax.set(xlabel="epoch", ylabel=_LABELS.get(metric, metric.replace("_", " ")), title=title or "")
-    if ylim is not None:
-        ax.set_ylim(*ylim)
     _legend(ax, styles)
+    return cast(Figure, ax.get_figure(root=True))
+
+
+def study_curves(
+    study: Any,
+    metric: str | None = None,
+    *,
+    log_x: bool = False,
+    log_y: bool = False,
+    ylim: tuple[float, float] | None = None,
+    colors: Mapping[str, str] | None = None,
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draws the mean curves of each setting of a study, with a band over its runs and the epoch from which on it overfits.
+
+    Training is solid, validation is dashed, and each setting has a color of its own. The band reaches from 10% to 90% of the runs. It
+    ends where fewer than half of them are left. The epoch is that of `flaxfit.diagnose` for all runs of the setting together.
+
+    Args:
+      study: a `Study`, a `CrossValidation` or an `OverfittingStudy`; or a mapping from the name of a setting to the histories of its runs.
+      metric: the training column; its `val_` twin is drawn where there is one. By default the data loss of the first run.
+      log_x: a logarithmic epoch axis.
+      log_y: a logarithmic axis of the metric.
+      ylim: lower and upper limit of the metric. By default a spike or a diverged setting is cut off where it would flatten all else.
+      colors: setting -> color; that of its place where it has none.
+      ax: where to draw; by default a new Figure.
+      title: above the axes.
+
+    Returns:
+      The Figure.
+
+    Raises:
+      KeyError: a run without the metric.
+      ValueError: there are no runs, or `ylim` is not two numbers in order.
+
+    Example:
+      >>> runs = [History({"loss": [0.7, 0.5], "mse": [0.7, 0.5], "val_mse": [0.8, level]}) for level in (0.5, 0.75)]
+      >>> figure = study_curves({"plain": runs, "dropout": runs[:1]})
+      >>> figure.axes[0].get_lines()[1].get_ydata().tolist()
+      [0.8, 0.625]
+    """
+    settings: Mapping[str, Sequence[History]] = getattr(study, "curves", study)
+    if not isinstance(settings, Mapping) or isinstance(settings, History):
+        raise TypeError(f"study_curves takes a study, or a mapping from settings to lists of histories, got {type(study).__name__}.")
+    first = _first({f"{name}, run {index}": run for name, runs in settings.items() for index, run in enumerate(runs)})
+    metric = (first.data_loss if metric is None else metric).removeprefix("val_")
+    ax = panels(size=(9 + 2.6 * (len(settings) // _ENTRIES), 5))[1][0] if ax is None else _styled(ax)
+    counts = {len(runs) for runs in settings.values()}
+    faint = {"linewidth": 0.8, "alpha": 0.6} if len(settings) > len(PALETTE) else {}
+    styles: dict[str, dict[str, Any]] = {"training": {**_LINE, **faint}}
+    band_of = f"10% to 90% of {counts.copy().pop()} runs" if len(counts) == 1 else "10% to 90% of the runs"
+    for color, (name, runs) in _colored(settings, colors):
+        for run in runs:
+            _column(run, metric, name)
+        label = name if len(counts) == 1 else f"{name} ({len(runs)} run{'s' * (len(runs) > 1)})"
+        for column, style in ((metric, styles["training"]), (f"val_{metric}", _VALIDATION)):
+            if not all(column in run for run in runs):
+                continue
+            epochs, mean, low, high = band(runs, column)
+            ax.plot(epochs, mean, color=color, label=label if column == metric else None, **style)
+            if len(runs) > 1:
+                ax.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
+                styles[band_of] = _BAND
+            if column == metric:
+                continue
+            styles["validation"] = _VALIDATION
+            onset = epochs == _onset(runs, metric)
+            if onset.any():
+                ax.plot(epochs[onset], mean[onset], color=color, **_ONSET)
+                styles["overfits from here on"] = _ONSET
+    _scaled(ax, log_x, log_y, ylim)
+    ax.set(xlabel="epoch", ylabel=_LABELS.get(metric, metric.replace("_", " ")), title=title or "")
+    _legend(ax, {name: styles[name] for name in ("training", "validation", band_of, "overfits from here on") if name in styles})
     return cast(Figure, ax.get_figure(root=True))
 
 
@@ -129,7 +208,7 @@ def schedule(learning_rate: float | Callable[[Any], Any], steps_per_epoch: int, 
     ax = panels(size=(9, 5))[1][0] if ax is None else _styled(ax)
     steps = np.unique(np.linspace(0, steps_per_epoch * epochs, 1001).astype(int))
     rates = [float(learning_rate(step)) if callable(learning_rate) else float(learning_rate) for step in steps]
-    ax.plot(steps / steps_per_epoch, rates, color=PALETTE[len(ax.get_lines()) % len(PALETTE)], **_LINE)
+    ax.plot(steps / steps_per_epoch, rates, color=distinct(len(ax.get_lines()) + 1)[-1], **_LINE)
     ax.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     return cast(Figure, ax.get_figure(root=True))
 
@@ -139,6 +218,7 @@ def weight_norms(
     columns: Sequence[str] = ("kernel_l1", "kernel_l2", "kernel_max"),
     *,
     log_x: bool = False,
+    log_y: bool = False,
     colors: Mapping[str, str] | None = None,
     title: str | None = None,
 ) -> Figure:
@@ -148,6 +228,7 @@ def weight_norms(
       histories: run name -> History.
       columns: what to draw, a panel each.
       log_x: a logarithmic epoch axis.
+      log_y: a logarithmic axis of the norms.
       colors: run name -> color, as in `learning_curves`.
       title: above the panels.
 
@@ -170,8 +251,10 @@ def weight_norms(
     for column, ax in zip(columns, axes, strict=True):
         for color, (run, history) in _colored(histories, colors):
             ax.plot(history.epochs, _column(history, column, run), color=color, label=run, **_LINE)
-        ax.set(xlabel="epoch", ylabel=_LABELS.get(column, column.replace("_", " ")), ylim=(0, None))
-        _log(ax, log_x)
+        _scaled(ax, log_x, log_y)
+        ax.set(xlabel="epoch", ylabel=_LABELS.get(column, column.replace("_", " ")))
+        if not log_y:
+            ax.set_ylim(bottom=0)
     lines, names = figure.axes[0].get_legend_handles_labels()
     ncols = max(1, 40 * len(columns) // (8 + max(map(len, names))))  # a panel is about 40 letters wide, a line's sample 8
     figure.legend(lines, names, loc="outside lower center", ncols=ncols, frameon=False)
@@ -245,7 +328,7 @@ def panels(columns: int = 1, size: tuple[float, float] = (8, 4.2), **subplots: A
       >>> figure.get_size_inches().tolist()
       [8.0, 4.2]
     """
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    figure = _Picture(figsize=size, dpi=100, layout="constrained")
     return figure, [_styled(ax) for ax in figure.subplots(1, columns, squeeze=False, **subplots)[0]]
 
 
@@ -282,6 +365,14 @@ def lr_range(test: Any, *, ax: Axes | None = None, title: str | None = None) -> 
     return cast(Figure, ax.get_figure(root=True))
 
 
+class _Picture(Figure):
+    """A figure that a notebook shows, also where pyplot was never imported."""
+
+    def _repr_png_(self) -> bytes:
+        self.savefig(made := BytesIO(), format="png")
+        return made.getvalue()
+
+
 def _first(histories: Mapping[str, History]) -> History:
     if not isinstance(histories, Mapping) or isinstance(histories, History) or not histories:
         raise ValueError(f'histories=... must map names of runs to histories, at least one: {{"Tiny": result.history}}, got {histories!r}')
@@ -292,7 +383,20 @@ def _first(histories: Mapping[str, History]) -> History:
 
 
 def _colored(groups: Mapping[str, Any], colors: Mapping[str, str] | None) -> list[tuple[str, tuple[str, Any]]]:
-    return [((colors or {}).get(item[0], color), item) for item, color in zip(groups.items(), cycle(PALETTE), strict=False)]
+    """Each group with a color of its own: the one that it is given, or that of its place, or a spare one if another was given that."""
+    given = {name: color for name, color in (colors or {}).items() if name in groups}
+    taken = {to_hex(color) for color in given.values()}
+    own = distinct(len(groups) + len(taken))
+    spare = iter([color for color in own[len(groups) :] if to_hex(color) not in taken])
+    free = [color if to_hex(color) not in taken else None for color in own]
+    return [(given.get(item[0]) or color or next(spare), item) for item, color in zip(groups.items(), free, strict=False)]
+
+
+def _onset(runs: Sequence[History], metric: str) -> int | None:
+    """The epoch from which on the runs overfit, if they do."""
+    with suppress(ValueError):  # a metric of which it is not known whether it is best when small
+        return diagnose(runs, metric).epoch
+    return None
 
 
 def _column(history: History, name: str, run: str) -> np.ndarray:
@@ -321,12 +425,28 @@ def _legend(ax: Axes, styles: Mapping[str, dict[str, Any]]) -> None:
     """Names the runs, and what is drawn how. It stands beside the axes: inside, whatever the corner, some run's curve is under it."""
     lines, names = ax.get_legend_handles_labels()
     lines += [Line2D([], [], **{"color": "0.35", **style}) for style in styles.values()]
-    ax.legend(lines, [*names, *styles], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, frameon=False)
+    columns = 1 + len(names) // _ENTRIES
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+    legend = ax.legend(lines, [*names, *styles], **place, frameon=False, ncols=columns)
+    for line in legend.get_lines()[: len(names)]:
+        line.set(alpha=1, linewidth=_LINE["linewidth"])
 
 
-def _log(ax: Axes, log_x: bool) -> None:
+def _scaled(ax: Axes, log_x: bool, log_y: bool, ylim: tuple[float, float] | None = None) -> None:
+    """Scales the axes to what is drawn, and says of curves outside that they are."""
+    if ylim is not None and (len(ylim) != 2 or not ylim[0] < ylim[1]):
+        raise ValueError(f"ylim=... must be (lower, upper), got {ylim!r}")
     if log_x:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:g}")
     else:
         ax.locator_params(axis="x", integer=True)  # epochs are whole
+    if log_y:
+        ax.set_yscale("log")
+    curves = [line for line in ax.get_lines() if line.get_marker() == "None"]
+    drawn = [(np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)) for line in curves]
+    low, high = ylim or limits(drawn, log_x, log_y) or ax.get_ylim()
+    ax.set_ylim(low, high)
+    for line, (_, y) in zip(curves, drawn, strict=True):
+        if np.isfinite(y).any() and not ((y >= low) & (y <= high)).any() and not str(line.get_label()).startswith("_"):
+            line.set_label(f"{line.get_label()}, off the scale")

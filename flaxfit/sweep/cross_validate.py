@@ -16,7 +16,9 @@ from flaxfit.data.splits import folds as rows_of_folds
 from flaxfit.data.splits import hold_outs, split
 from flaxfit.data.table import Table as Rows
 from flaxfit.data.table import encoded
+from flaxfit.history import History
 from flaxfit.report.statistics import Comparison
+from flaxfit.sections import Section, Shown
 from flaxfit.sweep.collapsed import by_history
 from flaxfit.sweep.executors import Executors
 from flaxfit.sweep.fit_many import check_seeds, train_all
@@ -35,8 +37,8 @@ from flaxfit.train.program import logged
 from flaxfit.train.record import Resume
 
 
-@dataclass(frozen=True, eq=False)
-class CrossValidation:
+@dataclass(frozen=True, eq=False, repr=False)
+class CrossValidation(Shown):
     """The result of a cross-validation. Its members are in the order of the grid, then of folds (repeat by repeat), then of seeds.
 
     Attributes:
@@ -57,6 +59,11 @@ class CrossValidation:
     held_out: Sequence[Dataset]
     in_time: bool = False
     chosen: Sequence[Mapping[str, Any]] | None = None
+
+    @property
+    def curves(self) -> dict[str, list[History]]:
+        """The histories of the runs of each setting, by its name. `flaxfit.plots.study_curves` draws them."""
+        return self.study.curves
 
     def per_fold(self, metric: str) -> np.ndarray:
         """Returns a metric by setting and fold, averaged over seeds, shape (settings, folds)."""
@@ -174,8 +181,18 @@ class CrossValidation:
                 whole[index // each, (m.fold or 0) * repeats // len(self.folds), rows] += some / seeds
         return outputs
 
+    def __repr__(self) -> str:
+        return f"CrossValidation({len(self.study)} runs of {len(self.study.settings)} settings on {len(self.folds)} folds)"
+
     def __str__(self) -> str:
-        return "\n".join(str(self.table(metric)) for metric in self.scores if metric not in ("loss", "penalty"))
+        return "\n".join(map(str, self._tables()))
+
+    def sections(self) -> list[Section]:
+        """Returns the table of each metric as a section of a report."""
+        return [table.section() for table in self._tables()]
+
+    def _tables(self) -> list[Table]:
+        return [self.table(metric) for metric in self.scores if metric not in ("loss", "penalty")]
 
 
 def cross_validate(

@@ -13,7 +13,9 @@ import numpy as np
 
 from flaxfit.arguments import Mode, unknown
 from flaxfit.data.dataset import Dataset
+from flaxfit.history import History
 from flaxfit.report.statistics import Comparison
+from flaxfit.sections import Section, Shown
 from flaxfit.storage.directory import RunDirectory
 from flaxfit.sweep.collapsed import by_history, by_rows
 from flaxfit.sweep.grid import name_of
@@ -28,7 +30,7 @@ At = Literal["best", "last"]
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class Study(Shown):
     """A trained population. Its members are in the order of the grid, then of folds, then of seeds.
 
     The methods take a `metric`: a column of the histories, such as `val_accuracy`, or an array with one score for each member, such as
@@ -63,6 +65,14 @@ class Study:
     def __repr__(self) -> str:
         return f"Study({len(self)} runs of {len(self.settings)} settings in {self.seconds:.3g} s)"
 
+    def sections(self) -> list[Section]:
+        """Returns the table of the default metric as a section of a report."""
+        try:
+            table = self.table().section()
+        except ValueError as error:  # settings that cannot be compared by it
+            return [Section("Study", [f"{self!r}.", f"There is no table: {error}"])]
+        return [replace(table, paragraphs=[f"{self!r}.", *table.paragraphs])]
+
     def __add__(self, other: Study) -> Study:
         """Returns the members of two populations that were trained separately. Folds with the same number must have the same examples.
 
@@ -84,6 +94,14 @@ class Study:
     def settings(self) -> list[Mapping[str, Any]]:
         """The different settings, in order."""
         return list({name_of(member.setting): member.setting for member in self.members}.values())
+
+    @property
+    def curves(self) -> dict[str, list[History]]:
+        """The histories of the runs of each setting, by its name. `flaxfit.plots.study_curves` draws them."""
+        curves: dict[str, list[History]] = {}
+        for member, result in zip(self.members, self.results, strict=True):
+            curves.setdefault(name_of(member.setting) or "all runs", []).append(result.history)
+        return curves
 
     def scores(self, metric: str | np.ndarray | None = None, at: At | None = None) -> np.ndarray:
         """Returns one score for each member, shape (members,).

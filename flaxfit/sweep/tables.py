@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from flaxfit.report.sections import Section, as_html
 from flaxfit.report.statistics import Comparison, Interval, share
+from flaxfit.sections import Section, Shown, printed
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Shown):
     """Scores by setting. Its text is a table with mean, interval and standard deviation.
 
     Attributes:
@@ -73,8 +73,9 @@ class Table:
     def __str__(self) -> str:
         return _rendered(self.section())
 
-    def _repr_html_(self) -> str:
-        return as_html([self.section()])
+    def sections(self) -> list[Section]:
+        """Returns the section alone in a list."""
+        return [self.section()]
 
     def section(self) -> Section:
         """Returns the table with its remarks as a section of a report."""
@@ -100,7 +101,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Comparisons:
+class Comparisons(Shown):
     """Comparisons of settings with a baseline, corrected for their number. Its text is a table.
 
     Attributes:
@@ -140,8 +141,9 @@ class Comparisons:
     def __str__(self) -> str:
         return _rendered(self.section())
 
-    def _repr_html_(self) -> str:
-        return as_html([self.section()])
+    def sections(self) -> list[Section]:
+        """Returns the section alone in a list."""
+        return [self.section()]
 
     def section(self) -> Section:
         """Returns the comparisons with their remarks as a section of a report."""
@@ -164,7 +166,6 @@ def _rendered(section: Section) -> str:
     """A table with its remarks below it, at most 80 columns wide."""
     from textwrap import fill
 
-    from rich.console import Console
     from rich.table import Table as RichTable
 
     table = RichTable(title=section.title)
@@ -172,10 +173,7 @@ def _rendered(section: Section) -> str:
         table.add_column(column)
     for row in section.rows:
         table.add_row(*row)
-    console = Console(width=80, no_color=True, force_terminal=False)
-    with console.capture() as text:
-        console.print(table)
-    return "\n".join([text.get().rstrip(), *(fill(note, 80) for note in section.paragraphs)])
+    return "\n".join([printed(table, 80), *(fill(note, 80) for note in section.paragraphs)])
 
 
 def _short(correlation: float) -> str:

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 
 from flaxfit.callbacks import Callback, Progress
-from flaxfit.callbacks.progress import console
+from flaxfit.callbacks.line import Line, Status
 
 
 class Tally:
-    """Reports on standard error how many members have ended: as a bar on a terminal, else with a line now and then."""
+    """Reports how many members have ended: as a bar on a terminal and in a notebook, else with a line now and then."""
 
     def __init__(self, name: str | None, total: int):
-        self._name, self._total, self._done, self._bar = name, total, 0, None
+        self._name, self._total, self._done, self._line = name, total, 0, None
         self._began, self._lock = time.monotonic(), threading.Lock()
-        self._told = self._began
 
     def __enter__(self) -> Tally:
         if self._name is not None:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._console = console(sys.stderr)
-            if self._console.is_terminal:
-                columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
-                self._bar = Progress(*columns, console=self._console, transient=True)
-                self._bar.add_task(self._name, total=self._total)
-                self._bar.start()
+            self._line = Line()
+            self._line.show(Status(self._name, 0, self._total), self._name)
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._line is not None:
+            self._line.end(self._told() if self._done == self._total else None)
 
     def add(self, members: int = 1) -> None:
         """Counts members that have ended. It may be called from any thread."""
@@ -40,13 +32,12 @@ class Tally:
             return
         with self._lock:
             self._done += members
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0], members)
-        elif self._name is not None and (now - self._told > 10 or self._done == self._total):
-            self._told = now
-            line = f"{self._name}: {self._done}/{self._total} members, {now - self._began:.0f} s"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            if self._line is not None:
+                left = (time.monotonic() - self._began) / self._done * (self._total - self._done)
+                self._line.show(Status(str(self._name), self._done, self._total, left=left, values=("members",) * 4), self._told())
+
+    def _told(self) -> str:
+        return f"{self._name}: {self._done}/{self._total} members, {time.monotonic() - self._began:.0f} s"
 
 
 class Ends(Callback):

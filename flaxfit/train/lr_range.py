@@ -18,6 +18,7 @@ from flaxfit.arguments import check_count
 from flaxfit.data import order
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.table import Table, encoded
+from flaxfit.sections import Section, Shown
 from flaxfit.storage.predictor import COUNTED
 from flaxfit.train import program
 from flaxfit.train.checks import check_data, check_task
@@ -32,7 +33,7 @@ _SMOOTHING = 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class RangeTest:
+class RangeTest(Shown):
     """The result of a learning rate range test. `flaxfit.plots.lr_range` draws it.
 
     Attributes:
@@ -82,6 +83,10 @@ class RangeTest:
             f"suggested learning rate {self.suggestion:.2g}: the loss falls fastest at {self.steepest:.2g}, and a tenth of the rate "
             f"with the lowest loss is {self.tenth:.2g}"
         )
+
+    def sections(self) -> list[Section]:
+        """Returns the sentence as a section of a report."""
+        return [Section("", [f"{self}."])]
 
 
 def lr_range_test(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from flaxfit.callbacks.base import StopReason
+from flaxfit.callbacks.line import pace
 from flaxfit.history import History
+from flaxfit.sections import Section, Shown
 from flaxfit.state import RunState, TrainState
 from flaxfit.train.task import Task
 
@@ -33,8 +35,8 @@ class Timing:
     chunks: int
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(Shown):
     """The result of a run.
 
     Attributes:
@@ -58,7 +60,15 @@ class Result:
     data: Mapping[str, Any]
 
     def __repr__(self) -> str:
-        epochs, pace = len(self.history.epochs), f"{self.timing.epoch * 1e3:.3g} ms/epoch"
+        epochs = len(self.history.epochs)
+        return f"Result({epochs} epochs, {self._end()}; best epoch {self.best_epoch}; {pace(self.timing.epoch)})"
+
+    def sections(self) -> list[Section]:
+        """Returns the metrics of the first, the best and the last epoch as a section of a report."""
+        told = f"{len(self.history.epochs)} epochs ({self._end()}), {pace(self.timing.epoch)}."
+        return [replace(section, title="Result", paragraphs=[told]) for section in self.history.sections()]
+
+    def _end(self) -> str:
         end = {
             "epochs": "all that were asked for",
             "early_stopping": "stopped early",
@@ -66,7 +76,7 @@ class Result:
             "callback": "stopped by a callback",
             "interrupted": "interrupted",
         }
-        return f"Result({epochs} epochs, {end[self.stop_reason]}; best epoch {self.best_epoch}; {pace})"
+        return end[self.stop_reason]
 
 
 def result_of(task: Task, state: RunState, history: History, reason: StopReason, timing: Timing, data: Mapping[str, Any]) -> Result:

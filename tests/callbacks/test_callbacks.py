@@ -143,17 +143,6 @@ def test_progress_prints_plain_lines_where_there_is_no_terminal(net, table):
     assert f"val_binary_crossentropy {values[-1]:.4g}, best {values.min():.4g} in epoch {np.argmin(values) + 1}" in last
 
 
-def test_progress_draws_a_bar_on_a_terminal(net, table):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    file = Terminal()
-    ff.fit(task_of(net), table[0], epochs=8, callbacks=[ff.callbacks.ProgressBar(file=file)])
-    assert "\x1b" in file.getvalue()
-    assert "8/8" in file.getvalue()
-
-
 def test_a_hook_that_fails_lets_the_others_close(net, table, tmp_path):
     class Fails(ff.callbacks.Callback):
         every_epochs = 2

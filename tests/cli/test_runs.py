@@ -54,6 +54,13 @@ def test_show_a_population(finished, tmp_path, capsys):
     text = capsys.readouterr().out
     best = study.results[1].history["val_categorical_crossentropy"][study.results[1].best_epoch - 1]
     assert f"seed=1: 3 epochs, best epoch {study.results[1].best_epoch}: val_categorical_crossentropy {best:.4g}" in text
+    assert main(["show", str(tmp_path / "many"), "--plot"]) == 0
+    assert (tmp_path / "many" / "plots" / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["report", str(tmp_path / "many")]) == 0
+    page = (tmp_path / "many" / "report.html").read_text()
+    lowest = ff.statistics.interval([result.history["val_categorical_crossentropy"].min() for result in study.results])
+    assert f"The lowest val_categorical_crossentropy of a run is {lowest} on average for all runs." in page
+    capsys.readouterr()
     assert main(["show", str(tmp_path / "many"), "--member", "seed=0"]) == 0
     assert "Epoch 3 of 3" in capsys.readouterr().out
     assert main(["show", str(tmp_path / "many"), "--member", "sed=0"]) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 
@@ -59,6 +60,9 @@ def test_it_says_what_overfits_and_what_helps(studied):
     assert lines[0].startswith("Plan: 5 settings x 10 folds x 1 repeats, 60 epochs each: about ")
     assert any(line.startswith("repeat 1 of 1 done: best so far ") for line in lines)
     assert max(map(len, str(study).splitlines())) <= 80
+    shown = study._repr_html_()
+    assert shown.count('src="data:image/png;base64,') == len(study.plots())
+    assert html.escape(study.sentences[0]) in shown
 
 
 def test_comparisons_are_corrected_for_folds_and_fixes(studied):

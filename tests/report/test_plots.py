@@ -245,3 +245,66 @@ def test_panels_for_pictures_of_ones_own():
     assert not any(ax.spines[side].get_visible() for ax in axes for side in ("top", "right"))
     axes[0].set_ylim(0, 7)
     assert axes[2].get_ylim() == (0, 7)
+
+
+def overfitting(seed, late=True):
+    """Falls; and with `late`, validation rises again from epoch 30 on."""
+    random, epochs = np.random.default_rng(seed), np.arange(1, 101)
+    training = np.exp(-epochs / 10) + 0.005 * random.random(100)
+    validation = training + 0.2 + late * 0.01 * np.maximum(0, epochs - 30)
+    return History({"loss": training, "mse": training, "val_loss": validation, "val_mse": validation})
+
+
+def test_study_curves_are_means_with_bands_and_the_epoch_of_overfitting():
+    runs = {"plain": [overfitting(seed) for seed in range(4)], "dropout": [overfitting(seed, late=False) for seed in range(4, 8)]}
+    figure = plots.study_curves(runs)
+    ax, found = figure.axes[0], lines(figure)
+    for solid, dashed, histories in zip(found["solid"], found["dashed"], runs.values(), strict=True):
+        np.testing.assert_allclose(solid.get_ydata(), np.mean([history["mse"] for history in histories], 0))
+        np.testing.assert_allclose(dashed.get_ydata(), np.mean([history["val_mse"] for history in histories], 0))
+    vertices = ax.collections[0].get_paths()[0].vertices
+    low, high = np.quantile([history["mse"] for history in runs["plain"]], (0.1, 0.9), axis=0)
+    assert vertices[:, 1].min() == pytest.approx(low.min())
+    assert vertices[:, 1].max() == pytest.approx(high.max())
+    (onset,) = [line for line in ax.get_lines() if line.get_marker() == "v"]
+    assert 25 <= onset.get_xdata()[0] <= 35
+    assert onset.get_color() == found["solid"][0].get_color()
+    assert legend(figure) == ["plain", "dropout", "training", "validation", "10% to 90% of 4 runs", "overfits from here on"]
+    uneven = plots.study_curves({"plain": runs["plain"], "dropout": runs["dropout"][:1]})
+    assert legend(uneven)[:2] == ["plain (4 runs)", "dropout (1 run)"]
+
+
+def test_no_two_settings_have_the_same_color_even_where_some_are_given():
+    runs = {f"setting {number}": [overfitting(0)] for number in range(30)}
+    for colors in (None, {"setting 3": plots.PALETTE[0], "setting 20": "#d55e00"}):
+        for figure in (
+            plots.study_curves(runs, colors=colors),
+            plots.learning_curves({name: each[0] for name, each in runs.items()}, colors=colors),
+            plots.scores({name: [1.0, 2.0] for name in runs}, "score", colors=colors),
+        ):
+            shown = [line for line in figure.axes[0].get_lines() if line.get_linestyle() == "-" and len(line.get_xdata()) > 1]
+            assert len({to_rgb(line.get_color()) for line in shown}) == 30
+    ax = plots.panels()[1][0]
+    for rate in range(1, 12):
+        plots.schedule(rate / 10, 1, 5, ax=ax)
+    assert len({line.get_color() for line in ax.get_lines()}) == 11
+
+
+def test_a_logarithmic_axis_and_a_run_off_the_scale():
+    wild = History({"loss": np.full(100, 1e6), "mse": np.full(100, 1e6)})
+    ax = plots.learning_curves({"good": overfitting(0), "other": overfitting(1), "wild": wild}).axes[0]
+    assert ax.get_ylim()[1] < 2
+    assert "wild, off the scale" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert plots.learning_curves({"good": overfitting(0)}, log_y=True).axes[0].get_yscale() == "log"
+    assert plots.study_curves({"good": [overfitting(0)]}, log_y=True).axes[0].get_yscale() == "log"
+    norms = plots.weight_norms({"run": make()}, ["kernel_l1"], log_y=True).axes[0]
+    assert norms.get_yscale() == "log"
+    assert norms.get_ylim()[0] > 0
+
+
+def test_study_curves_says_what_it_takes():
+    wrong: Any = [overfitting(0)]
+    with pytest.raises(TypeError, match=r"study_curves takes a study.*got list"):
+        plots.study_curves(wrong)
+    with pytest.raises(KeyError, match="in the history of 'plain'"):
+        plots.study_curves({"plain": wrong}, "acuracy")

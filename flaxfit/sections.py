@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import html
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import fill
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,7 @@ class Section:
     """One section of a report.
 
     Attributes:
-      title: its heading.
+      title: its heading, or nothing.
       paragraphs: its text. A paragraph that begins with "- " is an item of a list.
       columns: the headings of its table, or nothing.
       rows: the cells of its table.
@@ -25,6 +28,23 @@ class Section:
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = field(default=())
     figure: str | None = None
+
+
+class Shown:
+    """What a notebook shows as HTML, and an interpreter and `print` as text, from its `sections()`."""
+
+    def sections(self) -> list[Section]:
+        """Returns what there is to show."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return as_text(self.sections())
+
+    def _repr_html_(self) -> str:
+        return as_html(self.sections())
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return {"text/plain": str(self)}
 
 
 def as_text(sections: Sequence[Section], width: int = 80) -> str:
@@ -42,7 +62,6 @@ def as_text(sections: Sequence[Section], width: int = 80) -> str:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int = 80) -> str:
     """Returns a table as text. Cells that are too long for the width are folded."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -50,10 +69,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int = 80
         made.add_column(column, overflow="fold")
     for row in rows:
         made.add_row(*row)
-    console = Console(width=width, no_color=True, force_terminal=False)
+    return "\n".join(line for line in printed(made, width).splitlines() if line)
+
+
+def printed(table: Any, width: int = 80) -> str:
+    """Returns a table of rich as text. In a notebook, nothing else is shown: rich's own console would leave an empty output."""
+    from rich.console import Console
+
+    console = Console(width=width, no_color=True, force_terminal=False, force_jupyter=False)
     with console.capture() as text:
-        console.print(made, markup=False)
-    return "\n".join(line.rstrip() for line in text.get().rstrip().splitlines() if line.strip())
+        console.print(table, markup=False)
+    return "\n".join(line.rstrip() for line in text.get().rstrip().splitlines())
 
 
 def as_markdown(title: str, sections: Sequence[Section]) -> str:
@@ -71,12 +97,16 @@ def as_markdown(title: str, sections: Sequence[Section]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def as_html(sections: Sequence[Section]) -> str:
-    """Returns the sections without their figures as HTML, for a notebook."""
+def as_html(sections: Sequence[Section], figures: Mapping[str, bytes] | None = None) -> str:
+    """Returns the sections as HTML, for a notebook, with those of their figures that are given as PNG."""
     parts = []
     for section in sections:
-        table = table_html(section.columns, section.rows) if section.rows else ""
-        parts.append(f"<h4>{html.escape(section.title)}</h4>{table}{paragraphs_html(section.paragraphs)}")
+        title = f"<p><strong>{html.escape(section.title)}</strong></p>" if section.title else ""
+        table = table_html(section.columns, section.rows, section.title) if section.rows else ""
+        parts.append(title + table + paragraphs_html(section.paragraphs))
+        if figures and section.figure is not None and section.figure in figures:
+            data = base64.b64encode(figures[section.figure]).decode()
+            parts.append(f'<img alt="{html.escape(section.title)}" src="data:image/png;base64,{data}">')
     return "".join(parts)
 
 
@@ -88,11 +118,18 @@ def paragraphs_html(paragraphs: Sequence[str], answer: bool = False) -> str:
     return f'<div class="answer">{plain}{listed}</div>' if answer else plain + listed
 
 
-def table_html(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table as HTML."""
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+def table_html(columns: Sequence[str], rows: Sequence[Sequence[str]], name: str = "") -> str:
+    """Returns a table as HTML. The keyboard scrolls it where it is wider than the screen; `name` tells it from others."""
+    head = "".join(f'<th scope="col">{html.escape(column)}</th>' if column else "<td></td>" for column in columns)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    label = html.escape(f"Table: {name}")
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="table" role="region" tabindex="0" aria-label="{label}">{table}</div>'
+
+
+def _cell(text: str) -> str:
+    kind = ' class="number"' if re.match(r"[-\d.]+(?![-\w])", text) else ""
+    return f"<td{kind}>{html.escape(text)}</td>"
 
 
 def _escaped(text: str) -> str:
