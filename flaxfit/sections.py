@@ -106,7 +106,7 @@ def as_html(sections: Sequence[Section], figures: Mapping[str, bytes] | None = N
         parts.append(title + table + paragraphs_html(section.paragraphs))
         if figures and section.figure is not None and section.figure in figures:
             data = base64.b64encode(figures[section.figure]).decode()
-            parts.append(f'<img alt="{html.escape(section.title)}" src="data:image/png;base64,{data}">')
+            parts.append(f'<img alt="{html.escape(section.title)}" src="data:image/png;base64,{data}" style="max-width: 100%">')
     return "".join(parts)
 
 

@@ -250,7 +250,9 @@ def test_nothing_is_left():
 
 def test_what_was_done_is_printed():
     text = str(learned({"age": [1.0, None, 3.0], "[b]ed": ["x", "y", "x"], "same": [1, 1, 1]}))
-    assert "standardized, mean 2, deviation 0.816497, missing values -> 2 and a flag" in text
+    assert max(map(len, text.splitlines())) <= 80
+    cells = " ".join(line.split("│")[3].strip() for line in text.splitlines() if "│" in line)
+    assert "standardized, mean 2, deviation 0.816497, missing values -> 2 and a flag" in cells
     assert "one-hot: x, y" in text
     assert "[b]ed" in text
     assert "left out: constant" in text
