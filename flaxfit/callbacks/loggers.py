@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -170,8 +171,10 @@ class MLflow(_Tracker):
         self._client = client = mlflow.MlflowClient(self._uri)
         if self._id is None:
             name = self._experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "Default"
-            found = client.get_experiment_by_name(name)
-            experiment = client.create_experiment(name) if found is None else found.experiment_id
+            if client.get_experiment_by_name(name) is None:
+                with suppress(mlflow.exceptions.MlflowException):  # another member of a population has created it
+                    client.create_experiment(name)
+            experiment = client.get_experiment_by_name(name).experiment_id
             self._id = client.create_run(experiment, run_name=self._run_name).info.run_id
             client.log_batch(self._id, params=[Param(name, str(value)) for name, value in self._hparams.items()])
         elif not self._sent:

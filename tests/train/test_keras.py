@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from pathlib import Path
@@ -121,9 +122,23 @@ def test_a_plateau_lowers_the_rate_in_the_epochs_in_which_keras_does(mode, patie
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "from_keras.md").read_text(encoding="utf-8")
+
+
+def test_the_guide_has_every_argument_of_compile_fit_and_callbacks():
+    callbacks = [kind for kind in vars(keras.callbacks).values() if inspect.isclass(kind) and kind is not keras.callbacks.CallbackList]
+    arguments = {
+        name
+        for function in (keras.Model.compile, keras.Model.fit, *(kind.__init__ for kind in callbacks))
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name != "self" and parameter.kind is not parameter.VAR_KEYWORD
+    }
+    said = set(re.findall(r"\w+", " ".join(re.findall(r"^\| [^|]*\|[^|]*\|", PAGE, re.MULTILINE))))
+    assert {kind.__name__ for kind in callbacks} | arguments <= said
+
+
 def keras_optimizers():
-    page = (Path(__file__).parents[2] / "docs" / "guides" / "from_keras.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n([^`]*?^optimizers = .*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (code,) = re.findall(r"^```python\n([^`]*?^optimizers = .*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     namespace = {}
     exec(code, namespace)
     return namespace["optimizers"]
