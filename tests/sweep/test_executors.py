@@ -9,7 +9,7 @@ import pickle
 import signal
 import threading
 import time
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 
 import cloudpickle
@@ -214,6 +214,22 @@ def test_what_cannot_work_is_refused_before_anything_trains(how, monkeypatch):
         ):
             with pytest.raises(error, match=words):
                 ff.fit_many(task, GRID, executor=executor, callbacks=lambda member, given=callbacks: given, **how)
+
+
+class Late(Executor):
+    """An executor whose workers take a second to come."""
+
+    def submit(self, function, *args):
+        future = Future()
+        threading.Timer(1.0, lambda: future.set_result(function(*args))).start()
+        return future
+
+
+def test_an_executor_without_workers_is_said(how, monkeypatch):
+    monkeypatch.setattr(executors, "SILENT_SECONDS", 0.1)
+    with pytest.warns(RuntimeWarning, match="see whether the executor has workers") as told:
+        ff.fit_many(made(), {name: values[:1] for name, values in GRID.items()}, executor=Late(), **how)
+    assert {warning.filename for warning in told} == {__file__}
 
 
 def test_the_error_of_a_member_names_it(how):
