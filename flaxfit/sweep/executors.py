@@ -263,7 +263,8 @@ class Workers:
                     self._pending.clear()
                 if losses >= MOST_LOSSES:
                     raise RuntimeError(
-                        f"workers were lost {losses} times in a row, which happens where memory is short; {self._state()}"
+                        f"workers were lost {losses} times in a row, as where memory is short, or where a script lacks "
+                        f'`if __name__ == "__main__":`; {self._state()}'
                     ) from error
                 if isinstance(error, BrokenExecutor) and not self._pool.renew():
                     raise RuntimeError(
