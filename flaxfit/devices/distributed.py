@@ -18,6 +18,8 @@ import jax
 import numpy as np
 
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND")
+HEARTBEAT_SECONDS = 100
+"""So long a process may be silent, such as one that is stopped, until the others end."""
 _lost: list[str] = []  # Why this process must not wait for the others at its end: they are gone, or wait for it.
 
 
@@ -27,6 +29,9 @@ def initialize(coordinator: str | None = None, processes: int | None = None, pro
     Arguments that are not given are taken from the environment variables `FLAXFIT_COORDINATOR`, `FLAXFIT_PROCESSES` and `FLAXFIT_PROCESS`,
     or from the cluster that JAX detects (Slurm, Open MPI, Kubernetes, Cloud TPU). After that,
     `fit(..., mesh=Mesh(jax.devices(), ("data",)))` is one run of all processes.
+
+    If a process dies, the others end within seconds. If one hangs, JAX ends the others after 100 seconds without a heartbeat. The same
+    command resumes the run from its last checkpoint.
 
     Args:
       coordinator: the address and port of the first process, such as `"10.0.0.1:1234"`.
@@ -50,7 +55,7 @@ def initialize(coordinator: str | None = None, processes: int | None = None, pro
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # It would catch SIGTERM, on which the run saves.
     count, number = (None if missing else int(named[name]) for name in ("processes", "process"))
-    jax.distributed.initialize(named["coordinator"], count, number)
+    jax.distributed.initialize(named["coordinator"], count, number, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     atexit.register(_leave)  # It runs before JAX's own handler, which waits minutes for processes that are gone.
 
 

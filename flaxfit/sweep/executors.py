@@ -40,6 +40,8 @@ MOST_LOSSES = 10
 """So many times in a row may workers be lost, without a member that gets on, before the population ends."""
 HOLD_SECONDS = 10.0
 """How long other batches of a worker wait while it is sent the rows, unless it answers before."""
+SILENT_SECONDS = 900.0
+"""If for this long no worker has saved or returned a member, there may be none."""
 _SPOOL = ".workers-"
 
 
@@ -226,7 +228,7 @@ class Workers:
                     _gather(self._place, store)
 
     def _loop(self, signals: Signals) -> None:
-        losses, saved = 0, {}
+        losses, saved, heard = 0, {}, time.monotonic()
         while (self._waiting or self._held or self._pending) and signals.heard is None:
             batch = None
             try:
@@ -238,7 +240,13 @@ class Workers:
                 try:
                     future = self._done.get(timeout=0.25)
                 except queue.Empty:
+                    if time.monotonic() - heard > SILENT_SECONDS:
+                        before, saved, heard = saved, self._marks(), time.monotonic()
+                        if saved == before:
+                            message = f"no worker has saved or returned a member for {SILENT_SECONDS / 60:.0f} minutes"
+                            warnings.warn(f"{message}: see whether the executor has workers.", RuntimeWarning, stacklevel=5)
                     continue
+                heard = time.monotonic()
                 if (batch := self._pending.pop(future, None)) is not None:
                     self._take(batch, future.result())
                     losses = 0
@@ -247,7 +255,7 @@ class Workers:
                     if batch is not None:
                         error.add_note(f"in the member {', '.join(entry.member.name for entry in batch.entries)}")
                     raise
-                before, saved = saved, {path.name: path.stat().st_mtime_ns for path in self._place.glob("*.member")}
+                before, saved = saved, self._marks()
                 losses = 1 if saved != before else losses + 1
                 self._waiting.extend([batch] if batch is not None else [])
                 if isinstance(error, BrokenExecutor):
@@ -255,13 +263,18 @@ class Workers:
                     self._pending.clear()
                 if losses >= MOST_LOSSES:
                     raise RuntimeError(
-                        f"workers were lost {losses} times in a row, which happens where memory is short; {self._state()}"
+                        f"workers were lost {losses} times in a row, as where memory is short, or where a script lacks "
+                        f'`if __name__ == "__main__":`; {self._state()}'
                     ) from error
                 if isinstance(error, BrokenExecutor) and not self._pool.renew():
                     raise RuntimeError(
                         f"a worker died, which broke the executor; {self._state()} "
                         "With a function that makes the executor, executor=lambda: ..., it is made anew."
                     ) from error
+
+    def _marks(self) -> dict[str, int]:
+        """When each member in training was last saved."""
+        return {path.name: path.stat().st_mtime_ns for path in self._place.glob("*.member")}
 
     def _submit(self, batch: _Batch) -> None:
         """Sends a batch to a worker."""

@@ -204,7 +204,7 @@ def _entry(recipe: Recipe, part: Part, asked: Asked, directory: RunDirectory | N
     """Returns a member where it was last saved."""
     trial = Trial(asked.setting, asked.seed, part.train, part.validation, asked.fold, part.fitted, asked.split)
     member = replace(member_of(recipe.make_task, trial, recipe.traced, recipe.config), name=asked.name)
-    key = id(recipe), member.programs
+    key = recipe, member.programs
     job = part.jobs.get(key) or part.jobs.setdefault(key, validate(member, part.train, part.validation, recipe.config))
     run = job.run(member.task)
     entry = Entry(trial, member, job, check_callbacks(recipe.callbacks(member) if recipe.callbacks else [], run), directory)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.faults import disk, kills, power
 from tests.faults.runs import KINDS, Tally
 
-COUNTS = {"kill": 100, "signal": 40, "damage": 1000, "power": 12, "disk": 9, "hostile": 21}
+COUNTS = {"kill": 100, "signal": 40, "damage": 1000, "power": 12, "disk": 9, "hostile": 21, "workers": 40}
 OUTCOMES = ("fine", "refused", "swallowed", "lost", "wrong", "executed", "memory")
 
 
@@ -52,6 +52,11 @@ def tables(home, wanted, share):
         yield "full disks", disk.full(home, disk.SIZES[: counts["disk"]], references["fit"][0])
     if "hostile" in wanted:
         yield "hostile files", printed("hostile.py", home)
+    if "workers" in wanted:
+        from tests.faults import workers  # after the cache is chosen
+
+        for kind in ("dask", "processes"):
+            yield f"workers: {kind}", workers.kills(kind, counts["workers"], epochs=4000)
 
 
 def main():

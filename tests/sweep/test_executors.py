@@ -9,7 +9,7 @@ import pickle
 import signal
 import threading
 import time
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 
 import cloudpickle
@@ -49,8 +49,15 @@ def whole(how):
     return ff.fit_many(made(), GRID, strategy="threads", **how)
 
 
-def spawned(workers):
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+@pytest.fixture(scope="module")
+def long(how):
+    """Members that take some time, and what one process makes of them."""
+    options = {**how, "early_stopping": None, "seeds": 2}
+    return options, ff.fit_many(made(), GRID, strategy="threads", **options)
+
+
+def spawned():
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 def same(study, other):
@@ -85,15 +92,14 @@ def dying(notes, members):
     return callbacks
 
 
-def test_a_pool_that_a_dead_worker_broke_is_named_and_the_same_call_resumes(how, tmp_path):
-    options = {**how, "early_stopping": None, "seeds": 2, "run_dir": tmp_path / "run"}
-    whole = ff.fit_many(made(), GRID, strategy="threads", **{**options, "run_dir": None})
+def test_a_pool_that_a_dead_worker_broke_is_named_and_the_same_call_resumes(long, tmp_path):
+    options, whole = {**long[0], "run_dir": tmp_path / "run"}, long[1]
     names = [member.name for member in whole.members]
     (notes := tmp_path / "notes").mkdir()
     options["callbacks"] = dying(notes, {names[2], names[5]})
-    with spawned(2) as pool, pytest.raises(RuntimeError, match=rf"a worker died(?s:.*)of 8 members have not ended: (?s:.*){names[2]}"):
+    with spawned() as pool, pytest.raises(RuntimeError, match=rf"a worker died(?s:.*)of 8 members have not ended: (?s:.*){names[2]}"):
         ff.fit_many(made(), GRID, executor=pool, **options)
-    again = ff.fit_many(made(), GRID, executor=lambda: spawned(1), **options)  # a worker dies in this call, too
+    again = ff.fit_many(made(), GRID, executor=spawned, **options)  # a worker dies in this call, too
     assert same(whole, again)
     begun = {name: [int(done) for done in (notes / name).read_text().split()] for name in names}
     assert all(begun[names[n]][0] == 0 < begun[names[n]][1] < 40 for n in (2, 5))
@@ -102,10 +108,9 @@ def test_a_pool_that_a_dead_worker_broke_is_named_and_the_same_call_resumes(how,
     assert {name: len((notes / name).read_text().split()) for name in names} == {name: len(done) for name, done in begun.items()}
 
 
-def test_dask_trains_the_batch_of_a_lost_worker_elsewhere(how, tmp_path):
+def test_dask_trains_the_batch_of_a_lost_worker_elsewhere(long, tmp_path):
     distributed = pytest.importorskip("distributed")
-    options = {**how, "early_stopping": None, "seeds": 2, "run_dir": tmp_path / "run"}
-    whole = ff.fit_many(made(), GRID, strategy="threads", **{**options, "run_dir": None})
+    options, whole = {**long[0], "run_dir": tmp_path / "run"}, long[1]
     names = [member.name for member in whole.members]
     (notes := tmp_path / "notes").mkdir()
     cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
@@ -169,14 +174,12 @@ def test_without_a_common_directory_rows_are_sent_once_and_members_are_sent_back
     assert same(whole, study)
 
 
-def test_other_populations_take_an_executor_too(how):
-    task, rows = made(), how["train"]
-    options = {"folds": 2, "epochs": 2, "seeds": 2}
-    with ThreadPoolExecutor(2) as pool:
-        for strategy, workers in (("threads", 2), ("vmap", None)):
-            grid = {name: values[:1] for name, values in GRID.items()}
-            study = ff.cross_validate(task, rows, grid, strategy=strategy, workers=workers, executor=pool, **options)
-            assert same(ff.cross_validate(task, rows, grid, strategy=strategy, **options).study, study.study)
+def test_folds_side_by_side_take_an_executor_too(how):
+    task, grid = made(), {name: values[:1] for name, values in GRID.items()}
+    options = {"folds": 2, "epochs": 2, "seeds": 2, "strategy": "vmap"}
+    with ThreadPoolExecutor(1) as pool:
+        study = ff.cross_validate(task, how["train"], grid, executor=pool, **options).study
+    assert same(ff.cross_validate(task, how["train"], grid, **options).study, study)
 
 
 def test_ctrl_c_ends_the_workers_after_their_chunk_and_keeps_what_they_trained(how, tmp_path):
@@ -214,6 +217,22 @@ def test_what_cannot_work_is_refused_before_anything_trains(how, monkeypatch):
         ):
             with pytest.raises(error, match=words):
                 ff.fit_many(task, GRID, executor=executor, callbacks=lambda member, given=callbacks: given, **how)
+
+
+class Late(Executor):
+    """An executor whose workers take a second to come."""
+
+    def submit(self, function, *args):
+        future = Future()
+        threading.Timer(1.0, lambda: future.set_result(function(*args))).start()
+        return future
+
+
+def test_an_executor_without_workers_is_said(how, monkeypatch):
+    monkeypatch.setattr(executors, "SILENT_SECONDS", 0.1)
+    with pytest.warns(RuntimeWarning, match="see whether the executor has workers") as told:
+        ff.fit_many(made(), {name: values[:1] for name, values in GRID.items()}, executor=Late(), **how)
+    assert {warning.filename for warning in told} == {__file__}
 
 
 def test_the_error_of_a_member_names_it(how):
