@@ -108,6 +108,7 @@ def test_a_pool_that_a_dead_worker_broke_is_named_and_the_same_call_resumes(long
     assert {name: len((notes / name).read_text().split()) for name in names} == {name: len(done) for name, done in begun.items()}
 
 
+@pytest.mark.slow
 def test_dask_trains_the_batch_of_a_lost_worker_elsewhere(long, tmp_path):
     distributed = pytest.importorskip("distributed")
     options, whole = {**long[0], "run_dir": tmp_path / "run"}, long[1]
@@ -174,6 +175,7 @@ def test_without_a_common_directory_rows_are_sent_once_and_members_are_sent_back
     assert same(whole, study)
 
 
+@pytest.mark.slow
 def test_folds_side_by_side_take_an_executor_too(how):
     task, grid = made(), {name: values[:1] for name, values in GRID.items()}
     options = {"folds": 2, "epochs": 2, "seeds": 2, "strategy": "vmap"}
