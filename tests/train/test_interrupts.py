@@ -250,7 +250,7 @@ def test_whatever_ends_the_training_leaves_a_checkpoint(task, data, tmp_path, mo
 
 
 THREAD = """
-import flaxfit as ff, numpy as np, optax, os, signal, sys, threading
+import flaxfit as ff, numpy as np, optax, os, signal, sys, threading, time
 x = np.ones((20, 2), np.float32)
 task = ff.Task(ff.nn.MLP((4,), 1), ff.losses.mse, optax.adam(1e-2))
 class Press(ff.callbacks.Callback):
@@ -262,7 +262,8 @@ bars = [ff.callbacks.Dots(file=sys.stdout), ff.callbacks.ProgressBar(file=sys.st
 run = lambda: ff.fit(task, ff.Dataset(x, x[:, 0]), epochs=10**9, callbacks=[Press(), *bars], run_dir=sys.argv[1])
 os.dup2(os.open("/dev/full", os.O_WRONLY), 1)  # nothing can be written there
 threading.Thread(target=run).start()
-signal.pause()
+while True:  # signal.pause() would miss a signal that arrives just before it
+    time.sleep(0.1)
 """
 
 
