@@ -76,7 +76,6 @@ def plain(tmp_path_factory):
         {"jax_numpy_rank_promotion": "raise"},
         {"jax_debug_nans": "1"},
         {"jax_transfer_guard": "disallow"},
-        {"jax_numpy_dtype_promotion": "strict"},
     ],
     ids=str,
 )
