@@ -61,7 +61,7 @@ class Store:
     Example:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as home, Store(Path(home) / "members.sqlite") as store:
-      ...     store.put("seed=0", {"seed": 0}, 10, True, {"w": np.ones(2)}, History({"loss": [0.7, 0.5]}), {})
+      ...     store.put("seed=0", Saved({"seed": 0}, 10, True, History({"loss": [0.7, 0.5]}), {}), {"w": np.ones(2)})
       ...     store["seed=0"].history["loss"].tolist(), store.arrays("seed=0")["w"].tolist(), "seed=1" in store
       ([0.7, 0.5], [1.0, 1.0], False)
     """
@@ -120,34 +120,21 @@ class Store:
                 raise ValueError(f"the checksum of the state of {name} is wrong")
             return unpack_arrays(content)
 
-    def put(
-        self,
-        name: str,
-        record: Mapping[str, Any],
-        position: int,
-        finished: bool,
-        arrays: Mapping[str, np.ndarray],
-        history: History,
-        notes: Mapping[str, Any],
-    ) -> None:
+    def put(self, name: str, saved: Saved, arrays: Mapping[str, np.ndarray]) -> None:
         """Saves a member, in place of what was saved of it before.
 
         Args:
           name: its name.
-          record: its description, as in `Saved`.
-          position: the number of steps it has trained.
-          finished: whether it has ended.
+          saved: the member.
           arrays: its state by path.
-          history: its logged epochs.
-          notes: the states of its callbacks.
 
         Warns:
           RuntimeWarning: it could not be written. What was saved before is still there.
         """
-        content, columns = pack_arrays(arrays), list(history)
-        about = {"format": FORMAT, "position": position, "finished": finished, "columns": columns, "notes": dict(notes)}
-        rows = np.stack([history[column] for column in columns], axis=1).tobytes()
-        texts = json.dumps(record), json.dumps(about | {"state": zlib.crc32(content)})
+        content, columns = pack_arrays(arrays), list(saved.history)
+        about = {"format": FORMAT, "position": saved.position, "finished": saved.finished, "columns": columns, "notes": dict(saved.notes)}
+        rows = np.stack([saved.history[column] for column in columns], axis=1).tobytes()
+        texts = json.dumps(dict(saved.record)), json.dumps(about | {"state": zlib.crc32(content)})
         parts = [(name, n, content[first : first + PART_BYTES]) for n, first in enumerate(range(0, len(content), PART_BYTES))]
         with self._lock:
             if self._together and self._failed:

@@ -22,7 +22,7 @@ import numpy as np
 from flaxfit.callbacks import Dots, ProgressBar
 from flaxfit.storage.directory import RunDirectory, versions
 from flaxfit.storage.parcels import pack_member, unpack_member, write_object
-from flaxfit.storage.store import Saved, Store
+from flaxfit.storage.store import Store
 from flaxfit.sweep.members import Entry
 from flaxfit.sweep.strategies import Way, kind_of
 from flaxfit.sweep.tally import Tally
@@ -133,11 +133,7 @@ def _gather(spool: Path, store: Store) -> None:
         with suppress(ValueError, KeyError, OSError):  # damaged: what the store has is used
             name, saved, arrays = unpack_member(path.read_bytes())
             if name not in store or store[name].position < saved.position:
-                _put(store, name, saved, arrays)
-
-
-def _put(store: Store, name: str, saved: Saved, arrays: Mapping[str, Any]) -> None:
-    store.put(name, saved.record, saved.position, saved.finished, arrays, saved.history, saved.notes)
+                store.put(name, saved, arrays)
 
 
 @dataclass(eq=False)
@@ -320,7 +316,7 @@ class Workers:
                 _, saved, arrays = unpack_member(one[0])
                 entry.timing = _added(entry.timing, one[1])
                 if self._store is not None:
-                    _put(self._store, name, saved, arrays)
+                    self._store.put(name, saved, arrays)
                 if saved.finished:
                     entry.take(saved, arrays)
                     self._tally.add()

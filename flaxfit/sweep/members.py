@@ -161,16 +161,7 @@ class Entry:
 class Puts(Protocol):
     """Where members are saved."""
 
-    def put(
-        self,
-        name: str,
-        record: Mapping[str, Any],
-        position: int,
-        finished: bool,
-        arrays: Mapping[str, np.ndarray],
-        history: History,
-        notes: Mapping[str, Any],
-    ) -> None:
+    def put(self, name: str, saved: Saved, arrays: Mapping[str, np.ndarray]) -> None:
         """Saves a member, as `Store.put`."""
         ...
 
@@ -192,4 +183,4 @@ class _Saver(Callback):
         name, record, batch = self._entry.member.name, self._entry.record, self._entry.batch
         if batch is not None:  # what may change a member's last bits
             record.setdefault("environment", {})["batch"] = {"width": batch.width, "devices": batch.group.devices}
-        self._store.put(name, record, position, finished, arrays_of(progress.state), progress.history, progress.notes)
+        self._store.put(name, Saved(record, position, finished, progress.history, progress.notes), arrays_of(progress.state))

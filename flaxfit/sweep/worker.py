@@ -24,7 +24,6 @@ from flaxfit.callbacks import Callback
 from flaxfit.callbacks.base import check_callbacks
 from flaxfit.data.dataset import Dataset
 from flaxfit.durable import warned, write_file
-from flaxfit.history import History
 from flaxfit.storage.directory import RunDirectory, versions
 from flaxfit.storage.parcels import pack_member, read_object, unpack_member
 from flaxfit.storage.store import Saved
@@ -254,18 +253,9 @@ class _Parcel:
             known.setdefault(unpack_member(content)[1].position, content)
         return known[max(known)] if known else None
 
-    def put(
-        self,
-        name: str,
-        record: Mapping[str, Any],
-        position: int,
-        finished: bool,
-        arrays: Mapping[str, np.ndarray],
-        history: History,
-        notes: Mapping[str, Any],
-    ) -> None:
+    def put(self, name: str, saved: Saved, arrays: Mapping[str, np.ndarray]) -> None:
         """Saves a member."""
-        self.contents[name] = pack_member(name, Saved(record, position, finished, history, notes), arrays)
+        self.contents[name] = pack_member(name, saved, arrays)
         self._new.append(name)
         if not self._held:
             self._write()

@@ -338,10 +338,10 @@ def test_members_side_by_side_are_saved_together_and_train_on_in_as_wide_a_progr
     whole = ff.fit_many(make_task, grid, **options)
     put = Store.put
 
-    def dies(store, name, record, position, finished, *rest):
-        if finished and name.startswith("dropout=0.1,rate=0.001"):
+    def dies(store, name, saved, arrays):
+        if saved.finished and name.startswith("dropout=0.1,rate=0.001"):
             raise RuntimeError("killed")
-        put(store, name, record, position, finished, *rest)
+        put(store, name, saved, arrays)
 
     with monkeypatch.context() as patched:
         patched.setattr(Store, "put", dies)
