@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import fill
@@ -30,12 +31,12 @@ class Section:
     figure: str | None = None
 
 
-class Shown:
+class Shown(ABC):
     """What a notebook shows as HTML, and an interpreter and `print` as text, from its `sections()`."""
 
+    @abstractmethod
     def sections(self) -> list[Section]:
         """Returns what there is to show."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         return as_text(self.sections())

@@ -18,6 +18,7 @@ from flaxfit.overfitting.findings import Rival, Signal, Tried
 from flaxfit.overfitting.fixes import Fix
 from flaxfit.overfitting.growth import Growth
 from flaxfit.overfitting.plan import Plan, duration
+from flaxfit.overfitting.words import a, article, number
 from flaxfit.report.diagnosis import Diagnosis
 from flaxfit.report.statistics import Comparison, Interval
 from flaxfit.sections import Section, Shown, as_html, as_markdown
@@ -359,30 +360,6 @@ class OverfittingStudy(Shown):
         with contextlib.suppress(ImportError):
             self.report(directory / "report.html")
         return directory / "study.md"
-
-
-def number(interval: Interval) -> str:
-    """An interval as short text, without the number of values."""
-    return str(interval).rsplit(" (", 1)[0] if interval.count else "-"
-
-
-def a(metric: str) -> str:
-    """A metric with its article."""
-    return f"an {metric}" if metric[:1] in "aeiouRMA" and not metric.startswith("u") else f"a {metric}"
-
-
-def article(fix: Fix) -> str:
-    """A fix as it appears in a sentence."""
-    names = {
-        "smaller network": "a smaller network",
-        "larger network": "a larger network",
-        "L2 penalty": "an L2 penalty",
-        "L1 penalty": "an L1 penalty",
-    }
-    kind = names.get(fix.kind, "the baseline" if fix.kind == "baseline" else fix.kind)
-    if fix.strength[:1] in ("", "("):
-        return f"{kind} {fix.strength}".strip()
-    return f"{kind} of {fix.strength.replace(', ', ' and ')}"
 
 
 def _judged(rival: Rival) -> str:

@@ -17,7 +17,7 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import Splits
 from flaxfit.data.table import Table
 from flaxfit.history import History
-from flaxfit.overfitting.answer import OverfittingStudy, number
+from flaxfit.overfitting.answer import OverfittingStudy
 from flaxfit.overfitting.columns import Importance, importances, places_of
 from flaxfit.overfitting.doubts import doubts
 from flaxfit.overfitting.findings import Rival, Signal
@@ -31,6 +31,7 @@ from flaxfit.overfitting.recorded import Recorded
 from flaxfit.overfitting.runs import Cell, Run, Trainer, outputs_of
 from flaxfit.overfitting.scores import Scores
 from flaxfit.overfitting.simple import comparable, simple_models
+from flaxfit.overfitting.words import number
 from flaxfit.report import statistics
 from flaxfit.report.diagnosis import Diagnosis, diagnose, verdicts
 from flaxfit.report.statistics import Interval, family, interval

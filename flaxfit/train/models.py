@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -25,7 +26,7 @@ _LOSSES = nnx.variablelib.variable_type_from_name("losses", allow_register=True)
 _NOTED = ("losses", "intermediates")  # `sow` fills these collections; they are not part of a state
 
 
-class Network:
+class Network(ABC):
     """What a task needs of a model.
 
     Attributes:
@@ -38,19 +39,19 @@ class Network:
     stored: Variables | None = None
     several: bool = False
 
+    @abstractmethod
     def init(self, rngs: Mapping[str, Any], x: Any) -> Variables:
         """Returns fresh variables for inputs like `x`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(
         self, params: Any, collections: Any, x: Any, rngs: Mapping[str, Any] | None, frozen: Frozen | None = None
     ) -> tuple[Any, Any, Any]:
         """Returns the outputs, the updated collections, and the losses that the module sowed. With `rngs`, the module trains."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tabulate(self, rngs: Mapping[str, Any], x: Any, **options: Any) -> str:
         """Returns a table of the layers."""
-        raise NotImplementedError
 
 
 def network(model: Any) -> Network:
