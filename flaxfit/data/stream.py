@@ -233,7 +233,7 @@ class Feed:
         self._length = -(-self.steps // chunks)  # steps a chunk, so that all are about full
         self._chunks, self._last = chunks, epochs * chunks
         self._settings = jax.config.jax_enable_x64, jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-        self._ahead, self._readers = ThreadPoolExecutor(1), ThreadPoolExecutor(THREADS)
+        self._ahead, self._readers = ThreadPoolExecutor(1, "chunks"), ThreadPoolExecutor(THREADS, "examples")
         self._reading: dict[int, Future[Chunk]] = {}
 
     def __enter__(self) -> Feed:
