@@ -30,6 +30,7 @@ _PAIR_FACTOR = np.vectorize(_FACTORS.get)(np.maximum(_FIRST, _LAST))
 _PIECES = ((0, 1.0), (2, 2.3), (4, 2.0), (5, 1.95), (6, 1.5))  # eighths left out at the start, factor on the threshold
 # Blocks -> the value that 2% of flat curves exceed (5% with fewer than 100 epochs and noise with a correlation of 0.9).
 _CRITICAL = ((16, 20, 30, 50, 80, 100), (6.6, 5.6, 5.0, 3.55, 3.65, 3.8))
+_MISFIT = ((50, 100), (1.1, 1.7))  # blocks -> the misfit, in units of the variance, up to which a block may be the lowest
 
 
 def blocks(values: np.ndarray) -> tuple[np.ndarray, int]:
@@ -116,8 +117,9 @@ def bottom(levels: np.ndarray, wider: float) -> tuple[int, int]:
     """Returns the first and the last block in which the lowest point of a curve that falls and then rises may be, given its noise.
 
     For each block, the best curve that falls until it and rises after it is fitted (isotonic regression, weighted by the noise near each
-    block). A block is in the range if its curve fits worse than the best one by at most 2 in units of the variance, which `wider` scales.
-    In the simulations of `experiments/diagnosis.py`, the range contains the lowest point in at least 90% of runs.
+    block). A block is in the range if its curve fits worse than the best one by at most 1.1 (50 blocks) to 1.7 (100) in units of the
+    variance, which `wider` scales. These limits were chosen in simulations such as those of `experiments/diagnosis.py`: the range contains
+    the lowest point in about 90% of runs if the minimum is broad, and in more if it is sharp.
     """
     from scipy.optimize import isotonic_regression
 
@@ -132,7 +134,7 @@ def bottom(levels: np.ndarray, wider: float) -> tuple[int, int]:
         return float((weights[piece] * (levels[piece] - fit) ** 2).sum())
 
     worse = np.array([misfit(slice(at), False) + misfit(slice(at, None), True) for at in range(1, count)])
-    possible = np.flatnonzero(worse <= worse.min() + 2 * wider**2)
+    possible = np.flatnonzero(worse <= worse.min() + np.interp(count, *_MISFIT) * wider**2)
     return int(possible[0]), int(possible[-1])
 
 

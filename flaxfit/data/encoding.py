@@ -326,6 +326,10 @@ def _learned(column: str, cells: Cells, kind: Kind | None, weight: np.ndarray | 
     if isinstance(made, Number) and not asked and _is_id(column, parsing.numbers(cells, written)):
         return Dropped("an identifier, another whole number in each row")
     if isinstance(made, Dropped):
+        if asked and chosen != taken and (texts := [level for level in parsing.levels(cells) if level is not None]):
+            raise ValueError(
+                f"the column {column!r} is to be a {chosen}, but none of its values is one, such as {texts[0]!r}: choose another type."
+            )
         return made
     if not made.names or (isinstance(made, Category) and len(made.names) < 2 and not made.embedded):
         return Dropped("constant")
@@ -353,7 +357,7 @@ def _written(cells: Cells, kind: str, decimal_comma: bool) -> str | None:
         return None
     if kind == "datetime":
         return max(parsing.FORMATS, key=lambda form: int((~np.isnan(parsing.moments(cells, form))).sum()))
-    notations = ("1234,5", *parsing.NOTATIONS) if decimal_comma else parsing.NOTATIONS
+    notations = parsing.notations(*parsing.different(cells), decimal_comma)
     return max(notations, key=lambda notation: int((~np.isnan(parsing.numbers(cells, notation))).sum()))
 
 

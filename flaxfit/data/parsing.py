@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import cast
 
 import numpy as np
 
@@ -17,7 +19,11 @@ ENOUGH = 0.95
 """The share of a text column's values that must be numbers, or dates, for the column to be taken as such."""
 
 NOTATIONS = ("1234.5", "1,234.5", "1234,5", "1.234,5", "1 234.5", "1 234,5", "1'234.5")
-"""Notations of numbers: the decimal sign, and what groups thousands."""
+"""Notations of numbers: the decimal sign, and what groups thousands. A unit may follow, as in "1,234.5 kg"."""
+
+_NOTATION = re.compile(r"(1(\D?)234([.,])5) ?(.*)")
+# A unit is one word, which begins with a letter. Without a space before it, one letter is rather a part of a code, as in 12A.
+_UNIT = re.compile(r"[+-]?\d[\d.,' \u00a0]*?(?:\s+([^\W\d_]\S*)|([^\W\d_][^\s\d]+))|([A-Z]{3})\s*[+-]?\d[\d.,' \u00a0]*")
 
 _NO_NUMBERS = MISSING | {"-", "--", ".", "..", "*"}
 _TRUTH = ({"true": 1.0, "false": 0.0}, {"yes": 1.0, "no": 0.0}, {"y": 1.0, "n": 0.0}, {"t": 1.0, "f": 0.0})
@@ -33,13 +39,15 @@ def is_code(text: str) -> bool:
 
 
 def number(text: str, notation: str) -> float:
-    """A number that is written in one of `NOTATIONS`, NaN for other text. Signs of currencies and percent are passed over.
+    """A number that is written in one of `NOTATIONS`, NaN for other text. Signs of currencies and percent are passed over, and the unit is.
 
     Example:
-      >>> number("$1,234.50", "1,234.5"), number("3,5", "1234,5"), number("red", "1234.5")
-      (1234.5, 3.5, nan)
+      >>> number("$1,234.50", "1,234.5"), number("3,5 kg", "1234,5 kg"), number("3", "1234,5 kg"), number("3 g", "1234,5 kg")
+      (1234.5, 3.5, 3.0, nan)
     """
-    decimal, group = notation[-2], "" if notation[1].isdigit() else notation[1]
+    _, group, decimal, unit = cast(re.Match[str], _NOTATION.fullmatch(notation)).groups()
+    if unit:
+        text = text.strip().removesuffix(unit).removeprefix(unit)
     text = text.strip("$€£¥% \u00a0").replace("\u2212", "-").replace("\u00a0", " ").replace("\u202f", " ")
     if group and group in text:
         if not re.fullmatch(rf"[+-]?[1-9]\d{{0,2}}({re.escape(group)}\d{{3}})+({re.escape(decimal)}\d*)?", text):
@@ -73,6 +81,11 @@ def moment(text: str, form: str) -> float:
     return np.nan if found is None else seconds_of(found)
 
 
+def different(cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the different texts of a column, without those that stand for a missing value, and how often there is each."""
+    return np.unique([v for v in cells.values if v is not None and v.lower() not in _NO_NUMBERS], return_counts=True)
+
+
 def meaning(cells: Cells, decimal_comma: bool = False) -> tuple[str, str | None]:
     """What a column holds: "number", "boolean", "datetime" or "category"; of numbers and dates in text, also how they are written.
 
@@ -82,19 +95,40 @@ def meaning(cells: Cells, decimal_comma: bool = False) -> tuple[str, str | None]
     """
     if cells.holds != "text":
         return cells.holds, None
-    values, counts = np.unique([v for v in cells.values if v is not None and v.lower() not in _NO_NUMBERS], return_counts=True)
+    values, counts = different(cells)
     words = {str(value).lower() for value in values}
     if words and any(words <= pair.keys() for pair in _TRUTH):
         return "boolean", None
     if not any(is_code(value) for value in values):
-        first = ("1234.5", "1234,5", "1.234,5") if decimal_comma else ()
-        for notation in dict.fromkeys((*first, *NOTATIONS)):
+        for notation in notations(values, counts, decimal_comma):
             if _share(values, counts, lambda v, n=notation: number(v, n)) >= ENOUGH:
                 return "number", notation
         for form in FORMATS:
             if _share(values, counts, lambda v, f=form: moment(v, f)) >= ENOUGH:
                 return "datetime", form
     return "category", None
+
+
+def notations(values: np.ndarray, counts: np.ndarray, decimal_comma: bool = False) -> list[str]:
+    """Returns the notations in which the numbers of a column may be written, in the order in which they are tried.
+
+    Args:
+      values: the different texts of the column.
+      counts: how often there is each of them.
+      decimal_comma: whether 1,234 is rather a number between 1 and 2.
+
+    Example:
+      >>> notations(np.array(["7.00 EUR", "8.50 EUR"]), np.array([1, 1]))[:2]
+      ['1234.5 EUR', '1,234.5 EUR']
+    """
+    units: Counter[str] = Counter()
+    for value, count in zip(values, counts, strict=True):
+        if match := _UNIT.fullmatch(value.strip()):
+            units[next(filter(None, match.groups()))] += int(count)
+    unit, share = units.most_common(1)[0] if units else ("", 0)
+    unit = f" {unit}" if share >= ENOUGH * counts.sum() else ""
+    first = ("1234.5", "1234,5", "1.234,5") if decimal_comma else ()
+    return [notation + unit for notation in dict.fromkeys((*first, *NOTATIONS))]
 
 
 def numbers(cells: Cells, notation: str | None) -> np.ndarray:

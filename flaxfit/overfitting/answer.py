@@ -123,11 +123,14 @@ class OverfittingStudy(Shown):
             sign = -1 if self.larger_is_better else 1
             rival = min(better, key=lambda r: sign * r.score.mean)
             net, name = self.row(self.recommended).score, rival.name
-            worse = rival.comparison.verdict == "worse" or sign * rival.score.mean < sign * net.mean
-            within = "scores slightly better, within noise" if worse else "is as good, as far as these data show"
-            how = "is better than the recommended network" if rival.comparison.verdict == "worse" else within
+            if rival.comparison.verdict == "worse":
+                how = f"{name} is better than the recommended network"
+            elif sign * rival.score.mean < sign * net.mean:
+                how = f"{name} scores slightly better, within noise"
+            else:
+                how = f"the recommended one is not shown to be better than {name}"
             found.append(
-                f"You may not need a network: {name} {how}. {self._where.capitalize()} its {self.metric} is {number(rival.score)}, "
+                f"You may not need a network: {how}. {self._where.capitalize()} its {self.metric} is {number(rival.score)}, "
                 f"that of the recommended network {number(net)}."
             )
         found.append(self._overfits())
@@ -135,12 +138,14 @@ class OverfittingStudy(Shown):
         main, interval = next(iter(self.test.items()))
         others = "".join(f", {name} {number(value)}" for name, value in list(self.test.items())[1:])
         change = "Keep the baseline" if self.recommended.kind == "baseline" else f"Use {article(self.recommended)}"
+        held = ""
         if self.recommended.stops:
+            held = " (some of which it stops on)"
             change += f" (it ended after {self.row(self.recommended).epochs:.0f} epochs on average)"
         if self.recommended != self.best:
             change += ", the simplest setting within one standard error of the best"
         found.append(
-            f"{change}. Trained on all other examples, it has {a(main)} of {number(interval)}{others} on the {self.test_rows} test "
+            f"{change}. Trained on all other examples{held}, it has {a(main)} of {number(interval)}{others} on the {self.test_rows} test "
             "examples. All intervals are at the 95% level."
         )
         return found
@@ -156,11 +161,12 @@ class OverfittingStudy(Shown):
                 d.verdict
             ]
             onset = f" ({d.onset[0]} to {d.onset[1]})" if d.onset and d.onset[0] < d.onset[1] else ""
-            since = f"from epoch {d.epoch}{onset} on"
-            runs = f"all {d.runs} runs" if d.agree == d.runs else f"{d.agree} of {d.runs} runs"
-            rose = f"its validation loss rises from {d.validation[0]:.3g} to {d.validation[1]:.3g} at the end of training"
-            rose += f", while its training loss falls to {d.training[1]:.3g}"
-            return f"The baseline {how} {since}, in {runs}: on average {rose}."
+            rose = f"the validation loss, averaged over {d.runs} runs, rises from {d.validation[0]:.3g} to {d.validation[1]:.3g}"
+            alone = f"All {d.runs} runs overfit" if d.agree == d.runs else f"{d.agree} of the {d.runs} runs overfit"
+            return (
+                f"The baseline {how} from epoch {d.epoch}{onset} on: {rose} at the end of training, while the training loss falls to "
+                f"{d.training[1]:.3g}. {alone} by themselves."
+            )
         said = {
             "memorized": "does not become worse, but ends far from its training score: it memorizes training examples",
             "still improving": "does not overfit: it is still improving at the end, so train it for more epochs",
@@ -178,7 +184,7 @@ class OverfittingStudy(Shown):
         top = helpful[0]
         assert top.comparison is not None
         kinds = dict.fromkeys(each.fix.kind for each in helpful if each.fix.kind != top.fix.kind)
-        also = f" Also shown to help: {', '.join(kinds)}." if kinds else ""
+        also = f" Also shown to help, at one strength or more: {', '.join(kinds)}." if kinds else ""
         return (
             f"What helps most{beyond} is {article(top.fix)}: {self._where} the {self.metric} is {number(top.score)} instead of "
             f"{number(self.tried[0].score)}, a difference of {number(top.comparison.difference)}.{also}"
@@ -193,7 +199,7 @@ class OverfittingStudy(Shown):
         sections.append(
             Section(
                 "Does the baseline overfit?",
-                [f"{self.diagnosis}.", f"Each run by the examples of its own fold: {self.verdicts}."],
+                [f"{self.diagnosis}.", f"Each run by itself: {self.verdicts}."],
                 figure="curves",
             )
         )
@@ -203,7 +209,7 @@ class OverfittingStudy(Shown):
             sections.append(
                 Section(
                     "Simple models",
-                    [f"The same folds and examples. The network is {article(self.recommended)}."],
+                    [f"Trained and scored on the same examples. The network is {article(self.recommended)}."],
                     ["model", self.metric, "network minus model", "the network"],
                     rows,
                 )
@@ -211,7 +217,8 @@ class OverfittingStudy(Shown):
         sections.append(self._more_data())
         if self.columns:
             rows = [[c.column, number(c.loss), "" if not c.useless else "not shown to be needed"] for c in self.columns]
-            told = f"How much worse the {self.metric} becomes if a column is permuted among held-out examples (95% intervals over folds)."
+            told = f"How much worse the {self.metric} becomes if a column is permuted among held-out examples "
+            told += f"(95% intervals over {'folds' if self.plan.folds > 1 else 'seeds'})."
             sections.append(Section("Columns", [told], ["column", "worse by", "remark"], rows, figure="columns"))
         return sections
 
@@ -239,8 +246,8 @@ class OverfittingStudy(Shown):
         better = "Larger" if self.larger_is_better else "Smaller"
         margin = "" if self.margin is None else f" A difference of {self.margin:g} or less does not matter."
         notes = [
-            f"{better} is better. Differences are from the baseline, with intervals that hold for all {len(self.tried) - 1} fixes together "
-            f"(95%); they cover {self.covers}.{margin}"
+            f"{better} is better. Differences are from the baseline, with intervals that hold for all {len(self.tried) - 1} of them "
+            f"together (95%); they cover {self.covers}.{margin}"
         ]
         notes += [f"Not tried: {kind}. To try it, {how}." for kind, how in self.missing.items()]
         return Section("Which fix helps?", notes, ["fix", self.metric, "difference", "verdict", "epochs", "s"], rows, figure="fixes")

@@ -142,7 +142,7 @@ def diagnose(runs: Any, metric: str | None = None, mode: Mode | None = None, *, 
       >>> history = History({"loss": falling + 0.1, "mse": falling + 0.1, "val_loss": falling + rising, "val_mse": falling + rising + 0.2})
       >>> diagnosis = diagnose(history)
       >>> diagnosis.verdict, diagnosis.epoch, diagnosis.onset
-      ('overfitted', 41, (32, 48))
+      ('overfitted', 41, (33, 48))
     """
     histories = _histories(runs)
     if histories is None:
@@ -299,8 +299,8 @@ def _rows_of_shares(values: np.ndarray) -> int | None:
 
 
 def _beyond_rows(rows: int | None, shares: np.ndarray) -> bool:
-    """Whether the difference of two shares of as many rows is more than chance among rows, one-sided at 5%.
+    """Whether the difference of two shares of as many rows is more than chance among rows, one-sided at 2.5%.
 
     The shares count as of different rows. They are of the same, so that the true level is lower; how much, only the predictions tell.
     """
-    return rows is None or abs(shares[1] - shares[0]) > 1.645 * math.sqrt((shares * (1 - shares)).sum() / rows)
+    return rows is None or abs(shares[1] - shares[0]) > 1.96 * math.sqrt((shares * (1 - shares)).sum() / rows)

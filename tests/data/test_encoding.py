@@ -129,6 +129,8 @@ def test_frames_of_all_libraries_are_encoded_alike():
         (["1.234,5", "22.000", "7,25", ""], [1234.5, 22000, 7.25, np.nan]),
         (["$1,234.50", "$7", "$ 19.99", "None"], [1234.5, 7, 19.99, np.nan]),
         (["1 234,5", "7", "19,5", "n/a"], [1234.5, 7, 19.5, np.nan]),
+        (["7.00 EUR", "EUR 1,250.00", "12.5 EUR", ""], [7, 1250, 12.5, np.nan]),
+        (["3,5kg", "1.200,0 kg", "40,25 kg", "?"], [3.5, 1200, 40.25, np.nan]),
         (["12%", "7 %", "100%", "."], [12, 7, 100, np.nan]),
         (["\u22121e-3", "2E5", "+4", "nan"], [-1e-3, 2e5, 4, np.nan]),
         ([1, "2", 3.5, None], [1, 2, 3.5, np.nan]),
@@ -139,6 +141,17 @@ def test_numbers_as_people_write_them(values, numbers):
     assert text.features == ("it", "it is missing")
     np.testing.assert_array_equal(text({"it": values}), plain({"it": numbers}))
     np.testing.assert_array_equal(text({"it": np.array(numbers)}), plain({"it": numbers}))  # the same column with a better type
+
+
+def test_another_unit_is_missing_in_new_rows():
+    encoding = learned({"it": ["2 kg", "4 kg", None]})
+    np.testing.assert_array_equal(encoding({"it": ["4 g", "4kg", "4"]}), encoding({"it": [None, "4 kg", "4 kg"]}))
+
+
+@pytest.mark.parametrize(("kind", "values"), [("number", ["red", "blue"]), ("boolean", ["7.00 EUR", "8.00 EUR"]), ("datetime", ["1", "2"])])
+def test_a_type_that_fits_no_value_is_refused(kind, values):
+    with pytest.raises(ValueError, match=f"the column 'it' is to be a {kind}, but none of its values is one, such as '{values[0]}'"):
+        learned({"it": values * 20}, {"it": kind})
 
 
 def test_a_decimal_comma_where_both_readings_are_possible():
@@ -155,6 +168,9 @@ def test_a_decimal_comma_where_both_readings_are_possible():
         (["01234", "98765", "01234"] * 9, "category", "01234, 98765"),
         ([7] * 30, "drop", "constant"),
         (["same"] * 30, "drop", "constant"),
+        (["12A", "13A", "99A"] * 9, "category", "12A, 13A, 99A"),
+        (["5 kg", "500 g", "2 kg"] * 9, "category", "2 kg, 5 kg, 500 g"),
+        (["4 doors", "2 doors"] * 9, "number", "1234.5 doors"),
         ([None] * 30, "drop", "no values"),
         (["?"] * 30, "drop", "no values"),
         ([None, 7] * 15, "number", "constant, missing values -> 7 and a flag"),

@@ -225,5 +225,5 @@ def test_a_column_that_is_the_target_is_named_and_left_out():
     with pytest.warns(UserWarning, match="tells 'sold' exactly"):
         leaky = ff.data.Table({**frame, "answer": answer, "sold": table.y.astype(float)}, "sold")
     problem, warnings = problem_of(leaky, None, None, 0.2, 5, 0)
-    assert warnings[0].startswith("the column 'answer' determines 'sold' exactly, and is left out. To keep it, give its type")
+    assert warnings[0].startswith("the column 'answer' determines 'sold' exactly, and is left out. If it will be known")
     assert not any("answer" in name for name in problem.pooled().features)
