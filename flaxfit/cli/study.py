@@ -45,10 +45,6 @@ def study(command: Study) -> None:
     found, make_task = examples(command), task_of(command)
     directory = command.run_dir or directory_for(f"{found.name}-study")
 
-    def say(line: str) -> None:
-        if not command.quiet:
-            sys.stderr.write(f"{line}\n")
-
     with executor_of(command.dask, make_task) as executor:
         answer = overfitting_study(
             make_task,
@@ -64,7 +60,7 @@ def study(command: Study) -> None:
             budget=command.budget,
             seed=command.seed,
             run_dir=directory,
-            progress=say,
+            progress=not command.quiet,
             began=cli.BEGAN,
             executor=executor,
         )

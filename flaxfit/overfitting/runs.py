@@ -95,6 +95,8 @@ class Trainer:
       batch_size: the number of examples of a step.
       run_dir: the directory for the populations, or None.
       executor: what trains the members, or None for this process.
+      progress: whether to show how many members have ended, on standard error.
+      so_far: what the progress says of the results so far.
     """
 
     problem: Problem
@@ -105,6 +107,8 @@ class Trainer:
     batch_size: int
     run_dir: str | os.PathLike[str] | None = None
     executor: Pool | None = None
+    progress: bool = False
+    so_far: str = ""
     broken: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @property
@@ -144,11 +148,14 @@ class Trainer:
                 Trial(self.setting(fix), cell.number, part.train, part.validation, cell.number, part.fitted, Split(*part.sizes, not stops))
                 for fix, cell, part in owners
             ]
-            place = None if self.run_dir is None else os.path.join(self.run_dir, "members", name + (" stopped early" if stops else ""))
+            title = name + (" stopped early" if stops else "")
+            place = None if self.run_dir is None else os.path.join(self.run_dir, "members", title)
+            shown = ", ".join(filter(None, (title, self.so_far))) if self.progress else None
+            how = {"progress": shown, "run_dir": place, "executor": self.executor, "transient": True}
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*members ended on a value that is not finite")  # they are counted instead
                 warnings.filterwarnings("ignore", message=".*labels of classes that train.y does not have")  # in small training sets
-                study = train_all(self.make_task, trials, self.traced, self.config(stops), run_dir=place, executor=self.executor)
+                study = train_all(self.make_task, trials, self.traced, self.config(stops), **how)
             runs += [self._scored(*owner, m, r) for owner, m, r in zip(owners, study.members, study.results, strict=True)]
         return runs
 

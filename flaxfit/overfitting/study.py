@@ -97,7 +97,7 @@ def overfitting_study(
       seed: the seed of all splits and runs.
       run_dir: a directory for the answer (`study.md`, figures, `study.json`), for the recommended model (`flaxfit.load`), and for the
         members in training: the same call resumes a study that was interrupted, with its plan.
-      progress: a function that is called with a line of text now and then, or True to print to standard error.
+      progress: a function that is called with a line of text now and then, or True to print to standard error, with a progress bar.
       began: the `time.monotonic()` from which the budget counts; by default now.
       executor: trains the members on other processes or machines, as for `fit_many`. The plan counts the cores of this machine.
 
@@ -133,7 +133,7 @@ def overfitting_study(
     warnings += problem.leaks()
     epochs = epochs_for(len(first[0]), batch_size) if epochs is None else check_count("epochs", epochs, 1, "epochs")
     check_count("batch_size", batch_size, 1, "examples of a step")
-    trainer = Trainer(problem, make, names, measure, epochs, batch_size, run_dir)
+    trainer = Trainer(problem, make, names, measure, epochs, batch_size, run_dir, progress=progress is True)
     asked = {
         "metric": metric,
         "margin": margin,
@@ -281,6 +281,7 @@ class _Study:
             best, _ = self.scores.chosen(tried)
             score = next(t.score for t in tried if t.fix == best)
             left = "" if self.recorded.resumed else f", about {duration(max(0.0, self.left))} of the budget left"
+            self.trainer.so_far = f"best so far {best.name}, {number(score)}"
             self.recorded.say(f"{title} done: best so far {best.name}, {self.measure.title} {number(score)}{left}.")
         return plan.repeats
 

@@ -177,8 +177,9 @@ def train_all(
     strategy: Strategy = "auto",
     workers: int | None = None,
     executor: Executors | Pool | None = None,
+    transient: bool = False,
 ) -> Study:
-    """Trains one member for each trial. The other arguments are those of `fit_many`."""
+    """Trains one member for each trial. The other arguments are those of `fit_many`; `transient` progress leaves no line at the end."""
     began = time.perf_counter()
     way = chosen(strategy)
     members = [member_of(make_task, trial, traced, config) for trial in trials]
@@ -196,7 +197,7 @@ def train_all(
         engine = None if pool is None else Workers(pool, Recipe(make_task, traced, config, callbacks), entries, way, workers)
         stack.enter_context(signals := Signals())
         store = None if directory is None else stack.enter_context(_opened(directory, resume))
-        tally = stack.enter_context(Tally(progress, len(members)))
+        tally = stack.enter_context(Tally(progress, len(members), transient))
         for entry in entries:
             if store is not None:
                 entry.open(store, resume)

@@ -10,10 +10,16 @@ from flaxfit.callbacks.line import Line, Status
 
 
 class Tally:
-    """Reports how many members have ended: as a bar on a terminal and in a notebook, else with a line now and then."""
+    """Reports how many members have ended: as a bar on a terminal and in a notebook, else with a line now and then.
 
-    def __init__(self, name: str | None, total: int):
-        self._name, self._total, self._done, self._line = name, total, 0, None
+    Args:
+      name: a title, or None for no report.
+      total: the number of members.
+      transient: whether nothing stays at the end.
+    """
+
+    def __init__(self, name: str | None, total: int, transient: bool = False):
+        self._name, self._total, self._done, self._line, self._transient = name, total, 0, None, transient
         self._began, self._lock = time.monotonic(), threading.Lock()
 
     def __enter__(self) -> Tally:
@@ -24,7 +30,7 @@ class Tally:
 
     def __exit__(self, *error: object) -> None:
         if self._line is not None:
-            self._line.end(self._told() if self._done == self._total else None)
+            self._line.end(self._told() if self._done == self._total and not self._transient else None)
 
     def add(self, members: int = 1) -> None:
         """Counts members that have ended. It may be called from any thread."""
