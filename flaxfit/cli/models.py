@@ -18,6 +18,7 @@ from flaxfit.cli.source import is_file
 from flaxfit.data import Dataset
 from flaxfit.data.encoding import Dropped
 from flaxfit.data.frames import cells_of
+from flaxfit.report.statistics import Interval
 from flaxfit.storage.directory import RunDirectory
 from flaxfit.storage.predictor import Predictor, load
 from flaxfit.train.record import checksum
@@ -104,11 +105,14 @@ def evaluate(command: Evaluate) -> None:
         name, rows = _of_file(model, Path(command.data), command)
     else:
         name, rows = _of_name(model, command)
-    scores = {metric: float(value) for metric, value in model.evaluate(rows, metrics=_more(model)).items()}
+    scores = model.evaluate(rows, metrics=_more(model), interval=model.metadata.get("ignore_label") is None)
     if command.json:
-        print(json.dumps({"data": name, "examples": len(rows), "scores": scores}, indent=1))
-    else:
-        print(f"{name}, {len(rows)} examples: " + ", ".join(f"{metric} {value:.6g}" for metric, value in scores.items()))
+        numbers = {metric: value.record() if isinstance(value, Interval) else float(value) for metric, value in scores.items()}
+        print(json.dumps({"data": name, "examples": len(rows), "scores": numbers}, indent=1))
+        return
+    print(f"{name}, {len(rows)} examples; ± and [] are 95% intervals over these:")
+    for metric, value in scores.items():
+        print(f"  {metric} " + (str(value).rsplit(" (", 1)[0] if isinstance(value, Interval) else f"{value:.6g}"))
 
 
 def _more(model: Predictor) -> dict[str, Any]:

@@ -12,7 +12,7 @@ Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 Runs = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
 Data = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
 Model = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="MODEL")]
-Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN")]
+Names = Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="COLUMN")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class Source:
     weight: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
     """A column of weights of the examples."""
     ignore: Names = ()
-    """Columns to leave out."""
-    type: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN=KIND")] = ()
-    """What columns are: number, boolean, datetime, category, embedding or drop. By default their values decide."""
+    """A column to leave out."""
+    type: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="COLUMN=KIND")] = ()
+    """What a column is: number, boolean, datetime, category, embedding or drop. By default its values decide."""
     originals: Annotated[Path | None, tyro.conf.arg(metavar="DIRECTORY")] = None
     """A directory of original files of named data sets. By default it is what FLAXFIT_ORIGINALS names."""
 
@@ -131,7 +131,7 @@ class Predict(Common):
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = None
     """The CSV file to write. By default the rows are printed."""
     keep: Names = ()
-    """Columns of the new rows to write beside the predictions. By default those that identify the rows."""
+    """A column of the new rows to write beside the predictions. By default those that identify the rows."""
 
 
 @dataclass(frozen=True, kw_only=True)

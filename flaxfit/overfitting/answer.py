@@ -138,15 +138,13 @@ class OverfittingStudy(Shown):
         main, interval = next(iter(self.test.items()))
         others = "".join(f", {name} {number(value)}" for name, value in list(self.test.items())[1:])
         change = "Keep the baseline" if self.recommended.kind == "baseline" else f"Use {article(self.recommended)}"
-        held = ""
         if self.recommended.stops:
-            held = " (some of which it stops on)"
             change += f" (it ended after {self.row(self.recommended).epochs:.0f} epochs on average)"
         if self.recommended != self.best:
             change += ", the simplest setting within one standard error of the best"
         found.append(
-            f"{change}. Trained on all other examples{held}, it has {a(main)} of {number(interval)}{others} on the {self.test_rows} test "
-            "examples. All intervals are at the 95% level."
+            f"{change}. Trained without the {self.test_rows} test examples, it has {a(main)} of {number(interval)}{others} on these. "
+            "Every ± and [] is a 95% interval."
         )
         return found
 
@@ -162,10 +160,10 @@ class OverfittingStudy(Shown):
             ]
             onset = f" ({d.onset[0]} to {d.onset[1]})" if d.onset and d.onset[0] < d.onset[1] else ""
             rose = f"the validation loss, averaged over {d.runs} runs, rises from {d.validation[0]:.3g} to {d.validation[1]:.3g}"
-            alone = f"All {d.runs} runs overfit" if d.agree == d.runs else f"{d.agree} of the {d.runs} runs overfit"
+            alone = f"all {d.runs} runs overfit" if d.agree == d.runs else f"{d.agree} of the {d.runs} runs overfit"
             return (
                 f"The baseline {how} from epoch {d.epoch}{onset} on: {rose} at the end of training, while the training loss falls to "
-                f"{d.training[1]:.3g}. {alone} by themselves."
+                f"{d.training[1]:.3g}. Judged one by one, {alone}."
             )
         said = {
             "memorized": "does not become worse, but ends far from its training score: it memorizes training examples",
@@ -199,7 +197,7 @@ class OverfittingStudy(Shown):
         sections.append(
             Section(
                 "Does the baseline overfit?",
-                [f"{self.diagnosis}.", f"Each run by itself: {self.verdicts}."],
+                [f"{self.diagnosis}.", f"Judged one by one: {self.verdicts}."],
                 figure="curves",
             )
         )
@@ -301,11 +299,8 @@ class OverfittingStudy(Shown):
     def record(self) -> dict[str, Any]:
         """Returns the answer as plain values for JSON. Numbers that are not finite are None."""
 
-        def of(interval: Interval) -> dict[str, Any]:
-            return {"mean": interval.mean, "low": interval.low, "high": interval.high, "level": interval.level}
-
         def compared(c: Comparison | None) -> dict[str, Any] | None:
-            return None if c is None else {"difference": of(c.difference), "p_value": c.p_value, "verdict": c.verdict}
+            return None if c is None else {"difference": c.difference.record(), "p_value": c.p_value, "verdict": c.verdict}
 
         return _finite(
             {
@@ -322,18 +317,24 @@ class OverfittingStudy(Shown):
                     "agree": self.diagnosis.agree,
                 },
                 "fixes": [
-                    {"name": t.fix.name, "kind": t.fix.kind, "setting": dict(t.fix.setting), "score": of(t.score), "verdict": t.verdict}
+                    {
+                        "name": t.fix.name,
+                        "kind": t.fix.kind,
+                        "setting": dict(t.fix.setting),
+                        "score": t.score.record(),
+                        "verdict": t.verdict,
+                    }
                     | {"comparison": compared(t.comparison), "epochs": t.epochs, "seconds": t.seconds}
                     for t in self.tried
                 ],
                 "not_tried": dict(self.missing),
                 "recommended": self.recommended.name,
-                "test": {name: of(value) for name, value in self.test.items()},
+                "test": {name: value.record() for name, value in self.test.items()},
                 "test_rows": self.test_rows,
-                "simple_models": [{"name": r.name, "score": of(r.score), "network": compared(r.comparison)} for r in self.rivals],
+                "simple_models": [{"name": r.name, "score": r.score.record(), "network": compared(r.comparison)} for r in self.rivals],
                 "signal": None if self.signal is None else {"score": self.signal.score, "p_value": self.signal.p_value},
                 "more_data": None if self.growth is None else self.growth.record(),
-                "columns": [{"name": c.column, "worse_by": of(c.loss), "needed": not c.useless} for c in self.columns],
+                "columns": [{"name": c.column, "worse_by": c.loss.record(), "needed": not c.useless} for c in self.columns],
                 "seconds": self.seconds,
                 "sections": [asdict(section) for section in self.sections()],
             }

@@ -15,7 +15,7 @@ from flaxfit.arguments import mode_of, unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.metrics import auc
 from flaxfit.report import statistics
-from flaxfit.report.statistics import Interval, interval
+from flaxfit.report.statistics import Interval
 from flaxfit.train.labels import kind_of_loss
 from flaxfit.train.task import Task
 
@@ -115,10 +115,7 @@ def interval_of(measure: Measure, outputs: Any, y: Any) -> Interval:
             return statistics.auc_interval(y, outputs)
         value = measure(outputs, y)
         return Interval(value, math.nan, math.nan, math.nan, 1, method="none")
-    rows = measure.rows(outputs, y)
-    if np.isin(rows, (0, 1)).all():
-        return statistics.share(int(rows.sum()), len(rows))
-    found = interval(rows, bounds=measure.bounds)
+    found = statistics.of_rows(measure.rows(outputs, y), measure.bounds)
     if measure.name != "rmse":
         return found
     low, high = (math.sqrt(max(0.0, bound)) for bound in (found.low, found.high))

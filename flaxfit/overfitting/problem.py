@@ -214,7 +214,7 @@ def problem_of(data: Any, groups: Any, times: Any, test: float, folds: int | Non
             first, kind = telling[0], data.encoding.columns[telling[0]].kind
             warnings.append(
                 f"the column {listed} determines {data.target!r} exactly, and is left out. If it will be known before {data.target!r} is, "
-                f"keep it by giving its type: --type {first}={kind}, or Table(kinds={{{first!r}: {kind!r}}})."
+                f"keep it by giving its type: --type {first}={kind}, or in Python kinds={{{first!r}: {kind!r}}}."
             )
             data = data.without(telling)
         dates = [name for name, how in data.encoding.columns.items() if how.kind == "datetime"]

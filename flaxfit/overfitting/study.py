@@ -34,7 +34,7 @@ from flaxfit.overfitting.simple import comparable, simple_models
 from flaxfit.overfitting.words import number
 from flaxfit.report import statistics
 from flaxfit.report.diagnosis import Diagnosis, diagnose, verdicts
-from flaxfit.report.statistics import Interval, family, interval
+from flaxfit.report.statistics import Interval, family
 from flaxfit.state import TrainState
 from flaxfit.sweep.executors import Executors, check_executor, pool_of
 from flaxfit.sweep.fit_many import train_all
@@ -300,7 +300,7 @@ class _Study:
         for name, metric in member.task.metrics.items():
             rows = np.asarray(metric(outputs, y), float)
             if rows.shape == (len(test),) and name != self.measure.name:
-                scores[name] = statistics.share(int(rows.sum()), len(rows)) if np.isin(rows, (0, 1)).all() else interval(rows)
+                scores[name] = statistics.of_rows(rows)
         return member.task, replace(member.task.evaluated(state), opt_state=None), train[:1], outputs, scores
 
     def _rivals(self, fix: Fix) -> list[Rival]:

@@ -234,7 +234,12 @@ class Predictor:
         return self.probabilities(self.predict(x, batch_size=batch_size))
 
     def evaluate(
-        self, data: Dataset | Stream | Table, *, batch_size: int = 1024, metrics: Mapping[str, Callable[..., Any]] | None = None
+        self,
+        data: Dataset | Stream | Table,
+        *,
+        batch_size: int = 1024,
+        metrics: Mapping[str, Callable[..., Any]] | None = None,
+        interval: bool = False,
     ) -> dict[str, Any]:
         """Computes the loss and the metrics of the model over all examples, as `flaxfit.evaluate` does, up to rounding in float32.
 
@@ -243,13 +248,17 @@ class Predictor:
           batch_size: how many examples to compute at once, which limits the memory.
           metrics: further metrics of the whole data set at once: name -> function (logits, y) -> number or array. All logits and targets
             are kept in memory for them, even of a stream.
+          interval: whether to return 95% intervals over the examples, as `flaxfit.evaluate` does. The penalty and `metrics` remain numbers.
 
         Returns:
           `loss` (the objective), the data loss under its name, `penalty` if there is one, the metrics of the task, and `metrics`.
 
         Raises:
-          ValueError, TypeError: the examples are not like those in training, or are not finite; a metric has a name that is in use.
+          ValueError, TypeError: the examples are not like those in training, or are not finite; a metric has a name that is in use;
+            `interval` of a model in which some labels do not count.
         """
+        if interval and self._counted:
+            raise ValueError("evaluate(interval=True) needs a model in which all labels count: leave out the interval.")
         if isinstance(data, Table) and self.encoding is not None:
             data = data.dataset(self.encoding, self.classes)
         if not isinstance(data, Dataset | Stream):
@@ -285,6 +294,15 @@ class Predictor:
         scores = {"loss": loss + float(penalty) + sown, self.metadata["loss"]: loss}
         scores |= {"penalty": float(penalty)} if self.metadata["penalty"] else {}
         scores |= {name: float(np.mean(own[name], dtype=float)) / counted for name in self.metadata["metrics"]}
+        if interval:
+            from flaxfit.report.statistics import of_rows
+
+            rows = {
+                "loss": losses + (scores["loss"] - loss),
+                self.metadata["loss"]: losses,
+                **{name: own[name] for name in self.metadata["metrics"]},
+            }
+            scores |= {name: of_rows(values) for name, values in rows.items()}
         taken = scores.keys() & (metrics or {}).keys()
         if taken:
             raise ValueError(f"evaluate(metrics=...) must not have the name {min(taken)!r}, which is in use: give the metric another name.")

@@ -77,9 +77,7 @@ def evaluate(
     if not isinstance(data, Dataset):
         raise TypeError(f"evaluate(interval=True) needs a Dataset, got {type(data).__name__}.")
     rows = score_rows(programs, task, {}, state, data, batch_size)
-    for name, values in rows.items():
-        whole = values.sum()
-        scores[name] = statistics.share(int(whole), len(values)) if np.isin(values, (0, 1)).all() else statistics.interval(values)
+    scores |= {name: statistics.of_rows(values) for name, values in rows.items()}
     for name, metric in (metrics or {}).items():
         if metric is auc and np.isfinite(scores[name]):
             logits = predict_member(programs, task, {}, state, data.x, batch_size)

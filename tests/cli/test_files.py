@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from flaxfit.cli import main
+from flaxfit.cli.fit import study_command
+from flaxfit.cli.options import Fit
 
 ROWS = 200
 
@@ -48,10 +50,12 @@ def test_fit_predict_evaluate(fitted, place, capsys):
     assert float(rows[0]["probability_yes"]) == pytest.approx(1 - float(rows[0]["probability_no"]), abs=1e-5)
     assert main(["evaluate", "runs/people", "people.csv"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"people.csv, {ROWS} examples: loss ")
-    assert float(said.split("accuracy ")[1].split(",")[0]) > 0.75
+    assert said.startswith(f"people.csv, {ROWS} examples; ± and [] are 95% intervals over these:\n  loss ")
     assert main(["evaluate", "runs/people", "people.csv", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["examples"] == ROWS
+    record = json.loads(capsys.readouterr().out)
+    assert record["examples"] == ROWS
+    accuracy = record["scores"]["accuracy"]
+    assert 0.75 < accuracy["low"] < accuracy["mean"] < accuracy["high"] < 1
 
 
 def test_the_same_command_resumes_and_another_one_has_a_directory_of_its_own(fitted, place, capsys, monkeypatch):
@@ -70,6 +74,14 @@ def test_the_same_command_resumes_and_another_one_has_a_directory_of_its_own(fit
     assert "nothing to compare" in capsys.readouterr().err
     assert main(["compare", "runs/people", "runs/people-2"]) == 2
     assert "different losses" in capsys.readouterr().err
+
+
+def test_options_may_be_repeated_and_are_all_suggested_for_a_study(place, capsys):
+    assert main(["data", "describe", "people.csv", "--target", "sold", "--ignore", "price", "--ignore", "age"]) == 0
+    assert capsys.readouterr().out.count("left out: as asked for") == 2
+    command = Fit(data="my people.csv", target="sold", ignore=("price", "age"), type=("city=drop",), hidden=(8, 4), dropout=0.5)
+    expected = "flaxfit study 'my people.csv' --target sold --ignore price --ignore age --type city=drop --hidden 8 4"
+    assert study_command(command) == expected
 
 
 def test_describe(place, capsys):

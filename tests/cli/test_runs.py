@@ -106,8 +106,10 @@ def test_evaluate_and_export(finished, capsys):
     assert main(["evaluate", str(directory)]) == 0
     text = capsys.readouterr().out
     expected = ff.evaluate(task, result.best, splits.validation)
-    assert text.startswith("digits, validation, 300 examples: loss ")
-    assert float(text.split("accuracy ")[1]) == pytest.approx(expected["accuracy"], abs=1e-5)
+    assert text.startswith("digits, validation, 300 examples; ± and [] are 95% intervals over these:\n  loss ")
+    shares = ff.evaluate(task, result.best, splits.validation, interval=True)["accuracy"]
+    assert text.endswith(f"accuracy {str(shares).removesuffix(' (300)')}\n")
+    assert shares.mean == pytest.approx(expected["accuracy"])
     assert main(["evaluate", str(directory), "--part", "train"]) == 0
     assert "digits, train, 500 examples" in capsys.readouterr().out
     home = str(Path(ff.__file__).parents[1]).encode()

@@ -17,4 +17,5 @@ from flaxfit.report.statistics.comparisons import family as family
 from flaxfit.report.statistics.errors import Bounds as Bounds
 from flaxfit.report.statistics.intervals import Interval as Interval
 from flaxfit.report.statistics.intervals import interval as interval
+from flaxfit.report.statistics.intervals import of_rows as of_rows
 from flaxfit.report.statistics.intervals import share as share

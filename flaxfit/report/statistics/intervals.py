@@ -59,6 +59,11 @@ class Interval:
         spread = f"± {half:.{places}f}" if symmetric else f"[{self.low:.{places}f}, {self.high:.{places}f}]"
         return f"{self.mean:.{places}f} {spread} ({self.count})"
 
+    def record(self) -> dict[str, Any]:
+        """Returns the mean, its bounds and their level as plain values for JSON. Numbers that are not finite are None."""
+        numbers = {"mean": self.mean, "low": self.low, "high": self.high}
+        return {name: value if math.isfinite(value) else None for name, value in numbers.items()} | {"level": self.level}
+
 
 def interval(
     values: Any,
@@ -156,3 +161,18 @@ def share(count: int, total: int, level: float = 0.95) -> Interval:
     mean = count / total
     sd = math.sqrt(mean * (1 - mean) * total / (total - 1)) if total > 1 else math.nan
     return Interval(mean, float(bounds.low), float(bounds.high), sd, int(total), level, "wilson")
+
+
+def of_rows(values: Any, bounds: Bounds = UNBOUNDED) -> Interval:
+    """The mean of a score of each row, with its 95% interval over rows: Wilson's if all are 0 or 1, else Student's.
+
+    Args:
+      values: shape (rows,).
+      bounds: the least and the largest possible mean, as for `interval`.
+
+    Example:
+      >>> print(of_rows([1, 1, 0, 1]), of_rows([0.1, 0.4, 0.2, 0.3]))
+      0.75 [0.30, 0.95] (4) 0.25 ± 0.21 (4)
+    """
+    rows = np.asarray(values, float)
+    return share(int(rows.sum()), len(rows)) if np.isin(rows, (0, 1)).all() else interval(rows, bounds=bounds)
