@@ -145,9 +145,9 @@ class Category:
 
     def __str__(self) -> str:
         some = ", ".join(self.levels[:6]) + (", ..." if len(self.levels) > 6 else "")
-        rare = f", rare levels ({self.rare}) as one" if self.rare else ""
+        rare = f", one for {self.rare} rare categories" if self.rare else ""
         how = f"numbers below {self.size}, for an embedding" if self.embedded else "one-hot"
-        return f"{how}: {some}{rare}" + (", missing values as one" if self.missing else "")
+        return f"{how}: {some}{rare}" + (", one for missing values" if self.missing else "")
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class OverfittingStudy(Shown):
                 how = f"the recommended one is not shown to be better than {name}"
             found.append(
                 f"You may not need a network: {how}. {self._where.capitalize()} its {self.metric} is {number(rival.score)}, "
-                f"that of the recommended network {number(net)}."
+                f"that of the recommended network {number(net)}, a difference of {number(rival.comparison.difference)}."
             )
         found.append(self._overfits())
         found.append(self._helps())

@@ -20,7 +20,8 @@ class Tried:
       score: their mean with its interval.
       comparison: the difference from the baseline, corrected for the number of fixes; None for the baseline, and for a fix with runs that
         were not finite.
-      verdict: "helps", "harms", "no difference that matters", "undecided", "not finite", or "-" for the baseline.
+      verdict: "helps" or "harms", with a margin also followed by ", maybe less than the margin"; "no difference that matters", "undecided",
+        "not finite", or "-" for the baseline.
       epochs: the mean number of epochs.
       seconds: the mean time of a run; NaN if all runs were loaded from an earlier call.
     """

@@ -75,17 +75,21 @@ class Scores:
         for fix in fixes:
             runs, comparison = self.runs[fix.name], found.get(fix.name)
             scores = np.array([run.score for run in runs])
-            verdict = "-" if fix == BASELINE else "not finite" if comparison is None else self._verdict(comparison)
+            verdict = "-" if fix == BASELINE else "not finite" if comparison is None else self.judged(comparison)
             epochs, timed = float(np.mean([run.epochs for run in runs])), [run.seconds for run in runs if run.seconds]
             seconds = float(np.mean(timed)) if timed else math.nan  # what was loaded has taken no time
             tried.append(Tried(fix, scores, self.interval(values[fix.name]), comparison, verdict, epochs, seconds))
         return tried
 
-    def _verdict(self, c: Comparison) -> str:
-        gain = c.difference.low if self.measure.larger_is_better else -c.difference.high
-        if c.verdict == "better":
-            return "helps" if self.margin is None or gain > self.margin else "helps, maybe less than the margin"
-        return {"worse": "harms", "equivalent": "no difference that matters"}.get(c.verdict, "undecided")
+    def judged(self, c: Comparison) -> str:
+        """Returns the verdict on a comparison with the baseline."""
+        bounds = abs(c.difference.low), abs(c.difference.high)
+        if c.verdict == "equivalent" or (self.margin is not None and max(bounds) <= self.margin):
+            return "no difference that matters"
+        if c.verdict not in ("better", "worse"):
+            return "undecided"
+        verdict = "helps" if c.verdict == "better" else "harms"
+        return verdict if self.margin is None or min(bounds) > self.margin else f"{verdict}, maybe less than the margin"
 
     def chosen(self, tried: Sequence[Tried]) -> tuple[Fix, Fix]:
         """Returns the fix with the best mean score, and the simplest one within one standard error of it."""

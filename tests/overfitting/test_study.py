@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import optax
@@ -17,7 +19,8 @@ from flaxfit.cli import main
 from flaxfit.overfitting.plan import Plan
 from flaxfit.overfitting.problem import problem_of
 from flaxfit.overfitting.recorded import Recorded
-from flaxfit.report.statistics import compare, family
+from flaxfit.overfitting.scores import Scores
+from flaxfit.report.statistics import Interval, compare, family
 
 
 def noisy_table(rows: int = 300, seed: int = 0) -> ff.data.Table:
@@ -183,6 +186,26 @@ def test_a_study_that_was_stopped_before_it_had_a_plan_goes_on(tmp_path):
     (tmp_path / "other" / "file").touch()
     with pytest.raises(FileExistsError, match="has other files"):
         Recorded(tmp_path / "other", asked, lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "margin", "verdict"),
+    [
+        (-0.3, -0.2, None, "helps"),
+        (-0.3, -0.2, 0.1, "helps"),
+        (-0.3, -0.2, 0.25, "helps, maybe less than the margin"),
+        (-0.3, -0.2, 0.4, "no difference that matters"),
+        (0.2, 0.3, None, "harms"),
+        (0.2, 0.3, 0.25, "harms, maybe less than the margin"),
+        (-0.1, 0.2, 0.1, "undecided"),
+        (-0.1, 0.2, 0.3, "no difference that matters"),
+    ],
+)
+def test_verdicts_by_interval_and_margin(low, high, margin, verdict):
+    found = "better" if high < 0 else "worse" if low > 0 else "undecided"
+    comparison: Any = SimpleNamespace(difference=Interval((low + high) / 2, low, high, 0.1, 10), verdict=found)
+    anything: Any = None
+    assert Scores(anything, anything, margin).judged(comparison) == verdict
 
 
 def test_a_users_own_task_is_tried_with_what_it_can_express():
