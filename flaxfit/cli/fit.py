@@ -67,11 +67,11 @@ def fit(command: Fit) -> None:
 
 
 def study_command(command: Fit) -> str:
-    """The command that studies the same data with the same network. It chooses the number of epochs, so that overfitting can be seen."""
+    """The command that studies the same data with the same network."""
     words = ["flaxfit", "study", command.data]
     for field in [*fields(Source), *fields(Net)]:
         value = getattr(command, field.name)
-        if field.name not in ("data", "epochs") and value != field.default:
+        if field.name != "data" and value != field.default:
             several = value if isinstance(value, tuple) and field.name != "hidden" else [value]
             for each in several:
                 words += [f"--{field.name.replace('_', '-')}", *map(str, each if isinstance(each, tuple) else [each])]
