@@ -145,7 +145,7 @@ class Category:
 
     def __str__(self) -> str:
         some = ", ".join(self.levels[:6]) + (", ..." if len(self.levels) > 6 else "")
-        rare = f", one for {self.rare} rare categories" if self.rare else ""
+        rare = f", one for {self.rare} rare {'category' if self.rare == 1 else 'categories'}" if self.rare else ""
         how = f"numbers below {self.size}, for an embedding" if self.embedded else "one-hot"
         return f"{how}: {some}{rare}" + (", one for missing values" if self.missing else "")
 
@@ -324,7 +324,7 @@ def _learned(column: str, cells: Cells, kind: Kind | None, weight: np.ndarray | 
     else:
         made = _MAKERS[chosen](cells, written if chosen == taken else _written(cells, chosen, decimal_comma), weight)
     if isinstance(made, Number) and not asked and _is_id(column, parsing.numbers(cells, written)):
-        return Dropped("an identifier, another whole number in each row")
+        return Dropped("an identifier, a different whole number in each row")
     if isinstance(made, Dropped):
         if asked and chosen != taken and (texts := [level for level in parsing.levels(cells) if level is not None]):
             raise ValueError(

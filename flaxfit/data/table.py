@@ -190,7 +190,11 @@ class Table(Shown):
         return [replace(section, title="Table", paragraphs=self._told()) for section in self.encoding.sections()]
 
     def _told(self) -> list[str]:
-        told = [f"{column} tells {self.target} exactly." for column in self.tells if self.kinds.get(column) != "drop"]
+        told = [
+            f"{column} determines {self.target} exactly: a study leaves it out, unless its type is given."
+            for column in self.tells
+            if self.kinds.get(column) != "drop"
+        ]
         return [f"{len(self)} rows to predict {self.target}: {self._target()}", *told]
 
     def _target(self) -> str:

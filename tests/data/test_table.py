@@ -71,7 +71,7 @@ def test_a_column_that_tells_the_target_is_told_of():
     frame["again"] = frame.sold.str.upper()
     with pytest.warns(UserWarning, match=r"'again' tells 'sold' exactly.*kinds=\{\"again\": \"drop\"\}"):
         table = ff.data.Table(frame, "sold")
-    assert "again tells sold exactly" in str(table)
+    assert "again determines sold exactly" in str(table)
     assert "again" not in " ".join(ff.data.Table(frame, "sold", kinds={"again": "drop"}).dataset().features)
 
 
