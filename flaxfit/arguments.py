@@ -36,6 +36,18 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
     return f"no {kind} {name!r}{' ' + where if where else ''}{hint} There are: {', '.join(known) or 'none'}"
 
 
+def absent(module: str, name: str, known: Iterable[str], elsewhere: Mapping[str, str]) -> AttributeError:
+    """Returns the error for a name that a module does not have: where it is to be found, if `elsewhere` says so, or a similar name.
+
+    Example:
+      >>> absent("flaxfit.callbacks", "ReduceLROnPlateau", [], {"ReduceLROnPlateau": "fit(plateau=ff.Plateau(...))"})
+      AttributeError("flaxfit.callbacks has no 'ReduceLROnPlateau': use fit(plateau=ff.Plateau(...)).")
+    """
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f": use {elsewhere[name]}." if name in elsewhere else f"; did you mean {near[0]!r}?" if near else "."
+    return AttributeError(f"{module} has no {name!r}{hint}")
+
+
 def unwrapped(function: Any) -> Any:
     """Returns the function inside a `functools.partial`, which may be nested."""
     while isinstance(function, functools.partial):

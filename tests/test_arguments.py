@@ -140,3 +140,20 @@ def test_functions_of_scikit_learn_are_refused_where_rows_are_wanted():
         )
     with pytest.raises(TypeError, match=r"Task\(loss=.*scikit-learn.*flaxfit\.losses"):
         ff.Task(ff.nn.MLP((), 1), sklearn.metrics.log_loss, optax.sgd(0.1))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "hint"),
+    [
+        (ff, "loses", "flaxfit has no 'loses'; did you mean 'losses'"),
+        (ff.losses, "mean_squared_error", "flaxfit.losses has no 'mean_squared_error': use mse"),
+        (ff.losses, "crossentropy", "did you mean '.*crossentropy'"),
+        (ff.metrics, "accuracy", "use binary_accuracy or categorical_accuracy"),
+        (ff.callbacks, "EarlyStopping", r"use fit\(early_stopping=ff.EarlyStopping\(\.\.\.\)\)"),
+        (ff.callbacks, "TensorBord", "did you mean 'TensorBoard'"),
+    ],
+)
+def test_names_that_a_module_does_not_have(module, name, hint):
+    with pytest.raises(AttributeError, match=hint):
+        getattr(module, name)
+    assert not hasattr(module, name)

@@ -184,7 +184,21 @@ def cases():
         "NumPy metric",
         trained(metrics={"m": lambda z, y: np.sort(z)[:, 0]}),
         ValueError,
-        r"TracerArrayConversionError.*goes into Task\(set_metrics",
+        r"Use jax\.numpy instead\. A NumPy function of a whole set goes into Task\(set_metrics",
+    )
+    yield "NumPy loss", trained(loss=lambda z, y: np.abs(np.asarray(z[:, 0]) - y)), ValueError, r"Use jax\.numpy instead\.(?! A NumPy)"
+    yield "if", trained(loss=lambda z, y: z[:, 0] if z[0, 0] > 0 else y * 1.0), ValueError, r"Use jnp\.where instead"
+    yield "no return", trained(loss=lambda z, y: None), ValueError, r"got NoneType\. Does it lack a return\?"
+    yield "loss by name", lambda net, d: task_of(net(), "sparse_categorical_crossentropy"), TypeError, r"as ff\.losses\.categorical_cross"
+    yield "metric by name", lambda net, d: task_of(net(), metrics={"m": "mae"}), TypeError, r"such as ff\.metrics\.mae"
+    yield "order", lambda net, d: task_of(ff.losses.mse, net()), TypeError, r"got the module Net: Task\(model, loss, optimizer\)"
+    yield "stopping as hook", fit(callbacks=[stop()]), TypeError, r"pass it as fit\(early_stopping=\.\.\.\)"
+    yield "plateau as hook", fit(callbacks=[ff.Plateau]), TypeError, r"pass it as fit\(plateau=\.\.\.\)"
+    yield (
+        "classes as numbers",
+        lambda net, d: ff.fit(task_of(net(), ff.losses.mse), ff.Dataset(d.x, np.array(["a", "b", "c", "d", "e"])[np.arange(250) % 5])),
+        ValueError,
+        r'5 classes \(a, b, c, \.\.\.\) numbered from 0, which mse would take for numbers.*kinds=\{TARGET: "number"\}',
     )
     yield "nested", lambda net, d: ff.Dataset(d, d.y), TypeError, "x must be arrays, got a Dataset: pass data.x"
     yield "one width", lambda net, d: ff.nn.MLP(16, 1), ValueError, r"such as \(16,\) for one layer"
