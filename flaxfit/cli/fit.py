@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 from flaxfit.arguments import check_count
@@ -62,7 +63,8 @@ def fit(command: Fit) -> None:
         return
     print(f"Best epoch {result.best_epoch} of {len(result.history.epochs)}: " + ", ".join(f"{n} {v:.4g}" for n, v in scores.items()))
     print(f"Verdict: {diagnosis}.")
-    print(f"Written to {directory}. Which fix helps: flaxfit study {command.data}" + (f" --target {command.target}" * bool(command.target)))
+    study = ["flaxfit", "study", command.data, *(["--target", command.target] if command.target else [])]
+    print(f"Written to {directory}. Which fix helps: {shlex.join(study)}")
 
 
 def _scores(result: Result) -> dict[str, float]:

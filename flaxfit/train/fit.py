@@ -25,6 +25,7 @@ from flaxfit.train import loop
 from flaxfit.train.checks import check_task
 from flaxfit.train.compiled import programs_of
 from flaxfit.train.config import TrainConfig, check_seed
+from flaxfit.train.constant import constant_scores
 from flaxfit.train.job import Member, Single
 from flaxfit.train.labels import ClassWeight
 from flaxfit.train.plateau import Plateau
@@ -138,7 +139,10 @@ def fit(
             job.check_team(described(task, job.config, seed, {}, job.initial))
         session = None
         if run_dir is not None:
-            session = stack.enter_context(Session(run_dir, resume, described(task, job.config, seed, job.recorded, job.initial), team))
+            record = described(task, job.config, seed, job.recorded, job.initial)
+            if job.validation is not None:
+                record["constant"] = constant_scores(task, job.validation)  # for a report
+            session = stack.enter_context(Session(run_dir, resume, record, team))
         batch = stack.enter_context(Single(job, member))
         found = None
         if session is not None:
