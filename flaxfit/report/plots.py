@@ -46,7 +46,7 @@ _LABELS = {
 
 
 def learning_curves(
-    histories: Mapping[str, History],
+    histories: Mapping[str, History] | Any,
     metric: str | None = None,
     *,
     smooth: float = 0.0,
@@ -60,7 +60,7 @@ def learning_curves(
     """Training (solid) and validation (dashed) against the epoch, one color a run, with the best epoch and the end marked.
 
     Args:
-      histories: run name -> History.
+      histories: run name -> History; or one History or Result.
       metric: the training column; its `val_` twin is drawn where there is one. By default the data loss of the first history.
       smooth: standard deviation in epochs of a Gaussian that smooths the curves; epochs that are not finite are left out of it.
       log_x: a logarithmic epoch axis, for runs of very different lengths.
@@ -82,6 +82,8 @@ def learning_curves(
       >>> learning_curves({"Tiny": history}, smooth=1).axes[0].get_ylabel()
       'mean squared error'
     """
+    if isinstance(alone := getattr(histories, "history", histories), History):
+        histories = {"run": alone}
     first = _first(histories)
     if not 0 <= smooth < np.inf:
         raise ValueError(f"smooth=... must be a standard deviation in epochs, 0 or more, got {smooth!r}")

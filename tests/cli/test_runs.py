@@ -199,6 +199,11 @@ def test_a_directory_that_holds_no_run(command, tmp_path, capsys):
     assert said.out == ""
 
 
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"flaxfit {ff.__version__}\n"
+
+
 def test_wrong_usage(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["show", "runs", "--plto"])

@@ -116,6 +116,8 @@ def cases():
     yield "no validation", fit(early_stopping=stop("val_loss")), ValueError, r"a val_ metric needs fit\(validation=\.\.\.\)"
     yield "best_epoch", fit(early_stopping=stop("best_epoch")), ValueError, "no metric 'best_epoch'"
     yield "mode", fit(early_stopping=stop("gradient_norms_", mode="min")), ValueError, "did you mean 'gradient_norm'"
+    yield "Keras's argument", fit(validation_data=1), TypeError, r"fit has no argument validation_data: use validation=ff\.Dataset\(x, y\)"
+    yield "misspelled", fit(epoch=1), TypeError, "no argument 'epoch' of fit; did you mean 'epochs'"
     yield "hook", fit(callbacks=[print]), TypeError, "callbacks must be flaxfit.callbacks.Callback objects"
     yield "hook class", fit(callbacks=[ff.callbacks.ProgressBar]), TypeError, "pass an instance, not the class"
     yield "shapes", trained(Reshapes()), ValueError, r"Reshapes refuses x of shape \(rows, 6\): "
