@@ -45,7 +45,7 @@ def absent(module: str, name: str, known: Iterable[str], elsewhere: Mapping[str,
     """
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f": use {elsewhere[name]}." if name in elsewhere else f"; did you mean {near[0]!r}?" if near else "."
-    return AttributeError(f"{module} has no {name!r}{hint}")
+    return AttributeError(f"{module} has no {name!r}{hint}", name=name, obj=None)  # no object, so that Python makes no second suggestion
 
 
 def unwrapped(function: Any) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 
-from flaxfit.arguments import unknown
 from flaxfit.train import disk
 from flaxfit.train.task import Task
 
@@ -30,13 +29,6 @@ class _Found:
     """Holds a value that is not an array, so that a traced function can return it."""
 
     value: Any = field(metadata={"static": True})
-
-
-class _Setting(dict[str, Any]):
-    """Hyperparameters by name."""
-
-    def __missing__(self, name: str) -> Any:
-        raise KeyError(unknown("hyperparameter", name, self, "in the grid"))
 
 
 class Programs:
@@ -59,7 +51,7 @@ class Programs:
 
     def task(self, numbers: Mapping[str, Any]) -> Task:
         """Returns the task for these numbers, which may be traced."""
-        return self.make if isinstance(self.make, Task) else self.make(_Setting({**dict(self.static), **numbers}))
+        return self.make if isinstance(self.make, Task) else self.make({**dict(self.static), **numbers})
 
     def jit(self, what: Hashable, function: Callable[..., Any], **options: Any) -> Any:
         """Returns `jax.jit(function)`, made once for each `what` that is in use. The function may depend only on the task and on `what`."""
