@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -172,7 +173,7 @@ def _rendered(section: Section) -> str:
     for column in section.columns:
         table.add_column(column, overflow="fold")
     for row in section.rows:
-        table.add_row(*(cell.replace(",", ", ") for cell in row))  # so that the names of settings wrap where they can
+        table.add_row(*(re.sub(r",(?=\S)", ", ", cell) for cell in row))  # so that the names of settings wrap where they can
     return "\n".join([printed(table, 80), *(fill(note, 80) for note in section.paragraphs)])
 
 
