@@ -53,7 +53,8 @@ def _run(directory: RunDirectory, config: dict[str, Any]) -> str:
         *(replace(section, title="Metrics") for section in history.sections()),
     ]
     figures = {"curves": html.curves({name: [history]}, str(history.data_loss), onsets)}
-    return html.page(name, f"Run in {directory.path}", sections, figures, _facts(config))
+    subtitle = f"Run in {directory.path}, {history.epochs[-1]} of {config['arguments']['epochs']} epochs"
+    return html.page(name, subtitle, sections, figures, _facts(config))
 
 
 def study_command(command: list[str]) -> str | None:

@@ -199,6 +199,16 @@ def test_a_directory_that_holds_no_run(command, tmp_path, capsys):
     assert said.out == ""
 
 
+def test_runs_that_validate_every_few_epochs_are_compared_by_these(finished, tmp_path, capsys):
+    _, task, _, splits = finished
+    for seed in (0, 1):
+        options = {"epochs": 10, "validation_every": 3, "seed": seed, "run_dir": tmp_path / f"{seed}"}
+        result = ff.fit(task, splits.train, validation=splits.validation, **options)
+    assert main(["compare", str(tmp_path / "0"), str(tmp_path / "1"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["settings"][1]
+    assert found["diagnosis"] == f"{ff.diagnose(result.history).verdict} 1/1"  # not "diverging", which no validation in epoch 10 would be
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"flaxfit {ff.__version__}\n"
