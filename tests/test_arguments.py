@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -157,3 +158,19 @@ def test_names_that_a_module_does_not_have(module, name, hint):
     with pytest.raises(AttributeError, match=hint):
         getattr(module, name)
     assert not hasattr(module, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "hint"),
+    [
+        (ff.EarlyStopping, "restore_best_weights", "EarlyStopping has no argument restore_best_weights: use result.best"),
+        (ff.Plateau, "min_lr", "use min_scale, a fraction of the first learning rate"),
+        (ff.callbacks.SaveWeights, "save_best_only", "use best_only"),
+        (ff.EarlyStopping, "patients", "unexpected keyword argument 'patients'"),
+    ],
+)
+def test_arguments_of_keras(kind, argument, hint):
+    with pytest.raises(TypeError, match=hint):
+        kind(**{argument: True})
+    assert argument not in inspect.signature(kind).parameters
+    assert "monitor" in inspect.signature(kind).parameters

@@ -62,7 +62,7 @@ class Run:
           ValueError: the run has no directory.
         """
         if self.directory is None:
-            raise ValueError(f"the run has no directory for {what}: pass fit(run_dir=...), or give the callback a path of its own.")
+            raise ValueError(f"the run has no directory for {what}: pass fit(run_dir=...), or a path to a callback that takes one.")
         return getattr(self.directory, what)
 
 
