@@ -26,6 +26,7 @@ from .report.diagnosis import diagnose as diagnose
 from .report.diagnosis import verdicts as verdicts
 from .state import RunState as RunState
 from .state import TrainState as TrainState
+from .storage.histories import load_history as load_history
 from .storage.predictor import Predictor as Predictor
 from .storage.predictor import load as load
 from .storage.predictor import load_weights as load_weights

@@ -8,10 +8,11 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+_Class = TypeVar("_Class", bound=type)
 Mode = Literal["min", "max"]
 """Whether a metric is best when small or large."""
 _TARGETS = frozenset({"y_true", "target", "targets", "label", "labels", "labels_true", "ground_truth"})
@@ -34,6 +35,40 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"no {kind} {name!r}{' ' + where if where else ''}{hint} There are: {', '.join(known) or 'none'}"
+
+
+def absent(module: str, name: str, known: Iterable[str], elsewhere: Mapping[str, str]) -> AttributeError:
+    """Returns the error for a name that a module does not have: where it is to be found, if `elsewhere` says so, or a similar name.
+
+    Example:
+      >>> absent("flaxfit.callbacks", "ReduceLROnPlateau", [], {"ReduceLROnPlateau": "fit(plateau=ff.Plateau(...))"})
+      AttributeError("flaxfit.callbacks has no 'ReduceLROnPlateau': use fit(plateau=ff.Plateau(...)).")
+    """
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f": use {elsewhere[name]}." if name in elsewhere else f"; did you mean {near[0]!r}?" if near else "."
+    return AttributeError(f"{module} has no {name!r}{hint}", name=name, obj=None)  # no object, so that Python makes no second suggestion
+
+
+def told_elsewhere(elsewhere: Mapping[str, str]) -> Callable[[_Class], _Class]:
+    """A decorator of classes that tells of arguments that they do not have, such as those of Keras, what to use instead.
+
+    Args:
+      elsewhere: argument -> what to use.
+    """
+
+    def decorate(kind: _Class) -> _Class:
+        made = kind.__init__
+
+        @functools.wraps(made)
+        def initialized(self: Any, *args: Any, **options: Any) -> None:
+            for name in options.keys() & elsewhere.keys():
+                raise TypeError(f"{kind.__name__} has no argument {name}: use {elsewhere[name]}.")
+            made(self, *args, **options)
+
+        kind.__init__ = initialized
+        return kind
+
+    return decorate
 
 
 def unwrapped(function: Any) -> Any:

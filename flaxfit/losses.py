@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from flaxfit.arguments import Mode, check_count, in_order, targets_first, unwrapped
+from flaxfit.arguments import Mode, absent, check_count, in_order, targets_first, unwrapped
 from flaxfit.shapes import Outputs, Rows, Targets
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -364,3 +364,19 @@ def mode_of_function(function: Any) -> Mode | None:
         return mode
     package, *parts = (getattr(function, "__module__", None) or "").split(".")
     return "min" if package == "optax" or (package == "keras" and "losses" in parts) else None
+
+
+_KERAS = {
+    "sparse_categorical_crossentropy": "categorical_crossentropy, which takes class numbers and one-hot labels",
+    "mean_squared_error": "mse",
+    "mean_absolute_error": "mae",
+    "poisson": "poisson_nll",
+    "kl_divergence": "kl",
+    "quantile": "pinball",
+    "cross_entropy": "categorical_crossentropy or binary_crossentropy",
+}
+
+if not TYPE_CHECKING:  # a type checker finds unknown names itself
+
+    def __getattr__(name: str) -> Any:
+        raise absent(__name__, name, [each for each in globals() if each.islower()], _KERAS)

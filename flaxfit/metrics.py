@@ -9,14 +9,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from flaxfit.arguments import Mode, in_order, unwrapped
+from flaxfit.arguments import Mode, absent, in_order, unwrapped
 from flaxfit.losses import aligned, class_numbers, has_mode, of_batch, row_means
 from flaxfit.losses import mae as mae
 from flaxfit.shapes import Outputs, Rows, Scalar, Targets
@@ -489,3 +489,19 @@ def _whole(name: str, logits: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(logits, Tracer) or isinstance(y, Tracer):
         raise TypeError(f"{name} needs the whole set: Task(set_metrics=...) or evaluate(metrics=...), not Task(metrics=...), takes it.")
     return np.asarray(logits, np.float64), np.asarray(y)
+
+
+_KERAS = {
+    "accuracy": "binary_accuracy or categorical_accuracy",
+    "sparse_categorical_accuracy": "categorical_accuracy",
+    "AUC": "auc, in set_metrics",
+    "Precision": "precision, in set_metrics",
+    "Recall": "recall, in set_metrics",
+    "F1Score": "f1, in set_metrics",
+    "mean_absolute_error": "mae",
+}
+
+if not TYPE_CHECKING:  # a type checker finds unknown names itself
+
+    def __getattr__(name: str) -> Any:
+        raise absent(__name__, name, [each for each in globals() if each.islower()], _KERAS)

@@ -66,8 +66,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int = 80
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold")
+    for place, column in enumerate(columns):
+        word = all(" " not in row[place] and len(row[place]) <= width // 2 for row in rows)
+        made.add_column(column, overflow="fold", no_wrap=word and not place)  # names are not broken, so that the headings are
     for row in rows:
         made.add_row(*row)
     return "\n".join(line for line in printed(made, width).splitlines() if line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax import Array
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainState:
     """The weights of a model and the state of its optimizer.
 
@@ -26,6 +27,10 @@ class TrainState:
     params: Any
     collections: Any
     opt_state: Any
+
+    def __repr__(self) -> str:
+        weights = [math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params)]
+        return f"TrainState(step {self.step}: {sum(weights):,} weights in {len(weights)} arrays)"
 
 
 @jax.tree_util.register_dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -140,3 +141,36 @@ def test_functions_of_scikit_learn_are_refused_where_rows_are_wanted():
         )
     with pytest.raises(TypeError, match=r"Task\(loss=.*scikit-learn.*flaxfit\.losses"):
         ff.Task(ff.nn.MLP((), 1), sklearn.metrics.log_loss, optax.sgd(0.1))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "hint"),
+    [
+        (ff, "loses", "flaxfit has no 'loses'; did you mean 'losses'"),
+        (ff.losses, "mean_squared_error", "flaxfit.losses has no 'mean_squared_error': use mse"),
+        (ff.losses, "crossentropy", "did you mean '.*crossentropy'"),
+        (ff.metrics, "accuracy", "use binary_accuracy or categorical_accuracy"),
+        (ff.callbacks, "EarlyStopping", r"use fit\(early_stopping=ff.EarlyStopping\(\.\.\.\)\)"),
+        (ff.callbacks, "TensorBord", "did you mean 'TensorBoard'"),
+    ],
+)
+def test_names_that_a_module_does_not_have(module, name, hint):
+    with pytest.raises(AttributeError, match=hint):
+        getattr(module, name)
+    assert not hasattr(module, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "hint"),
+    [
+        (ff.EarlyStopping, "restore_best_weights", "EarlyStopping has no argument restore_best_weights: use result.best"),
+        (ff.Plateau, "min_lr", "use min_scale, a fraction of the first learning rate"),
+        (ff.callbacks.SaveWeights, "save_best_only", "use best_only"),
+        (ff.EarlyStopping, "patients", "unexpected keyword argument 'patients'"),
+    ],
+)
+def test_arguments_of_keras(kind, argument, hint):
+    with pytest.raises(TypeError, match=hint):
+        kind(**{argument: True})
+    assert argument not in inspect.signature(kind).parameters
+    assert "monitor" in inspect.signature(kind).parameters

@@ -62,7 +62,7 @@ class Run:
           ValueError: the run has no directory.
         """
         if self.directory is None:
-            raise ValueError(f"the run has no directory for {what}: pass fit(run_dir=...), or give the callback a path of its own.")
+            raise ValueError(f"the run has no directory for {what}: pass fit(run_dir=...), or a path to a callback that takes one.")
         return getattr(self.directory, what)
 
 
@@ -212,6 +212,9 @@ def check_callbacks(callbacks: Any, run: Run) -> list[Callback]:
     for callback in callbacks:
         if not isinstance(callback, Callback):
             fix = "pass an instance, not the class" if isinstance(callback, type) else "derive its class from Callback"
+            kind = (callback if isinstance(callback, type) else type(callback)).__name__
+            if (argument := {"EarlyStopping": "early_stopping", "Plateau": "plateau"}.get(kind)) is not None:
+                fix = f"pass it as fit({argument}=...)"
             raise TypeError(f"callbacks must be flaxfit.callbacks.Callback objects, got {callback!r}: {fix}.")
         for name in ("every_epochs", "every_steps"):
             if getattr(callback, name) is not None:

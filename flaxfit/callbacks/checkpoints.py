@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from flaxfit.arguments import mode_of, unknown
+from flaxfit.arguments import mode_of, told_elsewhere, unknown
 from flaxfit.callbacks.base import Callback, Progress, Run
 from flaxfit.durable import warned
 from flaxfit.history import History
@@ -89,6 +89,14 @@ class Checkpoint(Callback):
             self._checkpoints = None
 
 
+@told_elsewhere(
+    {
+        "filepath": 'a name, such as "{epoch:02d}-{val_loss:.3f}", of files in the directory weights of fit(run_dir=...)',
+        "save_best_only": "best_only",
+        "save_weights_only": "fit(run_dir=...), which saves the model as well",
+        "save_freq": "every_epochs",
+    }
+)
 class SaveWeights(Callback):
     """Writes the weights to a file with a name of your choice, as Keras's `ModelCheckpoint(save_weights_only=True)` does.
 

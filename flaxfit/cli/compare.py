@@ -18,6 +18,7 @@ from flaxfit.report.statistics import compare as compared
 from flaxfit.report.statistics import family, interval
 from flaxfit.sections import table
 from flaxfit.storage.directory import RunDirectory
+from flaxfit.storage.histories import load_history
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,7 @@ def _settings(paths: tuple[Path, ...]) -> list[_Setting]:
                 name = f"{path.name} {name}" if len(paths) > 1 else name
                 settings.setdefault(name, _Setting(name, {})).histories[_key(arguments)] = saved.history
             continue
-        history = directory.read_metrics()
-        if history is None or not len(history.epochs):
-            raise ValueError(f"{path} has no finished epoch yet.")
+        history = load_history(path)
         settings.setdefault(str(path), _Setting(path.name, {})).histories[config["arguments"].get("seed", 0)] = history
     return list(settings.values())
 

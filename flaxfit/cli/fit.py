@@ -7,6 +7,7 @@ import shlex
 from dataclasses import fields
 from typing import Any
 
+from flaxfit.arguments import check_count
 from flaxfit.callbacks import Checkpoint
 from flaxfit.cli.options import Fit, Net, Source
 from flaxfit.cli.source import directory_for, examples, task_of
@@ -35,7 +36,7 @@ def fit(command: Fit) -> None:
         raise ValueError(f"--{changed[0].replace('_', '-')} needs a function of hyperparameters as --task, not a Task.")
     else:
         task = network if isinstance(network, Task) else network({**NEUTRAL, **chosen, "scaling": scaling_of(data.x)})
-    epochs = command.epochs or epochs_for(len(data), command.batch_size)
+    epochs = epochs_for(len(data), command.batch_size) if command.epochs is None else check_count("--epochs", command.epochs, 1, "epochs")
     directory = command.run_dir or directory_for(found.name)
     if not command.quiet:
         import sys

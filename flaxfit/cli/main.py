@@ -10,6 +10,7 @@ from typing import Any, Union, cast
 
 import tyro
 
+from flaxfit import __version__
 from flaxfit.arguments import unknown
 from flaxfit.cli.options import COMMANDS, Common, DataCommand, Describe, List, named
 
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       with `--debug` a traceback.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(f"flaxfit {__version__}")
+        return 0
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         sys.stderr.write(f"flaxfit: {unknown('command', arguments[0], COMMANDS)}\n")
         return 2

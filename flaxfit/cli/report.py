@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,15 @@ import numpy as np
 from flaxfit.cli.options import Report
 from flaxfit.cli.runs import config_of, curves_of, members_of
 from flaxfit.report import html
+from flaxfit.report.conclusion import conclusion
 from flaxfit.report.diagnosis import diagnose, verdicts
 from flaxfit.report.statistics import interval
 from flaxfit.sections import Section
 from flaxfit.storage.directory import RunDirectory
+from flaxfit.storage.histories import load_history
+
+_EXAMPLES = ("--target", "--group", "--time", "--weight", "--ignore", "--type", "--task")
+"""Options of `flaxfit fit` that say which examples and which model."""
 
 
 def report(command: Report) -> None:
@@ -36,24 +43,28 @@ def report(command: Report) -> None:
 
 
 def _run(directory: RunDirectory, config: dict[str, Any]) -> str:
-    history = directory.read_metrics()
-    if history is None or not len(history.epochs):
-        raise ValueError(f"{directory.path} has no finished epoch yet.")
-    history.validation_every = config["arguments"].get("validation_every", 1)
-    answer, onsets = [f"Epoch {history.epochs[-1]} of {config['arguments']['epochs']}, best epoch {history.best_epoch}."], {}
-    if config["data"].get("validation"):
-        diagnosis = diagnose(history)
-        answer.insert(0, f"{diagnosis}.")
-        if diagnosis.epoch is not None:
-            onsets[directory.path.name] = diagnosis.epoch
-    last = [[name, f"{value:.6g}"] for name, value in history.row(-1).items() if name != "best_epoch"]
+    history = load_history(directory.path)
+    diagnosis = diagnose(history) if config["data"].get("validation") else None
+    name, told = directory.path.name, [] if diagnosis is None else [f"Diagnosis: {diagnosis}."]
+    onsets = {} if diagnosis is None or diagnosis.epoch is None else {name: diagnosis.epoch}
     sections = [
-        Section("Answer", answer),
-        Section("Learning curves", [], figure="curves"),
-        Section("Last epoch", [], ["metric", "value"], last),
+        Section("Answer", conclusion(history, diagnosis, config.get("constant", {}), study_command(config["environment"]["command"]))),
+        Section("Learning curves", told, figure="curves"),
+        *(replace(section, title="Metrics") for section in history.sections()),
     ]
-    figures = {"curves": html.curves({directory.path.name: [history]}, str(history.data_loss), onsets)}
-    return html.page(directory.path.name, f"Run in {directory.path}", sections, figures, _facts(config))
+    figures = {"curves": html.curves({name: [history]}, str(history.data_loss), onsets)}
+    subtitle = f"Run in {directory.path}, {history.epochs[-1]} of {config['arguments']['epochs']} epochs"
+    return html.page(name, subtitle, sections, figures, _facts(config))
+
+
+def study_command(command: list[str]) -> str | None:
+    """Returns the command that studies the examples of a `flaxfit fit`, or None for another command."""
+    words = command[command.index("fit") + 1 :] if "fit" in command[2:3] else []
+    kept, keeps = [], True  # the file comes first
+    for word in words:
+        keeps = word.split("=")[0] in _EXAMPLES if word.startswith("-") else keeps
+        kept += [word] * keeps
+    return shlex.join(["flaxfit", "study", *kept]) if words and not words[0].startswith("-") else None
 
 
 def _population(directory: RunDirectory, config: dict[str, Any]) -> str:

@@ -105,7 +105,7 @@ class Table(Shown):
                 stacklevel=2,
             )
             self._take(present)
-        self.tells = [] if self.classes is None else [column for column, c in cells.items() if _tells(c, self.y)]
+        self.tells = [] if self.classes is None else [column for column, c in self.cells.items() if _tells(c, self.y)]
         for column in self.tells:
             if self.kinds.get(column) != "drop":
                 warnings.warn(
@@ -232,6 +232,8 @@ def _targets(name: str, labels: Cells, kind: str | None, decimal_comma: bool) ->
         kind = "category" if len(different) == 2 or (whole and len(different) <= _MOST_CLASSES) else "number"
     if kind == "number":
         assert values is not None
+        if labels.values.dtype == object:  # such as "NA", which is a class of its own in a target of classes
+            missing |= np.array([value is None or value.lower() in parsing.MISSING for value in labels.values])
         if (wrong := np.isnan(values) & ~missing).any():
             raise ValueError(f"Table: the target {name!r} is {labels.values[wrong][0]!r} in row {np.argmax(wrong)}, no finite number.")
         return values.astype(np.float32), None, ~missing

@@ -75,6 +75,10 @@ class Network:
     activation: str = "relu"
     learning_rate: float = 1e-3
 
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"the learning rate must be above 0, got {self.learning_rate:g}.")
+
     def task_maker(self, data: Dataset) -> Callable[[Mapping[str, Any]], Task]:
         """Returns a function of the hyperparameters of fixes that returns the task for such data.
 

@@ -45,7 +45,7 @@ class Plan:
 
     def describe(self, fixes: int) -> str:
         """Returns a sentence for the user."""
-        how = f"{self.folds} folds x {self.repeats} repeats" if self.folds > 1 else f"{self.repeats} seeds"
+        how = f"{self.folds} folds x {self.repeats} repeat{'s' * (self.repeats != 1)}" if self.folds > 1 else f"{self.repeats} seeds"
         return f"{fixes} settings x {how}, {self.epochs} epochs each: about {duration(self.seconds)}"
 
 

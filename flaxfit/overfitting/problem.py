@@ -17,7 +17,7 @@ from flaxfit.data.audit import leakage
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.encoding import Encoding
 from flaxfit.data.scaling import Scaling, standardize
-from flaxfit.data.splits import Splits, class_labels, column, folds, hold_outs
+from flaxfit.data.splits import Splits, class_labels, class_name, column, folds, hold_outs
 from flaxfit.data.table import Table
 
 Rows = np.ndarray
@@ -201,7 +201,7 @@ def problem_of(data: Any, groups: Any, times: Any, test: float, folds: int | Non
     chosen = asked or 10
     check_count("seed", seed, 0, "the seed of splits and runs")
     if not 0 < test < 1:
-        raise ValueError(f"test must be the share of the examples to set aside, above 0 and below 1, got {test!r}.")
+        raise ValueError(f"the share of the examples to set aside must be above 0 and below 1, got {test!r}.")
     groups, times = (
         None if v is None else column(f"overfitting_study({n}=...)", v, rows) for n, v in (("groups", groups), ("times", times))
     )
@@ -220,9 +220,13 @@ def problem_of(data: Any, groups: Any, times: Any, test: float, folds: int | Non
         dates = [name for name, how in data.encoding.columns.items() if how.kind == "datetime"]
         if dates and times is None:
             warnings.append(
-                f"{dates[0]} is a date, but examples are split at random. If the model will predict the future, use it as the time."
+                f"{dates[0]} is a date, but examples are split at random. If the model will predict the future, split by time: "
+                f"--time {dates[0]}, or times=... in Python."
             )
     labels = class_labels(data)
+    if not isinstance(data.y, dict | tuple) and (np.asarray(data.y) == np.asarray(data.y)[0]).all():
+        value = repr(data.classes[0]) if data.classes else str(data.y[0])
+        raise ValueError(f"all {rows} examples have the same target, {value}: there is nothing to predict.")
     if held is not None:
         pool, tested = np.arange(rows - held), np.arange(rows - held, rows)
     elif times is not None:
@@ -238,12 +242,19 @@ def problem_of(data: Any, groups: Any, times: Any, test: float, folds: int | Non
     pool, tested = np.sort(pool), np.sort(tested)
     if times is not None:
         return Problem(data, pool, tested, 1, groups, times, seed), warnings
-    fewest = {} if labels is None else {"a class": (int(np.unique(labels[pool], return_counts=True)[1].min()), "examples")}
-    fewest |= {} if groups is None else {"the data": (len(np.unique(groups[pool])), "groups")}
+    fewest: dict[str, tuple[int, str]] = {}
+    if labels is not None:
+        classes, counts = np.unique(labels[pool], return_counts=True)
+        rarest = class_name(data, classes[counts.argmin()]).removeprefix("class ")
+        fewest[f"the target has {len(classes)} classes, and {rarest!r}"] = int(counts.min()), "example"
+    if groups is not None:
+        fewest["the data"] = len(np.unique(groups[pool])), "group"
     for who, (count, unit) in fewest.items():
         chosen = 5 if asked is None and count < chosen else chosen
         if count < chosen:
-            raise ValueError(f"{who} has only {count} {unit} to train and validate on, fewer than there are folds ({chosen}).")
+            raise ValueError(
+                f"{who} has only {count} {unit}{'s' * (count != 1)} to train and validate on, but at least {chosen} are needed."
+            )
     return Problem(data, pool, tested, chosen, groups, times, seed), warnings
 
 

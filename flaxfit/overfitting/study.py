@@ -194,7 +194,8 @@ class _Study:
         self.problem.folds, cells = plan.folds, cells if plan.folds == problem.folds else self._cells(0)
         fixes, missing = fixes_for({*trainer.names}, plan.strengths)
         missing = missing if self.given else {}
-        self.recorded.say(f"Plan: {plan.describe(len(fixes))} (budget {duration(self.budget)}).")
+        left = f"{duration(max(self.left, 0.0))} of {duration(self.budget)} are left"
+        self.recorded.say(f"Plan: {plan.describe(len(fixes))} ({left}).")
         count = len(fixes)
         repeats = self._train(plan, fixes, cost)
         plan = replace(plan, repeats=repeats, strengths=plan.strengths if len(fixes) == count else 1)

@@ -46,7 +46,7 @@ _LABELS = {
 
 
 def learning_curves(
-    histories: Mapping[str, History],
+    histories: Mapping[str, History] | Any,
     metric: str | None = None,
     *,
     smooth: float = 0.0,
@@ -60,7 +60,7 @@ def learning_curves(
     """Training (solid) and validation (dashed) against the epoch, one color a run, with the best epoch and the end marked.
 
     Args:
-      histories: run name -> History.
+      histories: run name -> History; or one History or Result.
       metric: the training column; its `val_` twin is drawn where there is one. By default the data loss of the first history.
       smooth: standard deviation in epochs of a Gaussian that smooths the curves; epochs that are not finite are left out of it.
       log_x: a logarithmic epoch axis, for runs of very different lengths.
@@ -82,7 +82,8 @@ def learning_curves(
       >>> learning_curves({"Tiny": history}, smooth=1).axes[0].get_ylabel()
       'mean squared error'
     """
-    first = _first(histories)
+    histories = _named(histories)
+    first = next(iter(histories.values()))
     if not 0 <= smooth < np.inf:
         raise ValueError(f"smooth=... must be a standard deviation in epochs, 0 or more, got {smooth!r}")
     metric = (first.data_loss if metric is None else metric).removeprefix("val_")
@@ -151,7 +152,7 @@ def study_curves(
     settings: Mapping[str, Sequence[History]] = getattr(study, "curves", study)
     if not isinstance(settings, Mapping) or isinstance(settings, History):
         raise TypeError(f"study_curves takes a study, or a mapping from settings to lists of histories, got {type(study).__name__}.")
-    first = _first({f"{name}, run {index}": run for name, runs in settings.items() for index, run in enumerate(runs)})
+    first = next(iter(_named({f"{name}, run {index}": run for name, runs in settings.items() for index, run in enumerate(runs)}).values()))
     metric = (first.data_loss if metric is None else metric).removeprefix("val_")
     ax = panels(size=(9 + 2.6 * (len(settings) // _ENTRIES), 5))[1][0] if ax is None else _styled(ax)
     counts = {len(runs) for runs in settings.values()}
@@ -214,7 +215,7 @@ def schedule(learning_rate: float | Callable[[Any], Any], steps_per_epoch: int, 
 
 
 def weight_norms(
-    histories: Mapping[str, History],
+    histories: Mapping[str, History] | Any,
     columns: Sequence[str] = ("kernel_l1", "kernel_l2", "kernel_max"),
     *,
     log_x: bool = False,
@@ -225,7 +226,7 @@ def weight_norms(
     """The size of the weights against the epoch, a panel a norm, a color a run: overfitted nets tend to have large ones.
 
     Args:
-      histories: run name -> History.
+      histories: run name -> History; or one History or Result.
       columns: what to draw, a panel each.
       log_x: a logarithmic epoch axis.
       log_y: a logarithmic axis of the norms.
@@ -244,7 +245,7 @@ def weight_norms(
       >>> [ax.get_ylabel() for ax in weight_norms({"Tiny": history}).axes]
       ['L1 norm of the kernels', 'L2 norm of the kernels', 'largest |w| in the kernels']
     """
-    _first(histories)
+    histories = _named(histories)
     if not columns:
         raise ValueError("no columns to draw: give weight_norms at least one")
     figure, axes = panels(len(columns), (1 + 3 * len(columns), 3.6))
@@ -373,13 +374,16 @@ class _Picture(Figure):
         return made.getvalue()
 
 
-def _first(histories: Mapping[str, History]) -> History:
-    if not isinstance(histories, Mapping) or isinstance(histories, History) or not histories:
+def _named(histories: Any) -> Mapping[str, History]:
+    """The histories by the names of their runs, and a single one as that of "run"."""
+    if isinstance(alone := getattr(histories, "history", histories), History):
+        return {"run": alone}
+    if not isinstance(histories, Mapping) or not histories:
         raise ValueError(f'histories=... must map names of runs to histories, at least one: {{"Tiny": result.history}}, got {histories!r}')
     for run, history in histories.items():
         if not isinstance(history, History):
             raise TypeError(f"histories[{run!r}] must be a History, such as result.history, got {type(history).__name__}")
-    return next(iter(histories.values()))
+    return histories
 
 
 def _colored(groups: Mapping[str, Any], colors: Mapping[str, str] | None) -> list[tuple[str, tuple[str, Any]]]:

@@ -238,11 +238,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Collecti
     def ignored(name: str) -> bool:
         return any(f"{name}.".startswith(f"{other}.") for other in ignore)
 
-    def shown(flat: Mapping[str, str], name: str) -> str:
-        return flat.get(name, "(missing)").strip('"')
+    def shown(flat: Mapping[str, str], name: str, other: Mapping[str, str]) -> str:
+        first, *lines = flat.get(name, "(missing)").strip('"').split("\\n")
+        if lines and (own := [line.strip() for line in lines if line not in other.get(name, "").strip('"').split("\\n")]):
+            return f"{first}..., {', '.join(own)}, ...)"  # of a long repr, such as that of a module, what differs
+        return " ".join([first, *map(str.strip, lines)])
 
     changed = [name for name in before | after if before.get(name) != after.get(name) and not ignored(name)]
-    return [f"{name}: {shown(before, name)} -> {shown(after, name)}" for name in changed]
+    return [f"{name}: {shown(before, name, after)} -> {shown(after, name, before)}" for name in changed]
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -76,6 +76,8 @@ def load(path: str | Path, member: str | None = None) -> Predictor:
       FileNotFoundError: there is no exported model in runs/absent: neither a .flaxfit file nor a model.json, there or in export/.
     """
     path = _place(path, member)
+    if _only_weights(path):
+        raise ValueError(f"{path} has weights and no model: load(run_dir).with_weights(file) puts them into the model of a run.")
     record, files = read(path)
     with _named(path):
         return Predictor(path.name, record, unpack_arrays(files[PARTS[1]]), *(_program(files[name]) for name in PARTS[2:]))
@@ -85,7 +87,8 @@ def load_weights(path: str | Path, member: str | None = None) -> dict[str, Any]:
     """Loads only the weights of an exported model. No program in the file is parsed, so the file needs no trust.
 
     Args:
-      path, member: as for `load`.
+      path: as for `load`, or a file that `flaxfit.callbacks.SaveWeights` wrote.
+      member: as for `load`.
 
     Returns:
       "params" and "collections" -> nested dicts of NumPy arrays.
@@ -99,9 +102,9 @@ def load_weights(path: str | Path, member: str | None = None) -> dict[str, Any]:
       FileNotFoundError: there is no exported model in runs/absent: neither a .flaxfit file nor a model.json, there or in export/.
     """
     path = _place(path, member)
-    _, files = read(path)
+    content = path.read_bytes() if _only_weights(path) else read(path)[1][PARTS[1]]
     with _named(path):
-        tensors = unpack_arrays(files[PARTS[1]])
+        tensors = unpack_arrays(content)
         return {name: _nested(tensors, name) for name in ("params", "collections")}
 
 
@@ -154,7 +157,7 @@ class Predictor:
         rows = ", ".join(f"{_called('x', path)} {_rows(**row)}" for path, row in self.metadata["x"].items())
         scores = ", ".join([self.metadata["loss"], *self.metadata["metrics"]])
         weights = sum(array.size for array in jax.tree.leaves(self.params))
-        return f"Predictor({self._name}: {rows}; {weights:,} weights; scores {scores}; about {self.about})"
+        return f"Predictor({self._name}: {rows}; {weights:,} weights; scores {scores})"
 
     def _hold(self, tensors: Mapping[str, np.ndarray]) -> None:
         self.params, self.collections = _nested(tensors, "params"), _nested(tensors, "collections")
@@ -430,6 +433,10 @@ def _place(path: str | Path, member: str | None) -> Path:
     if not path.is_dir():
         raise FileNotFoundError(f"there is no exported model in {path}: write it with study.export({member!r}, data).")
     return path
+
+
+def _only_weights(path: Path) -> bool:
+    return path.suffix == ".safetensors" and path.is_file()
 
 
 @contextmanager

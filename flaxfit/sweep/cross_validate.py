@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from flaxfit.sweep.study import Study
 from flaxfit.sweep.tables import Comparisons, Table
 from flaxfit.train.checks import check_data
 from flaxfit.train.compiled import MakeTask
-from flaxfit.train.config import TrainConfig, TrainOptions
+from flaxfit.train.config import TrainConfig, TrainOptions, no_argument
 from flaxfit.train.evaluate import predict_member
 from flaxfit.train.job import Split
 from flaxfit.train.program import logged
@@ -277,7 +278,7 @@ def cross_validate(
         check_data("data", data)
     settings, traced = expand(grid)
     if wrong := options.keys() - TrainOptions.__annotations__.keys():
-        raise TypeError(unknown("argument", min(wrong), TrainOptions.__annotations__, "of cross_validate or TrainConfig"))
+        raise no_argument("cross_validate", wrong, [*inspect.signature(cross_validate).parameters, *TrainOptions.__annotations__])
     config = TrainConfig(**options)
     if config.validation_split is not None:
         raise ValueError("cross_validate validates on the rows that each fold holds out: leave out validation_split.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -170,9 +171,9 @@ def _rendered(section: Section) -> str:
 
     table = RichTable(title=section.title)
     for column in section.columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in section.rows:
-        table.add_row(*row)
+        table.add_row(*(re.sub(r",(?=\S)", ", ", cell) for cell in row))  # so that the names of settings wrap where they can
     return "\n".join([printed(table, 80), *(fill(note, 80) for note in section.paragraphs)])
 
 

@@ -93,8 +93,16 @@ def _traced(blame: str, function: Callable[..., Any], *args: Any) -> Any:
         why = "draws from a random stream that it is not given; Task(rngs=...) names those of training"
         raise ValueError(f"the model {why}: {error}") from error
     except Exception as error:
-        hint = " (a NumPy function of a whole set goes into Task(set_metrics=...))" if isinstance(error, _NUMPY_ERRORS) else ""
-        raise ValueError(f"{blame}: {type(error).__name__}: {error}{hint}") from error
+        raise ValueError(f"{blame}: {_cause(error, blame)}") from error
+
+
+def _cause(error: Exception, blame: str) -> str:
+    if not isinstance(error, _NUMPY_ERRORS):
+        return f"{type(error).__name__}: {error}"
+    if isinstance(error, jax.errors.TracerBoolConversionError):
+        return "`if` and `while` cannot ask for values inside a compiled function. Use jnp.where instead."
+    whole = " A NumPy function of a whole set goes into Task(set_metrics=...)." if blame.startswith("the metric") else ""
+    return f"NumPy, float() and the like cannot read values inside a compiled function. Use jax.numpy instead.{whole}"
 
 
 def check_model(task: Task, x: Any, rows: int) -> TrainState:
@@ -113,6 +121,14 @@ def check_model(task: Task, x: Any, rows: int) -> TrainState:
         raise ValueError("Task(trainable=...) leaves no parameter to train.")
     opt_state = _traced("the optimizer refuses the parameters", task.optimizer.init, trained)
     return TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, collections, opt_state)  # pyright: ignore[reportArgumentType]
+
+
+def check_inputs(task: Task, x: Any, rows: int) -> TrainState:
+    """`check_model`, and that the model takes a batch of so many rows when it does not train."""
+    state, x = check_model(task, x, rows), abstract(x, rows)
+    refused = f"{task.network.name} refuses x of shape {_shapes(x)}"
+    _traced(refused, lambda state, x: task.apply(state.params, state.collections, task.prepared(x))[0], state, x)
+    return state
 
 
 def outputs(programs: Programs, task: Task, numbers: Mapping[str, Any], x: Any, rows: int) -> Any:
@@ -260,7 +276,8 @@ def _check_rows(what: str, result: Any, rows: int, logits: Any, y: Any) -> None:
             if shape is None
             else f"shape {tuple('rows' if size == rows else size for size in shape)}".replace("'", "")
         )
-        raise ValueError(f"{what} must return one number for each example, shape (rows,), got {got}.{broadcast_hint(logits, y)}")
+        hint = " Does it lack a return?" if result is None else broadcast_hint(logits, y)
+        raise ValueError(f"{what} must return one number for each example, shape (rows,), got {got}.{hint}")
 
 
 def broadcast_hint(logits: Any, y: Any) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypedDict
 
-from flaxfit.arguments import check_count
+from flaxfit.arguments import check_count, unknown
 from flaxfit.train.labels import ClassWeight
 from flaxfit.train.plateau import Plateau
 from flaxfit.train.stopping import EarlyStopping
@@ -119,6 +119,32 @@ class TrainOptions(TypedDict, total=False):
     validation_split: float | None
     validation_every: int
     validation_batch_size: int | None
+
+
+_KERAS = {
+    "validation_data": "validation=ff.Dataset(x, y)",
+    "validation_freq": "validation_every=...",
+    "sample_weight": "ff.Dataset(x, y, sample_weight=...)",
+    "verbose": "callbacks=[ff.callbacks.ProgressBar()]",
+    "lr": "the learning rate of the optimizer, as in Task(optimizer=optax.adam(1e-3))",
+    "learning_rate": "the learning rate of the optimizer, as in Task(optimizer=optax.adam(1e-3))",
+    "metrics": "Task(metrics={...})",
+}
+
+
+def no_argument(function: str, names: Iterable[str], known: Iterable[str]) -> TypeError:
+    """Returns the error for arguments that a function does not have: what Keras's are here, or a similar name.
+
+    Example:
+      >>> no_argument("fit", ["validation_data"], ["validation"])
+      TypeError('fit has no argument validation_data: use validation=ff.Dataset(x, y).')
+      >>> no_argument("fit", ["epoch"], ["epochs"])
+      TypeError("no argument 'epoch' of fit; did you mean 'epochs'? There are: epochs")
+    """
+    name = min(names)
+    if name in _KERAS:
+        return TypeError(f"{function} has no argument {name}: use {_KERAS[name]}.")
+    return TypeError(unknown("argument", name, [each for each in known if each != "others"], f"of {function}"))
 
 
 def _key(label: Any) -> str:

@@ -20,7 +20,7 @@ from flaxfit.report import statistics
 from flaxfit.state import TrainState
 from flaxfit.storage.predictor import chosen
 from flaxfit.train import program
-from flaxfit.train.checks import abstract, check_data, check_model, check_program, check_state, check_task
+from flaxfit.train.checks import abstract, check_data, check_inputs, check_program, check_state, check_task
 from flaxfit.train.compiled import Programs, programs_of
 from flaxfit.train.labels import check_labels
 from flaxfit.train.rows import check_positions, check_rows_apart
@@ -225,7 +225,7 @@ def predict_member(programs: Programs, task: Task, numbers: Mapping[str, Any], s
     batch_size = check_count("batch_size", batch_size, 1, "rows a step")
     task_of = programs.task
     size = min(batch_size, 1 << (len(rows) - 1).bit_length())  # few sizes, few programs
-    shapes = programs.found(("model", size), lambda numbers, x: check_model(task_of(numbers), x, size), numbers, rows[:1].x)
+    shapes = programs.found(("model", size), lambda numbers, x: check_inputs(task_of(numbers), x, size), numbers, rows[:1].x)
     numbers, state = jax.device_put((numbers, _evaluated(task, state, shapes, x)))
 
     def outputs(numbers: Mapping[str, Any], state: TrainState, x: Any) -> Any:
@@ -255,7 +255,14 @@ def summary(task: Task, x: Any) -> str:
     """
     rngs = {name: jax.random.key(0) for name in ("params", *task.rngs)}
     console = {"force_terminal": False, "no_color": True, "width": 140}
-    return task.network.tabulate(rngs, task.prepared(arrays(x, "x")), compute_flops=True, console_kwargs=console)
+    return _Plain(task.network.tabulate(rngs, task.prepared(arrays(x, "x")), compute_flops=True, console_kwargs=console).strip("\n"))
+
+
+class _Plain(str):
+    """Text that a notebook and an interpreter show as `print` does."""
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def _evaluated(task: Task, state: Any, shapes: TrainState, x: Any) -> TrainState:

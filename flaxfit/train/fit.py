@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Never
 
 from jax.sharding import Mesh
 
@@ -24,7 +25,8 @@ from flaxfit.storage.directory import RunDirectory
 from flaxfit.train import loop
 from flaxfit.train.checks import check_task
 from flaxfit.train.compiled import programs_of
-from flaxfit.train.config import TrainConfig, check_seed
+from flaxfit.train.config import TrainConfig, check_seed, no_argument
+from flaxfit.train.constant import constant_scores
 from flaxfit.train.job import Member, Single
 from flaxfit.train.labels import ClassWeight
 from flaxfit.train.plateau import Plateau
@@ -60,6 +62,7 @@ def fit(
     shard: Shard | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     resume: Resume = "auto",
+    **others: Never,
 ) -> Result:
     """Trains a model as one compiled program.
 
@@ -82,6 +85,7 @@ def fit(
       resume: what to do if `run_dir` has this run already. "auto" resumes it from its last checkpoint, with the same bits as if it had
         never stopped, or returns it if it is finished. "never" raises an error; "must" raises one if there is no run; "force" also
         resumes a run whose configuration is another. `epochs` may be larger than before.
+      others: none. For an argument of Keras, the error says what it is here.
 
     Returns:
       A `Result`. The timing of a resumed run covers this process only. If Ctrl-C or the stop button of a notebook ends the run in an
@@ -110,6 +114,8 @@ def fit(
       (5, 'epochs')
     """
     began = time.perf_counter()
+    if others:
+        raise no_argument("fit", others, inspect.signature(fit).parameters)
     check_task(task)
     config = TrainConfig(
         epochs,
@@ -138,7 +144,10 @@ def fit(
             job.check_team(described(task, job.config, seed, {}, job.initial))
         session = None
         if run_dir is not None:
-            session = stack.enter_context(Session(run_dir, resume, described(task, job.config, seed, job.recorded, job.initial), team))
+            record = described(task, job.config, seed, job.recorded, job.initial)
+            if job.validation is not None:
+                record["constant"] = constant_scores(task, job.validation)  # for a report
+            session = stack.enter_context(Session(run_dir, resume, record, team))
         batch = stack.enter_context(Single(job, member))
         found = None
         if session is not None:

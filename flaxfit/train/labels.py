@@ -21,6 +21,8 @@ ClassWeight = Mapping[Any, float] | Literal["balanced"]
 
 _BINARY = (losses.binary_crossentropy, optax.sigmoid_binary_cross_entropy)
 _CLASSES = (losses.categorical_crossentropy, optax.softmax_cross_entropy_with_integer_labels, optax.softmax_cross_entropy)
+_NUMBERS = (losses.mse, losses.mae, losses.huber, losses.pinball, optax.squared_error, optax.l2_loss, optax.huber_loss)
+"""Losses of numbers, to which class numbers mean nothing."""
 _NUMBERED = (*_CLASSES, losses.hinge, losses.focal, metrics.categorical_accuracy)
 """Functions for which labels are class numbers if there are several logits for each."""
 
@@ -44,7 +46,8 @@ def check_labels(task: Task, name: str, data: Dataset, logits: Any, train: Datas
       train: the training examples if `data` are others, to find labels that training does not have.
 
     Raises:
-      ValueError: labels are not class numbers, or the logits do not have these classes; a label is a fraction and training has none.
+      ValueError: labels are not class numbers, or the logits do not have these classes; a label is a fraction and training has none; the
+        loss takes the numbers of more than two classes for quantities.
 
     Warns:
       UserWarning: no training example has the class.
@@ -52,6 +55,12 @@ def check_labels(task: Task, name: str, data: Dataset, logits: Any, train: Datas
     if isinstance(data.y, dict | tuple) or isinstance(logits, dict | tuple):
         return
     y, numbered = np.asarray(data.y), _class_numbers(task, data.y, logits)
+    if data.classes is not None and len(data.classes) > 2 and y.size == len(y) and any(unwrapped(task.loss) is each for each in _NUMBERS):
+        some = ", ".join([*data.classes[:3], *["..."] * (len(data.classes) > 3)])
+        raise ValueError(
+            f"{name}.y has {len(data.classes)} classes ({some}) numbered from 0, which {task.loss_name} would take for numbers. To predict "
+            'numbers, read them as such: Table(kinds={TARGET: "number"}), or --type TARGET=number. Classes need categorical_crossentropy.'
+        )
     labels = y if task.counted is None else y[y != task.counted.label]
     if not labels.size or (kind_of_loss(task) != "binary" and not numbered):
         return

@@ -9,11 +9,12 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import Array
 
-from flaxfit.arguments import check_count
+from flaxfit.arguments import check_count, told_elsewhere
 from flaxfit.state import PlateauState
 from flaxfit.train.stopping import Monitored
 
 
+@told_elsewhere({"min_lr": "min_scale, a fraction of the first learning rate", "verbose": 'history["learning_rate_scale"]'})
 @dataclass(frozen=True)
 class Plateau(Monitored):
     """Lowers the learning rate when a metric no longer improves, as `keras.callbacks.ReduceLROnPlateau` does.

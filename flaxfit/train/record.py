@@ -87,7 +87,7 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Any, r
     Warns:
       UserWarning: only the program differs, and so do the versions that made it.
     """
-    ignored = ["arguments.epochs", "environment", "program", "run"]
+    ignored = ["arguments.epochs", "constant", "environment", "program", "run"]
     if "validation_batch_size" not in old["arguments"]:  # an older record, whose program tells
         ignored.append("arguments.validation_batch_size")
     old, rows = _completed(old), [about["data"]["train"].get("rows") for about in (old, new)]
@@ -112,7 +112,7 @@ def check_same_run(old: Mapping[str, Any], new: Mapping[str, Any], where: Any, r
         return
     if changed and all("environment" in record for record in (old, new)):  # why, perhaps
         newly = tuple(f"environment.{name}" for name in ("commit", "command", "directory", "started"))
-        changed += differences(old, new, ("arguments", "task", "data", "program", *newly))
+        changed += differences(old, new, ("arguments", "task", "data", "constant", "program", *newly))
     lines = "".join(f"\n  {line}" for line in [*changed, *parts])
     cure = 'undo these changes, name another directory, or accept them with resume="force"'
     raise ValueError(f"the {what} in {where} was another: {cure}.{lines}")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from flaxfit.arguments import Mode, mode_of
+from flaxfit.arguments import Mode, mode_of, told_elsewhere
 from flaxfit.curves import CAPACITY, large, lowest_and_last, rise
 from flaxfit.state import CurveState, StopperState
 
@@ -56,6 +56,9 @@ class Monitored:
         return mode_of(self.monitor or "loss", None) if self.mode == "auto" else self.mode
 
 
+@told_elsewhere(
+    {"restore_best_weights": "result.best for the best weights and result.last for the last ones", "verbose": "result.stop_reason"}
+)
 @dataclass(frozen=True)
 class EarlyStopping(Monitored):
     """Stops training when a metric no longer improves, as `keras.callbacks.EarlyStopping` does.

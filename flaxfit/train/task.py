@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,9 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from flax import nnx
 from jax import Array
 
+from flaxfit import losses, metrics
 from flaxfit.arguments import Mode, in_order, unwrapped
 from flaxfit.losses import mode_of_function
 from flaxfit.metrics import declared_of_batch, is_sklearn, of_whole_set
@@ -41,7 +44,7 @@ RowFunction = Callable[[Any, Any], Any]
 """(logits, y) -> one number for each example, shape (rows,)."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """A model, its objective, and its optimizer. A task holds functions only, and nothing that training changes.
 
@@ -111,6 +114,8 @@ class Task:
     counted: Counted | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.loss, nn.Module | nnx.Module):
+            raise TypeError(f"Task(loss=...) must be a function, got the module {type(self.loss).__name__}: Task(model, loss, optimizer).")
         object.__setattr__(self, "network", models.network(self.model))
         object.__setattr__(self, "optimizer", optimizers.adapted(self.optimizer))
         for what in ("metrics", "set_metrics"):
@@ -122,7 +127,7 @@ class Task:
         others |= {name: function for name, function in optional.items() if function is not None}
         for name, function in (functions | others).items():
             if not callable(function):
-                raise TypeError(f"Task({name}=...) must be a function, got {type(function).__name__}.")
+                raise TypeError(f"Task({name}=...) must be a function, got {type(function).__name__}{_named(name, function)}.")
         for name, function in functions.items():
             if is_sklearn(function):
                 cure = "flaxfit.losses has losses that JAX can differentiate" if name == "loss" else "use Task(set_metrics=...)"
@@ -251,6 +256,10 @@ class Task:
         into = self.model if into is None and isinstance(self.model, nnx.Module) else into
         return self.network.module(state.params, state.collections, into)
 
+    def __repr__(self) -> str:
+        metrics = ", ".join([*self.metrics, *self.set_metrics]) or "none"
+        return f"Task({self.network.name}; loss {self.loss_name}; metrics {metrics})"
+
     def prepared(self, x: Any) -> Any:
         """`x` as the model sees it."""
         return x if self.preprocess is None else self.preprocess(x)
@@ -262,3 +271,13 @@ class Task:
 
 def _at_least_float32(array: Array) -> Array:
     return array.astype(jnp.float32) if array.dtype in (jnp.bfloat16, jnp.float16) else array
+
+
+def _named(name: str, function: Any) -> str:
+    """For the name of a loss or metric, as Keras takes them: the function that has the most similar name."""
+    module = losses if name == "loss" else metrics if "metrics" in name else None
+    if module is None or not isinstance(function, str):
+        return ""
+    known = [each for each, value in vars(module).items() if getattr(value, "mode", None) and each.islower()]
+    near = difflib.get_close_matches(function, known, n=1, cutoff=0.4) or known[:1]
+    return f" {function!r}: pass the function, such as ff.{module.__name__.rpartition('.')[2]}.{near[0]}"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import jax
 import numpy as np
 import optax
 import pytest
+from sklearn.dummy import DummyRegressor
+from sklearn.metrics import log_loss, mean_absolute_error, mean_squared_error
 
 import flaxfit as ff
 from flaxfit.cli import main, script
@@ -47,6 +50,70 @@ def test_show(finished, capsys):
         assert words in text
 
 
+def test_report_of_a_run_begins_with_three_sentences(finished, tmp_path, capsys):
+    directory, _, result, splits = finished
+    assert main(["report", str(directory), "-o", str(tmp_path / "run.html")]) == 0
+    page = (tmp_path / "run.html").read_text()
+    answer = page.split('<div class="answer">')[1].split("</div>")[0].replace("</p>", "").split("<p>")[1:]
+    shares = np.bincount(splits.validation.y) / 300
+    epoch = result.best_epoch - 1
+    loss, accuracy = (result.history[f"val_{name}"][epoch] for name in ("categorical_crossentropy", "accuracy"))
+    entropy = log_loss(splits.validation.y, np.tile(shares, (300, 1)))
+    assert answer[0] == "It is too short to tell whether it overfits."
+    assert answer[1] == (
+        f"Its best epoch of 4 is {result.best_epoch}, with val_categorical_crossentropy {loss:.4g} and val_accuracy {accuracy:.4g}; the "
+        f"best constant prediction has {entropy:.4g} and {shares.max():.4g}."
+    )
+    assert len(answer) == 3
+    assert '<th scope="col">best epoch' in page
+
+    history = ff.load_history(directory)
+    assert history == result.history
+    assert (history.rows, history.validation_rows) == (500, 300)
+    with pytest.raises(FileNotFoundError, match=r"there is no run in .*absent: it has no config\.json"):
+        ff.load_history(tmp_path / "absent")
+    with pytest.raises(ValueError, match="has a single run: leave out member='seed=0'"):
+        ff.load_history(directory, "seed=0")
+
+
+@pytest.mark.parametrize(
+    ("command", "study"),
+    [
+        (
+            "python flaxfit fit a.csv --target y --epochs 3 --ignore id name --quiet",
+            "flaxfit study a.csv --target y --ignore id name",
+        ),
+        ("python flaxfit fit a.csv --epochs 3 --type='my age=number'", "flaxfit study a.csv '--type=my age=number'"),
+        ("python fit a.csv", None),
+        ("python script.py", None),
+    ],
+)
+def test_the_study_that_a_report_recommends(command, study):
+    from flaxfit.cli.report import study_command
+
+    assert study_command(shlex.split(command)) == study
+
+
+def test_the_best_constant_prediction():
+    from flaxfit.train.constant import constant_scores
+
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(90, 2)), random.normal(3, 2, size=90).astype(np.float32)
+    labels = (y > 2).astype(int)
+
+    def scores(loss, y, metrics=(), **options):
+        return constant_scores(ff.Task(ff.nn.MLP((), 1), loss, optax.sgd(0.1), dict(metrics)), ff.Dataset(x, y, **options))
+
+    constant = DummyRegressor().fit(x, y).predict(x)
+    assert scores(ff.losses.mse, y) == {"val_mse": pytest.approx(mean_squared_error(y, constant), rel=1e-5)}
+    median = DummyRegressor(strategy="median").fit(x, y).predict(x)
+    assert scores(ff.losses.mae, y[:, None]) == {"val_mae": pytest.approx(mean_absolute_error(y, median), rel=1e-5)}
+    loss = log_loss(labels, np.full(90, labels.mean()))
+    found = scores(ff.losses.binary_crossentropy, labels, {"hits": ff.metrics.binary_accuracy, "mae": ff.metrics.mae})
+    assert found == {"val_binary_crossentropy": pytest.approx(loss), "val_hits": max(labels.mean(), 1 - labels.mean())}
+    assert scores(ff.losses.huber, y) == scores(ff.losses.mse, y, sample_weight=np.ones(90)) == scores(ff.losses.mse, x) == {}
+
+
 def test_show_a_population(finished, tmp_path, capsys):
     _, task, _, splits = finished
     study = ff.fit_many(task, None, splits.train, seeds=2, validation=splits.validation, epochs=3, run_dir=tmp_path / "many")
@@ -56,6 +123,9 @@ def test_show_a_population(finished, tmp_path, capsys):
     assert f"seed=1: 3 epochs, best epoch {study.results[1].best_epoch}: val_categorical_crossentropy {best:.4g}" in text
     assert main(["show", str(tmp_path / "many"), "--plot"]) == 0
     assert (tmp_path / "many" / "plots" / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert ff.load_history(tmp_path / "many", "seed=1") == study.results[1].history
+    with pytest.raises(ValueError, match=r"no member '' in .*There are: seed=0, seed=1"):
+        ff.load_history(tmp_path / "many")
     assert main(["report", str(tmp_path / "many")]) == 0
     page = (tmp_path / "many" / "report.html").read_text()
     lowest = ff.statistics.interval([result.history["val_categorical_crossentropy"].min() for result in study.results])
@@ -129,6 +199,21 @@ def test_a_directory_that_holds_no_run(command, tmp_path, capsys):
     assert said.err.startswith("flaxfit: ")
     assert str(tmp_path) in said.err
     assert said.out == ""
+
+
+def test_runs_that_validate_every_few_epochs_are_compared_by_these(finished, tmp_path, capsys):
+    _, task, _, splits = finished
+    for seed in (0, 1):
+        options = {"epochs": 10, "validation_every": 3, "seed": seed, "run_dir": tmp_path / f"{seed}"}
+        result = ff.fit(task, splits.train, validation=splits.validation, **options)
+    assert main(["compare", str(tmp_path / "0"), str(tmp_path / "1"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["settings"][1]
+    assert found["diagnosis"] == f"{ff.diagnose(result.history).verdict} 1/1"  # not "diverging", which no validation in epoch 10 would be
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"flaxfit {ff.__version__}\n"
 
 
 def test_wrong_usage(capsys):

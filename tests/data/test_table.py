@@ -66,6 +66,20 @@ def test_rows_without_a_target_are_left_out_and_told_of():
     assert table.dataset().x[:, 0].tolist() == [-1, 1]
 
 
+@pytest.mark.parametrize(
+    ("it", "kinds", "y"),
+    [
+        (["yes", "no"] * 29 + ["", None], {}, [1, 0] * 29),  # enough rows to look for columns that tell the target
+        (["1.5", "2", "n/a", "4"], {"it": "number"}, [1.5, 2, 4]),
+        (["1.5", "2.5", "3.5"] * 20 + ["NaN"], {}, [1.5, 2.5, 3.5] * 20),
+    ],
+)
+def test_a_target_has_gaps_as_other_columns_do(it, kinds, y):
+    with pytest.warns(UserWarning, match="rows have no it and are left out"):
+        table = ff.data.Table({"x": RNG.normal(size=len(it)), "it": it}, "it", kinds=kinds)
+    assert table.y.tolist() == y
+
+
 def test_a_column_that_tells_the_target_is_told_of():
     frame = people()
     frame["again"] = frame.sold.str.upper()

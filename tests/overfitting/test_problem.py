@@ -78,10 +78,17 @@ def test_the_default_network_for_numbers_has_simple_models_beside_it():
 def test_a_class_with_too_few_examples_is_named():
     seven = ff.Dataset(np.zeros((100, 2)), np.r_[np.zeros(92, int), np.ones(8, int)])
     assert problem_of(seven, None, None, 0.2, None, 0)[0].folds == 5  # not 10
-    with pytest.raises(ValueError, match=r"the data has only \d groups to train and validate on, fewer than there are folds \(5\)"):
+    with pytest.raises(ValueError, match=r"the data has only \d groups to train and validate on, but at least 5 are needed"):
         problem_of(ff.Dataset(np.zeros((100, 2)), np.arange(100) % 2), np.arange(100) // 25, None, 0.25, None, 0)
-    with pytest.raises(ValueError, match=r"only \d examples to train and validate on, fewer than there are folds \(10\)"):
+    with pytest.raises(ValueError, match=r"the target has 2 classes, and .*1.* has only \d examples? to train"):
         problem_of(ff.Dataset(np.zeros((100, 2)), np.r_[np.zeros(96, int), np.ones(4, int)]), None, None, 0.2, 10, 0)
+
+
+def test_a_target_of_one_value_is_refused():
+    with pytest.raises(ValueError, match="all 60 examples have the same target, 'yes': there is nothing to predict"):
+        problem_of(ff.data.Table({"x": np.arange(60) % 7}, ["yes"] * 60), None, None, 0.2, None, 0)
+    with pytest.raises(ValueError, match=r"all 60 examples have the same target, 1\.5"):
+        problem_of(ff.Dataset(np.zeros((60, 2)), np.full(60, 1.5)), None, None, 0.2, None, 0)
 
 
 def test_more_time_buys_strengths_then_repeats():

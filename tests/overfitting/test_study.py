@@ -60,7 +60,7 @@ def test_it_says_what_overfits_and_what_helps(studied):
     assert any(sentence.startswith("The baseline overfits from epoch ") for sentence in study.sentences)
     assert "early stopping" in {tried.fix.name for tried in study.helpful}
     assert study.recommended.name != "baseline"
-    assert lines[0].startswith("Plan: 5 settings x 10 folds x 1 repeats, 60 epochs each: about ")
+    assert lines[0].startswith("Plan: 5 settings x 10 folds x 1 repeat, 60 epochs each: about ")
     assert any(line.startswith("repeat 1 of 1 done: best so far ") for line in lines)
     assert max(map(len, str(study).splitlines())) <= 80
     shown = study._repr_html_()

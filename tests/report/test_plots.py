@@ -177,6 +177,13 @@ def test_an_empty_history_draws_nothing_and_does_not_fail():
     assert legend(figure)[:2] == ["run", "none"]
 
 
+@pytest.mark.parametrize("draw", [plots.learning_curves, plots.weight_norms])
+def test_a_single_history_needs_no_name(draw):
+    history = make()
+    alone, named = (draw(given).axes[0].lines for given in (history, {"run": history}))
+    assert [line.get_xydata().tolist() for line in alone] == [line.get_xydata().tolist() for line in named]
+
+
 def test_errors_say_what_to_do():
     history: Any = make()
     draw: Any
@@ -184,8 +191,8 @@ def test_errors_say_what_to_do():
     for draw in (plots.learning_curves, plots.weight_norms):
         with pytest.raises(ValueError, match=r"at least one: \{\"Tiny\": result.history\}"):
             draw({})
-        with pytest.raises(ValueError, match=r"must map names of runs.*got History\(40 epochs"):
-            draw(history)
+        with pytest.raises(ValueError, match=r"must map names of runs.*got \[History\(40 epochs"):
+            draw([history])
     with pytest.raises(KeyError, match=r"no column 'acuracy' in the history of 'Tiny'; did you mean 'accuracy'"):
         plots.learning_curves({"Tiny": history}, "acuracy")
     with pytest.raises(KeyError, match=r"no column 'kernel_l3' in the history of 'Tiny'; did you mean 'kernel_l"):

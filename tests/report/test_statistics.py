@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flaxfit.report.statistics import auc_interval, compare, delong, family, interval, mcnemar, share
+from flaxfit.report.statistics import Interval, auc_interval, compare, delong, family, interval, mcnemar, share
 
 A = [0.612, 0.583, 0.601, 0.629, 0.595, 0.604]
 B = [0.598, 0.585, 0.580, 0.607, 0.571, 0.596]
@@ -320,3 +320,11 @@ def test_what_cannot_be_compared_is_refused():
         compare([1, 2], [1, math.nan])
     with pytest.raises(ValueError, match="no method 'welch'"):
         compare(A, B, method="welch")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [(-0.67, -0.0033, "-0.300 [-0.670, -0.003]"), (-0.5967, -0.0033, "-0.300 ± 0.297"), (0.0, 0.24, "-0.30 [0.00, 0.24]")],
+)
+def test_a_reader_sees_whether_an_interval_excludes_zero(low, high, shown):
+    assert str(Interval(-0.3, low, high, 0.1, 5)) == f"{shown} (5)"

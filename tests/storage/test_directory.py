@@ -152,6 +152,8 @@ def test_differences():
         "epochs_more": 2,
     }
     assert differences(old, old) == []
+    nets = ({"model": f"Net(\n    # attributes\n    rate = {rate}\n    width = 8\n)"} for rate in (0.1, 0.2))
+    assert differences(*nets) == ["model: Net(..., rate = 0.1, ...) -> Net(..., rate = 0.2, ...)"]
     assert differences(old, new, ignore=["epochs"]) == [
         "batch_size: 32 -> 64",
         "data.train.rows: 0:100 -> 0:90",

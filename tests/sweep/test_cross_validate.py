@@ -113,7 +113,7 @@ def test_repeated_hold_out(data):
         ({"folds": 5, "test": 0.3}, "leave out folds"),
         ({"test": 0.3, "shuffle_seed": None}, "give a shuffle_seed"),
         ({"inner": 3}, "two settings or more"),
-        ({"epoch": 3}, "no argument 'epoch' of cross_validate or TrainConfig; did you mean 'epochs'"),
+        ({"epoch": 3}, "no argument 'epoch' of cross_validate; did you mean 'epochs'"),
         ({"stopping_rows": 0.2}, "together"),
         ({"grid": {"rate": [1e-2, 1e-3]}, "inner": 2, "select": "acuracy"}, "scored are"),
         ({"grid": {"rate": [1e-2, 1e-3]}, "inner": 2, "select": "accuracy", "mode": "larger"}, 'must be "min" or "max"'),

@@ -116,6 +116,8 @@ def cases():
     yield "no validation", fit(early_stopping=stop("val_loss")), ValueError, r"a val_ metric needs fit\(validation=\.\.\.\)"
     yield "best_epoch", fit(early_stopping=stop("best_epoch")), ValueError, "no metric 'best_epoch'"
     yield "mode", fit(early_stopping=stop("gradient_norms_", mode="min")), ValueError, "did you mean 'gradient_norm'"
+    yield "Keras's argument", fit(validation_data=1), TypeError, r"fit has no argument validation_data: use validation=ff\.Dataset\(x, y\)"
+    yield "misspelled", fit(epoch=1), TypeError, "no argument 'epoch' of fit; did you mean 'epochs'"
     yield "hook", fit(callbacks=[print]), TypeError, "callbacks must be flaxfit.callbacks.Callback objects"
     yield "hook class", fit(callbacks=[ff.callbacks.ProgressBar]), TypeError, "pass an instance, not the class"
     yield "shapes", trained(Reshapes()), ValueError, r"Reshapes refuses x of shape \(rows, 6\): "
@@ -184,7 +186,21 @@ def cases():
         "NumPy metric",
         trained(metrics={"m": lambda z, y: np.sort(z)[:, 0]}),
         ValueError,
-        r"TracerArrayConversionError.*goes into Task\(set_metrics",
+        r"Use jax\.numpy instead\. A NumPy function of a whole set goes into Task\(set_metrics",
+    )
+    yield "NumPy loss", trained(loss=lambda z, y: np.abs(np.asarray(z[:, 0]) - y)), ValueError, r"Use jax\.numpy instead\.(?! A NumPy)"
+    yield "if", trained(loss=lambda z, y: z[:, 0] if z[0, 0] > 0 else y * 1.0), ValueError, r"Use jnp\.where instead"
+    yield "no return", trained(loss=lambda z, y: None), ValueError, r"got NoneType\. Does it lack a return\?"
+    yield "loss by name", lambda net, d: task_of(net(), "sparse_categorical_crossentropy"), TypeError, r"as ff\.losses\.categorical_cross"
+    yield "metric by name", lambda net, d: task_of(net(), metrics={"m": "mae"}), TypeError, r"such as ff\.metrics\.mae"
+    yield "order", lambda net, d: task_of(ff.losses.mse, net()), TypeError, r"got the module Net: Task\(model, loss, optimizer\)"
+    yield "stopping as hook", fit(callbacks=[stop()]), TypeError, r"pass it as fit\(early_stopping=\.\.\.\)"
+    yield "plateau as hook", fit(callbacks=[ff.Plateau]), TypeError, r"pass it as fit\(plateau=\.\.\.\)"
+    yield (
+        "classes as numbers",
+        lambda net, d: ff.fit(task_of(net(), ff.losses.mse), ff.Dataset(d.x, np.array(["a", "b", "c", "d", "e"])[np.arange(250) % 5])),
+        ValueError,
+        r'5 classes \(a, b, c, \.\.\.\) numbered from 0, which mse would take for numbers.*kinds=\{TARGET: "number"\}',
     )
     yield "nested", lambda net, d: ff.Dataset(d, d.y), TypeError, "x must be arrays, got a Dataset: pass data.x"
     yield "one width", lambda net, d: ff.nn.MLP(16, 1), ValueError, r"such as \(16,\) for one layer"

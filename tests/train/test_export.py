@@ -77,9 +77,7 @@ def test_a_loaded_model_predicts_and_scores_as_the_task_does(saved, form):
     for loaded, kept in ((model.params, saved.state.params), (model.collections, saved.state.collections)):
         assert jax.tree.all(jax.tree.map(np.array_equal, loaded, kept))
     name = "model.flaxfit" if form == "file" else saved.run.name if form == "run" else "export"
-    assert repr(model) == (
-        f"Predictor({name}: x (rows, 6) float32; 161 weights; scores binary_crossentropy, accuracy; about {model.about})"
-    )
+    assert repr(model) == (f"Predictor({name}: x (rows, 6) float32; 161 weights; scores binary_crossentropy, accuracy)")
 
 
 def test_other_weights_make_another_model_of_it(saved, tmp_path):
@@ -92,6 +90,10 @@ def test_other_weights_make_another_model_of_it(saved, tmp_path):
 
     save_weights(tmp_path / "checkpoint.safetensors", saved.state)  # as hooks.Checkpoint writes them
     assert_same_model(untrained.with_weights(tmp_path / "checkpoint.safetensors"), saved.task, saved.state, saved.validation)
+    alone = ff.load_weights(tmp_path / "checkpoint.safetensors")
+    np.testing.assert_array_equal(alone["params"]["Dense_0"]["kernel"], saved.state.params["Dense_0"]["kernel"])
+    with pytest.raises(ValueError, match=r"checkpoint.safetensors has weights and no model: load\(run_dir\)\.with_weights\(file\)"):
+        load(tmp_path / "checkpoint.safetensors")
     other = replace(saved.state, params={**saved.state.params, "Dense_1": {"bias": np.zeros(2, np.float32)}})
     save_weights(tmp_path / "other.safetensors", other)
     with pytest.raises(

@@ -336,7 +336,8 @@ def test_no_tensorflow_no_torch_and_nothing_heavy_at_import():
 def test_unknown_public_names_get_a_suggestion():
     code = "import flaxfit as ff; ff.EarlyStoping"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
-    assert "Did you mean: 'EarlyStopping'" in said  # by Python itself
+    assert "flaxfit has no 'EarlyStoping'; did you mean 'EarlyStopping'?" in said
+    assert said.count("EarlyStopping") == 1
     assert all(getattr(ff, name) is not None for name in ff.__all__)
 
 
@@ -421,6 +422,7 @@ def test_a_result_given_for_a_history_is_explained(net, table):
     assert repr(result).startswith("Result(1 epochs, all that were asked for; best epoch 1; ")
     with pytest.raises(TypeError, match=r"such as result.history, got Result"):
         ff.plots.learning_curves({"a": result})
+    assert len(ff.plots.learning_curves(result).axes[0].lines) == len(ff.plots.learning_curves({"run": result.history}).axes[0].lines)
 
 
 def test_a_metric_that_never_changes_is_named():

@@ -56,6 +56,7 @@ class Interval:
         if places > 12 or abs(self.mean) + half > 1e12:  # not written out
             return f"{self.mean:.4g} ± {half:.2g} ({self.count})"
         symmetric = abs(self.high + self.low - 2 * self.mean) < 1e-6 * half
+        places += next((more for more in range(3) if self._sides(places + more, symmetric)), 0)
         spread = f"± {half:.{places}f}" if symmetric else f"[{self.low:.{places}f}, {self.high:.{places}f}]"
         return f"{self.mean:.{places}f} {spread} ({self.count})"
 
@@ -63,6 +64,16 @@ class Interval:
         """Returns the mean, its bounds and their level as plain values for JSON. Numbers that are not finite are None."""
         numbers = {"mean": self.mean, "low": self.low, "high": self.high}
         return {name: value if math.isfinite(value) else None for name, value in numbers.items()} | {"level": self.level}
+
+    def __repr__(self) -> str:
+        return f"Interval({self})"
+
+    def _sides(self, places: int, symmetric: bool) -> bool:
+        """Whether a reader of so many decimals sees on which side of 0 each bound lies."""
+        mean, half = round(self.mean, places), round((self.high - self.low) / 2, places)
+        ends = (mean - half, mean + half) if symmetric else (self.low, self.high)
+        shown = [round(end, places) for end in ends]
+        return all((a > 0) == (b > 0) and (a < 0) == (b < 0) for a, b in zip(shown, (self.low, self.high), strict=True))
 
 
 def interval(
