@@ -97,7 +97,7 @@ def paths(config: Config, page: Page) -> None:
     off, zeros = np.abs(found - theirs).max((1, 2, 3)), (found == 0).sum(-1)
     agree = ((found == 0) == (theirs == 0)).mean()
     statistic = f"largest difference of a standardized weight: L1 {off[0]:.1e}, L2 {off[1]:.1e}; zero or not as there: {agree:.2%}"
-    page.claim("gradient descent finds scikit-learn's Lasso and Ridge", bool(off.max() < 1e-4), statistic)
+    page.claim("source", "gradient descent finds scikit-learn's Lasso and Ridge", bool(off.max() < 1e-4), statistic)
     rows = []
     for i, weight in enumerate(weights):
         parts_of = [(zeros[p, i], np.linalg.norm(found[p, i], axis=-1), tested[p, i]) for p in range(2)]
@@ -105,12 +105,12 @@ def paths(config: Config, page: Page) -> None:
     columns = ("weight", *(f"{p}: {what}" for p in PENALTIES for what in ("zero weights", "norm of weights", "test mse")))
     page.table(f"Diabetes, {len(names)} weights, {config.seeds} halves", columns, rows)
     shown = [f"{ff.statistics.interval(zeros[0, i])} of 10 at weight {weights[i]:.2g}" for i in (config.weights // 2, -1)]
-    page.claim("L1 sets weights to exactly zero", bool((zeros[0].max(0) > 0).all()), "zeros: " + ", ".join(shown))
+    page.claim("source", "L1 sets weights to exactly zero", bool((zeros[0].max(0) > 0).all()), "zeros: " + ", ".join(shown))
     rise = np.diff(np.linalg.norm(found[1], axis=-1), axis=0).max()
     statistic = (
         f"{int(zeros[1].sum())} zeros among {found[1].size} weights; from one penalty to the next the norm changes by {rise:.1e} at most"
     )
-    page.claim("L2 shrinks weights, and sets none to zero", bool(rise < 0 and not zeros[1].any()), statistic)
+    page.claim("source", "L2 shrinks weights, and sets none to zero", bool(rise < 0 and not zeros[1].any()), statistic)
 
     figure, (left, right) = ff.plots.panels(2, sharey=True)
     for ax, name, ours, its in zip((left, right), PENALTIES, found, theirs, strict=True):
@@ -159,7 +159,9 @@ def degrees(config: Config, page: Page) -> None:
     curves = np.reshape(study.predict(unseen), (len(every), config.seeds, -1))
     exact = np.stack([[np.polynomial.Legendre.fit(place, part.train.y, int(d), [0, 1])(between) for part in parts] for d in every])
     off = np.abs(curves - exact).max()
-    page.claim("gradient descent has converged to the least squares", bool(off < 1e-3), f"largest difference of a fitted curve {off:.1e}")
+    page.claim(
+        "source", "gradient descent has converged to the least squares", bool(off < 1e-3), f"largest difference of a fitted curve {off:.1e}"
+    )
     logs = {name: np.log10(each) for name, each in errors.items()}
     intervals = {name: [ff.statistics.interval(e) for e in each] for name, each in logs.items()}
 
@@ -172,11 +174,13 @@ def degrees(config: Config, page: Page) -> None:
     best = int(logs["test"].mean(1).argmin())
     names = [f"degree {int(every[i])}" for i in (0, best, -1)]
     under = ff.statistics.compare(logs["test"][0], logs["test"][best], names=names[:2])
-    page.claim("too low a degree underfits", under, f"log10 of the test mse: {under}")
+    page.claim("source", "too low a degree underfits", under, f"log10 of the test mse: {under}")
     over = ff.statistics.compare(logs["test"][-1], logs["test"][best], names=names[:0:-1])
-    page.claim("too high a degree overfits: a higher test error", over, f"log10 of the test mse: {over}")
+    page.claim("source", "too high a degree overfits: a higher test error", over, f"log10 of the test mse: {over}")
     falls = np.diff(errors["train"], axis=0).max()
-    page.claim("while the training error falls with each degree", bool(falls <= 1e-6), f"largest rise of all draws {max(falls, 0):.1e}")
+    page.claim(
+        "source", "while the training error falls with each degree", bool(falls <= 1e-6), f"largest rise of all draws {max(falls, 0):.1e}"
+    )
 
     figure, (left, right) = ff.plots.panels(2)
     blue, orange, green = ff.plots.PALETTE[:3]

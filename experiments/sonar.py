@@ -91,7 +91,7 @@ def illusion(config: Config, page: Page, data: ff.Dataset) -> None:
         how: dict[str, Any] = options(config, f"F1, {epochs} epochs") | {"epochs": epochs}
         scores = ff.fit_many(make_task, None, data, seeds=config.seeds, **how).evaluate(data, "last")["accuracy"]
         claim = f"F1: trained for {epochs} epochs on all rows and scored on the same, the accuracy is 1"
-        page.claim(claim, bool(scores.min() == 1), ff.statistics.interval(scores))
+        page.claim("source", claim, bool(scores.min() == 1), ff.statistics.interval(scores))
 
 
 def hold_out(config: Config, page: Page, data: ff.Dataset) -> ff.CrossValidation:
@@ -112,13 +112,17 @@ def hold_out(config: Config, page: Page, data: ff.Dataset) -> ff.CrossValidation
             rows.append((name, loss, source, ff.statistics.interval(each.mean(1), **how), *spread, extent, f"{place:.0f}"))
             claim = f"F2: a {name} of {source}, trained on the {loss}, is among the middle 95% of runs"
             same = int((each.round(4) == source).sum())
-            page.claim(claim, bool(2.5 <= place <= 97.5), f"percentile {place:.0f} of {each.size} runs, {extent}; {same} are at {source}")
+            page.claim(
+                "source", claim, bool(2.5 <= place <= 97.5), f"percentile {place:.0f} of {each.size} runs, {extent}; {same} are at {source}"
+            )
     columns = ("score", "trained on", "source", "mean", "sd, splits", "sd, seeds", "least to most", "percentile of the source")
     page.table(f"F2: 30% held out, {config.splits} splits, {config.seeds} runs on each", columns, rows)
     means, compare = by_split["test accuracy"].mean(2), functools.partial(ff.statistics.compare, larger_is_better=True, **how)
     entropy, squares = ({"loss": loss} for loss in LOSSES)
     page.text(f"Which loss: {runs.compare(entropy, squares, 'accuracy')}.")
-    page.claim("F2: the training accuracy flatters", compare(means[0], by_split["train accuracy"][0].mean(1), names=("test", "train")))
+    page.claim(
+        "source", "F2: the training accuracy flatters", compare(means[0], by_split["train accuracy"][0].mean(1), names=("test", "train"))
+    )
 
     figure, (ax,) = ff.plots.panels()
     each, place, color = by_split["test accuracy"][0], np.arange(1, config.splits + 1), ff.plots.PALETTE[0]
@@ -157,7 +161,7 @@ def choose(config: Config, page: Page, data: ff.Dataset) -> None:
     page.table(f"F3: the best of {len(study.settings)} nets, {config.splits} splits", columns, rows)
     names = "the test score of what validation rows chose", "their own score of it"
     own = ff.statistics.compare(chosen, validation[split, best], larger_is_better=True, names=names)
-    page.claim("F3: rows that choose a net flatter it", own, f"random splits of these 208 rows: {own}")
+    page.claim("source", "F3: rows that choose a net flatter it", own, f"random splits of these 208 rows: {own}")
     more = ff.statistics.interval(cheated - chosen)
     page.text(f"So do test rows that choose: they score what they chose {more} higher than what validation rows chose, by construction.")
 
@@ -188,7 +192,7 @@ def cross_validate(config: Config, page: Page, data: ff.Dataset, held_out: ff.Cr
     rows = [(fold + 1, *(interval(scores[fold]) for scores in pair.values())) for fold in range(len(carried))]
     page.table(f"F4: each fold's test accuracy, {config.seeds} runs; Student's intervals over seeds", ("fold", *pair), rows)
     trap = compare(*(scores.mean(0) for scores in pair.values()), names=[*pair])
-    page.claim("F4: without fresh weights the score flatters: they have seen the fold's rows", trap)
+    page.claim("source", "F4: without fresh weights the score flatters: they have seen the fold's rows", trap)
 
     draws = [ff.cross_validate(task, data, test=p, repeats=config.splits, **options(config, f"F4, {p:g} held out")) for p in config.shares]
     shares = np.array([runs.scores["accuracy"] for runs in draws])
@@ -202,7 +206,7 @@ def cross_validate(config: Config, page: Page, data: ff.Dataset, held_out: ff.Cr
         ("so few rows that it changes how far a split's score strays: use k-fold there", -np.abs(shares - np.median(shares, 1)[:, None])),
     ):
         ends = compare(values[-1], values[0], names=[f"holding out {100 * config.shares[i]:g}%" for i in (-1, 0)])
-        page.claim(claim, None if held(ends) is None else True, ends)
+        page.claim("source", claim, None if held(ends) is None else True, ends)
 
     figure, (left, right) = ff.plots.panels(2, sharey=True)
     blue, orange, green, pink = ff.plots.PALETTE[:4]

@@ -107,3 +107,10 @@ def test_shrinkage(tmp_path, inside, written):
     assert [row[0] for row in page.table("Diabetes")] == ["0.001", "0.1", "10"]
     assert len(page.table("12 points")) == 9
     assert page.plots == ["paths", "degrees"]
+
+
+def test_errata(tmp_path, inside, data):
+    page = inside("errata", tmp_path, seeds=2)
+    verdicts = [page.verdict(words) for words in ("under SGD", "under Adam", "while training only", "at 0.5", "100 words")]
+    assert verdicts == ["held", *["did not hold"] * 4]
+    assert page.plots == ["errata"]
