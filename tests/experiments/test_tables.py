@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
+import importlib
 
 import numpy as np
 import pytest
 
 import flaxfit as ff
-
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 @pytest.fixture
@@ -18,8 +15,8 @@ def inside(page):
     """Runs a script's `main` and returns the page it wrote."""
 
     def inside(name, run_dir, **options):
-        script = runpy.run_path(str(EXPERIMENTS / f"{name}.py"))
-        script["main"](script["Config"](run_dir=run_dir, **options))
+        script = importlib.import_module(name)
+        script.main(script.Config(run_dir=run_dir, **options))
         return page(run_dir)
 
     return inside
