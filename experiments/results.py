@@ -32,6 +32,8 @@ STUDIES = (
     "mnist_early_stopping",
     "batch_norm",
     "sonar",
+    "leakage",
+    "cross_validation",
     "shrinkage",
     "save_and_restore",
     "errata",

@@ -53,7 +53,9 @@ def make_task(hp):
     squares = hp.get("loss", LOSSES[0]) == LOSSES[0]
     metrics = {"accuracy": ff.metrics.binary_accuracy} | ({} if squares else {"squared_error": squared_error})
     loss, penalty = squared_error if squares else ff.losses.binary_crossentropy, ff.penalties.l2(hp.get("l2", 0.0))
-    return ff.Task(ff.nn.MLP((24, 10), 1), loss, optax.adam(hp.get("rate", 1e-3), eps=1e-7), metrics=metrics, penalty=penalty)
+    return ff.Task(
+        ff.nn.MLP((hp.get("width", 24), 10), 1), loss, optax.adam(hp.get("rate", 1e-3), eps=1e-7), metrics=metrics, penalty=penalty
+    )
 
 
 def main(config: Config) -> None:
