@@ -34,6 +34,7 @@ STUDIES = (
     "sonar",
     "leakage",
     "cross_validation",
+    "causes",
     "shrinkage",
     "save_and_restore",
     "errata",
