@@ -25,6 +25,10 @@ from flaxfit.report.statistics import Comparison, compare, interval
 class Config(WithSeeds):
     """Options."""
 
+    seeds: int = 40
+    """How many runs of each setting. A seed decides the examples, the initial weights and the batches."""
+    first_seed: int = 2_000
+    """The first of the seeds. The others follow it."""
     epochs: int = 300
     """How many epochs to train each run."""
     fresh: int = 4_000
@@ -60,9 +64,8 @@ def examples(rng: np.random.Generator, rows: int, cause: str = "", level: float 
     if cause == "scatter":
         x += level * scattered
     if train:
-        wrong, out = (
-            order[: round(share * rows)] for share in (level if cause == "wrong labels" else WRONG, level if cause == "outliers" else 0)
-        )
+        wrong = order[: round((level if cause == "wrong labels" else WRONG) * rows)]
+        out = order[len(order) - round(level * rows) :] if cause == "outliers" else order[:0]  # none of the wrong ones
         y[wrong] = 1 - y[wrong]
         x[out], y[out] = 10 * x[out], coin[out]
     return ff.Dataset(x, y)
