@@ -36,7 +36,7 @@ ABOUT = f"""Statements of the notes that are not so. Each is taken at its word a
 def main(config: Config) -> None:
     digits = ff.data.load("digits", train=ROWS, test=1_797 - ROWS)
     reviews = ff.data.load("imdb", vocabulary=2_000, originals=config.originals).train
-    how = {"seeds": config.every_seed, "epochs": 30, "batch_size": 30}
+    how: dict[str, Any] = {"seeds": config.every_seed, "epochs": 30, "batch_size": 30}
     with Page("Errata: what the notes say that is not so", config.run_dir, ABOUT) as page:
         figure, axes = ff.plots.panels(3, size=(11, 4))
         dropout(page, digits, how, axes[0])

@@ -45,7 +45,7 @@ ABOUT = """The network of the sonar study, trained on the squared error. One not
 
 def main(config: Config) -> None:
     data = ff.data.load("sonar", originals=config.originals).train
-    how = {"epochs": config.epochs, "batch_size": 5}
+    how: dict[str, Any] = {"epochs": config.epochs, "batch_size": 5}
     with Page("Sonar: leakage", config.run_dir, ABOUT) as page:
         figure, (left, right) = ff.plots.panels(2, sharey=True)
         printed(page, data, config, how)

@@ -36,6 +36,7 @@ STUDIES = (
     "cross_validation",
     "causes",
     "shrinkage",
+    "polynomials",
     "save_and_restore",
     "errata",
 )

@@ -1,8 +1,7 @@
 """Shows on sonar, which has 208 examples, what a score on few examples is worth: the illusion, one split, and a small change.
 
-Trains a 60-24-10-1 network by Adam in batches of 5. F1 scores the training examples themselves. F2 trains on the source's own split, from
-40 seeds, and sets all four of the source's numbers beside the runs; then on 40 other splits. The last part changes one parameter a
-little. It takes a minute on 2 cores. The same command resumes what was stopped.
+F1 scores the training examples themselves. F2 trains on the source's own split, from 40 seeds, and sets all four of its numbers beside the
+runs; then on 40 other splits. It takes a minute on 2 cores. The same command resumes what was stopped.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def main(config: Config) -> None:
 
 
 def options(config: Config, name: str) -> dict[str, Any]:
-    how = {"seeds": config.every_seed, "epochs": config.epochs, "batch_size": 5}
+    how: dict[str, Any] = {"seeds": config.every_seed, "epochs": config.epochs, "batch_size": 5}
     return {**how, "run_dir": config.run_dir / f"{name}, from seed {config.first_seed}", "progress": name}
 
 
@@ -79,7 +78,7 @@ def place(runs: np.ndarray, value: float) -> tuple[bool, str]:
 
 
 def illusion(config: Config, page: Page, data: ff.Dataset) -> None:
-    how = options(config, "F1") | {"epochs": 200}
+    how: dict[str, Any] = options(config, "F1") | {"epochs": 200}
     scores = ff.fit_many(make_task, {"loss": LOSSES}, data, **how).evaluate(data, "last")["accuracy"].reshape(2, -1)
     for loss, found in zip(LOSSES, scores, strict=True):
         claim = f"F1: after 200 epochs on all rows, by the {loss}, the accuracy on the same rows is 1 in every run"
@@ -91,7 +90,7 @@ def source_split(config: Config, page: Page, data: ff.Dataset) -> ff.data.Splits
     """F2. Returns the source's split."""
     from sklearn.model_selection import train_test_split
 
-    train, test = train_test_split(np.arange(len(data)), test_size=0.3, random_state=0)
+    train, test = map(np.asarray, train_test_split(np.arange(len(data)), test_size=0.3, random_state=0))
     exact = ff.data.Splits(data[train], test=data[test])
     study = ff.fit_many(make_task, {"loss": LOSSES}, exact.train, validation=exact.test, **options(config, "F2"))
     found = {name: study.evaluate(part, "last") for name, part in (("train", exact.train), ("test", exact.test))}
@@ -100,16 +99,15 @@ def source_split(config: Config, page: Page, data: ff.Dataset) -> ff.data.Splits
     page.table(f"F2: the source's split, {config.seeds} runs", ("score", "source", *(f"trained on the {loss}" for loss in LOSSES)), rows)
     for name, value in SOURCE.items():
         page.claim("source", f"F2, the source's split: a {name} of {value:.4f} is one that runs have", *place(scores[name][0], value))
-    mean = interval(scores["test accuracy"][0])
-    claim = "F2: the source's one run was not lucky: the mean test accuracy is within 0.02 of its own"
-    page.claim("ours", claim, within(mean, SOURCE["test accuracy"] - 0.02, SOURCE["test accuracy"] + 0.02), mean)
+    mean, low, high = interval(scores["test accuracy"][0]), SOURCE["test accuracy"] - 0.02, SOURCE["test accuracy"] + 0.02
+    page.claim("ours", "F2: the source's run was not lucky: the mean test accuracy is within 0.02", within(mean, low, high), mean)
     pair = compare(*scores["test accuracy"][::-1], larger_is_better=True, names=LOSSES[::-1], margin=0.02)
     page.claim("ours", "F2: which loss makes no difference to the test accuracy (within 0.02)", pair, wanted="equivalent")
     pair = compare(scores["test accuracy"][0], scores["train accuracy"][0], larger_is_better=True, names=("test", "train"))
     page.claim("source", "F2: the training accuracy flatters", pair)
 
     parts = [ff.data.split(data, test=len(test), seed=seed, one_row=1.0) for seed in config.every_seed]
-    how = options(config, "F2, other splits") | {"seeds": [config.first_seed]}
+    how: dict[str, Any] = options(config, "F2, other splits") | {"seeds": [config.first_seed]}
     many = ff.fit_many(make_task, {"loss": LOSSES[:1]}, splits=parts, **how).evaluate([part.test for part in parts], "last")["accuracy"]
     one = scores["test accuracy"][0]
     page.text(f"Other splits, one run each: test accuracy {interval(many)} (Student's), {many.min():.4f} to {many.max():.4f}.")
@@ -135,7 +133,7 @@ def source_split(config: Config, page: Page, data: ff.Dataset) -> ff.data.Splits
 
 def small_changes(config: Config, page: Page, exact: ff.data.Splits) -> None:
     grid, more = [{"rate": 1e-3, "l2": 0.0}, {"rate": 1.05e-3, "l2": 0.0}, {"rate": 1e-3, "l2": 1e-4}], 5
-    how = options(config, "changes") | {"epochs": config.epochs + more}
+    how: dict[str, Any] = options(config, "changes") | {"epochs": config.epochs + more}
     study = ff.fit_many(make_task, grid, exact.train, validation=exact.test, **how)
     curves = np.reshape([result.history["val_accuracy"] for result in study.results], (3, config.seeds, -1))
     plain, rate, l2 = curves[..., -1 - more]

@@ -77,31 +77,44 @@ def test_cross_validation(tmp_path, inside, data, written):
     assert written(tmp_path) == saved  # nothing was trained again
 
 
-@pytest.mark.parametrize("wrong", [{"weights": 1}, {"degree": 1}, {"degree": 12, "points": 12}])
-def test_shrinkage_says_what_it_cannot_do(tmp_path, inside, wrong):
-    with pytest.raises(SystemExit, match="--degree from 2 to 18 and less than --points"):
-        inside("shrinkage", tmp_path, **wrong)
+@pytest.mark.parametrize("wrong", [{"degree": 1}, {"degree": 12, "points": 12}])
+def test_polynomials_say_what_they_cannot_do(tmp_path, inside, wrong):
+    with pytest.raises(SystemExit, match="--degree is from 2 to 18 and less than --points"):
+        inside("polynomials", tmp_path, **wrong)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_shrinkage(tmp_path, inside, written):
-    short = {"seeds": 2, "weights": 3, "degree": 9, "points": 12}
-    page = inside("shrinkage", tmp_path, **short)
+def test_polynomials(tmp_path, inside, written):
+    short = {"seeds": 2, "degree": 9, "points": 12}
+    page = inside("polynomials", tmp_path, **short)
     saved = written(tmp_path)
-    assert saved[0] == 2 * 3 * 2 + 9 * 2
-    assert inside("shrinkage", tmp_path, **short).tables == page.tables
+    assert saved[0] == 9 * 2
+    assert inside("polynomials", tmp_path, **short).tables == page.tables
     assert written(tmp_path) == saved  # nothing was trained again
-    for claim in (
-        "gradient descent finds scikit-learn's Lasso and Ridge",
-        "L1 sets weights to exactly zero",
-        "L2 shrinks weights, and sets none to zero",
-        "gradient descent has converged to the least squares",
-        "while the training error falls with each degree",
-    ):
-        assert page.claims[claim] == "held"
-    assert [row[0] for row in page.table("Diabetes")] == ["0.001", "0.1", "10"]
+    assert page.verdict("converged to the least squares") == page.verdict("training error falls with each degree") == "held"
     assert len(page.table("12 points")) == 9
-    assert page.plots == ["paths", "degrees"]
+    assert page.plots == ["degrees"]
+
+
+def test_shrinkage(tmp_path, inside, written):
+    page = inside("shrinkage", tmp_path, seeds=2, weights=3)
+    assert written(tmp_path)[0] == 2 * 3 * 2 + 2 * 3 * 6 * 2
+    for claim in ("finds scikit-learn's Lasso and Ridge", "L1 sets weights to exactly zero", "L2 shrinks weights, and sets none to zero"):
+        assert page.verdict(claim) == "held"
+    assert [row[0] for row in page.table("Diabetes")] == ["0.001", "0.1", "10"]
+    lasso, ridge = ([float(row[column].split()[0]) for row in page.table("Generated")] for column in (1, 2))
+    assert lasso[0] < ridge[0]
+    assert lasso[-1] > ridge[-1]
+    assert page.plots == ["paths", "truths"]
+
+
+@pytest.mark.slow
+def test_causes(tmp_path, inside):
+    page = inside("causes", tmp_path, seeds=3, epochs=100, fresh=500)
+    assert page.verdict("too much penalty") == page.verdict("too brief") == "held"
+    gaps = [float(row[4].split()[0]) for row in page.table("hidden units")]
+    assert gaps[-1] > gaps[0] + 0.1
+    assert page.plots == ["data", "training"]
 
 
 def test_errata(tmp_path, inside, data):
