@@ -1,7 +1,7 @@
 """Shows on MNIST how much a network depends on the scale of its initial weights, with and without batch norm, and sets batch norm beside
 dropout, L1 and L2.
 
-The initial kernels of a 784-50-50-10 network are multiplied by 0.01 to 1,000. It takes 10 minutes on 2 cores. The same command resumes what
+The initial kernels of a 784-50-50-10 network are multiplied by 0.0001 to 10. It takes 10 minutes on 2 cores. The same command resumes what
 was stopped.
 """
 
@@ -31,7 +31,7 @@ class Config(WithOriginals, WithSeeds):
     """How many epochs to train each run."""
     rows: int = 10_000
     """How many of MNIST's images to train on."""
-    scales: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0, 1_000.0)
+    scales: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
     """What the initial kernels are multiplied by."""
     run_dir: Path = Path("runs/initial_scale")
     """The directory for runs, plots and the page of results."""
@@ -40,10 +40,9 @@ class Config(WithOriginals, WithSeeds):
 NORM, NONE = "batch norm", "no batch norm"
 RIVALS = {"plain": {}, NORM: {"norm": True}, "dropout 0.2": {"dropout": 0.2}, "L1 0.0001": {"l1": 1e-4}, "L2 0.001": {"l2": 1e-3}}
 MARGIN = 0.02
-ABOUT = f"""784-50-50-10 with ReLU, and batch norm (Keras's defaults) before both activations or none; Adam with learning rate 0.001, batches
-    of 100. The initial kernels are Glorot's, multiplied by a scale over five decades. Scores are test accuracies after the last epoch on
-    MNIST's 10,000 test images. A scale is one that a network bears if its mean test accuracy is less than {MARGIN} below that of scale 1.
-    The rivals are trained on 1,000 images for ten times the epochs."""
+ABOUT = """784-50-50-10 with ReLU, and batch norm (Keras's defaults) before both activations or none; Adam with learning rate 0.001, in
+    batches of 100. The initial kernels are Glorot's, multiplied by a scale over five decades. Scores are test accuracies after the last
+    epoch on MNIST's 10,000 test images. The rivals are trained on a tenth of the images, for ten times the epochs."""
 
 
 def make_task(hp):
@@ -81,8 +80,9 @@ def scales(config: Config, page: Page, data: ff.data.Splits, how: dict[str, Any]
         if place != one:
             pair = compare(accuracy[0, place], accuracy[1, place], larger_is_better=True, names=(NONE, NORM))
             page.claim("source", f"batch norm is better where the initial weights are {scale:g} times as large", pair)
-            pair = compare(accuracy[1, one], accuracy[1, place], larger_is_better=True, names=("scale 1", f"scale {scale:g}"), margin=MARGIN)
-            page.claim("source", f"with batch norm, {scale:g} times as large does no harm (within {MARGIN})", pair, wanted="equivalent")
+            names = f"scale {scale:g}", "scale 1"
+            pair = compare(accuracy[1, place], accuracy[1, one], larger_is_better=True, names=names, margin=MARGIN)
+            page.claim("source", f"with batch norm, {scale:g} times costs less than {MARGIN} of accuracy", pair, wanted="not better")
     spread = [np.ptp(each, 0) for each in accuracy]  # from the best to the worst scale, run by run
     pair = compare(*spread, names=(NONE, NORM))
     page.claim("source", "batch norm makes the accuracy depend less on the initial scale (best to worst scale)", pair)

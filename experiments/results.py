@@ -31,6 +31,7 @@ STUDIES = (
     "mnist_few_samples",
     "mnist_early_stopping",
     "batch_norm",
+    "initial_scale",
     "training_size",
     "sonar",
     "leakage",
