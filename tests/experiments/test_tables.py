@@ -99,9 +99,9 @@ def test_polynomials(tmp_path, inside, written):
 def test_shrinkage(tmp_path, inside, written):
     page = inside("shrinkage", tmp_path, seeds=2, weights=3)
     assert written(tmp_path)[0] == 2 * 3 * 2 + 2 * 3 * 6 * 2
-    for claim in ("finds scikit-learn's Lasso and Ridge", "L1 sets weights to exactly zero", "L2 shrinks weights, and sets none to zero"):
-        assert page.verdict(claim) == "held"
+    assert page.verdict("finds scikit-learn's Lasso and Ridge") == page.verdict("L2 shrinks weights, and sets none to zero") == "held"
     assert [row[0] for row in page.table("Diabetes")] == ["0.001", "0.1", "10"]
+    assert page.table("Diabetes")[2][1].startswith("10 ")  # L1 of weight 10 leaves no weight
     lasso, ridge = ([float(row[column].split()[0]) for row in page.table("Generated")] for column in (1, 2))
     assert lasso[0] < ridge[0]
     assert lasso[-1] > ridge[-1]
@@ -117,6 +117,30 @@ def test_causes(tmp_path, inside):
     assert page.plots == ["data", "training"]
 
 
+@pytest.mark.slow
+def test_training_size(tmp_path, inside, data, written):
+    short = {"seeds": 2, "steps": 60, "mnist": (300, 10_000), "sonar": (20, 160)}
+    page = inside("training_size", tmp_path, **short)
+    assert [row[0] for row in page.table("MNIST: 1,000")] == ["plain", "dropout 0.5", "L2 0.0001", "10,000 rows, plain"]
+    assert [float(row[3].split()[0]) > 0 for row in page.table("sonar")] == [True, True]
+    count, times = written(tmp_path)
+    assert count == 2 * (2 + 2 * 4 // 2) + 2 * 3  # a run of 10,000 images serves twice
+    assert inside("training_size", tmp_path, **short).tables == page.tables
+    assert written(tmp_path) == (count, times)  # nothing was trained again
+    assert page.plots == ["MNIST", "sonar"]
+
+
+@pytest.mark.slow
+def test_initial_scale(tmp_path, inside, data, written):
+    page = inside("initial_scale", tmp_path, seeds=2, epochs=1, rows=1_000, scales=(1e-4, 1.0))
+    plain, normed = ([float(row[column].split()[0]) for row in page.table("Test accuracy")] for column in (1, 2))
+    assert normed[0] > plain[0]
+    assert [row[0] for row in page.table("100 images")] == ["plain", "batch norm", "dropout 0.2", "L1 0.0001", "L2 0.001"]
+    assert written(tmp_path)[0] == 2 * 2 * 2 + 2 * 5
+    assert page.plots == ["scales"]
+
+
+@pytest.mark.slow
 def test_errata(tmp_path, inside, data):
     page = inside("errata", tmp_path, seeds=2)
     verdicts = [page.verdict(words) for words in ("under SGD", "under Adam", "while training only", "at 0.5", "100 words")]
