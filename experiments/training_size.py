@@ -55,8 +55,7 @@ def make_task(name: str, dropout: float = 0.0, l2: float = 0.0) -> ff.Task:
     if name == "sonar":
         metrics = {"accuracy": ff.metrics.binary_accuracy}
         return ff.Task(ff.nn.MLP((24, 10), 1), ff.losses.binary_crossentropy, adam, metrics=metrics)
-    metrics, scale = {"accuracy": ff.metrics.categorical_accuracy}, ff.data.rescale()
-    model = ff.nn.MLP((50,), 10, dropout=dropout)
+    metrics, model, scale = {"accuracy": ff.metrics.categorical_accuracy}, ff.nn.MLP((50,), 10, dropout=dropout), ff.data.rescale()
     return ff.Task(model, ff.losses.categorical_crossentropy, adam, metrics=metrics, penalty=penalty, preprocess=scale)
 
 
@@ -117,7 +116,10 @@ def report(page: Page, name: str, sizes: tuple[int, ...], runs: np.ndarray, axes
     page.claim("ours", f"{name}: the onset of overfitting is later, {each} rows", *steps(np.log(onset), True))
     errors = 1 - accuracy.mean(1)
     a, b, c = law(sizes, errors)
-    page.text(f"{name}: test error = {a:.3g} + {b:.3g} rows^-{c:.2f}")
+    formula = f"{f'{a:.2g} + ' if a > errors[-1] / 100 else ''}{b:.2g} rows^-{c:.2f}"
+    page.text(f"{name}: test error = {formula}")
+    fine = np.geomspace(sizes[0], sizes[-1], 50)
+    axes[0].plot(fine, a + b * fine**-c, "--", color="0.4", label=formula)
     if name == "MNIST":
         known = [size for size in sizes if size <= 10_000]
         a, b, c = law(tuple(known), errors[: len(known)])
@@ -127,9 +129,8 @@ def report(page: Page, name: str, sizes: tuple[int, ...], runs: np.ndarray, axes
     for ax, values, label in zip(axes, (1 - accuracy, gap, onset), ("test error", "gap (nats a row)", "onset (steps)"), strict=True):
         band(ax, sizes, values, "runs", 0)
         ax.set(xscale="log", xlabel="training rows", ylabel=label, yscale="linear" if label[0] == "g" else "log")
-    fine = np.geomspace(sizes[0], sizes[-1], 50)
-    a, b, c = law(sizes, errors)
-    axes[0].plot(fine, a + b * fine**-c, "--", color="0.4", label=f"{a:.2g} + {b:.2g} rows^-{c:.2f}")
+        ax.set_xticks(sizes, [f"{size // 1000}k" if size >= 1000 else str(size) for size in sizes])
+        ax.tick_params(axis="x", which="minor", labelbottom=False)
     axes[0].legend(frameon=False)
 
 
