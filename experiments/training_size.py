@@ -59,7 +59,7 @@ def make_task(name: str, dropout: float = 0.0, l2: float = 0.0) -> ff.Task:
     return ff.Task(model, ff.losses.categorical_crossentropy, adam, metrics=metrics, penalty=penalty, preprocess=scale)
 
 
-def trained(config: Config, name: str, data: ff.data.Splits, rows: int, seed: int, remedy: str = "plain") -> list[float]:
+def trained(config: Config, name: str, data: ff.data.Splits, rows: int, seed: int, remedy: str = "plain") -> list[Any]:
     """Returns test accuracy, test loss, gap and onset of one run."""
     task, loss = make_task(name, **REMEDIES[remedy]), f"{'binary' if name == 'sonar' else 'categorical'}_crossentropy"
     order = np.random.default_rng(seed).permutation(len(data.train))
