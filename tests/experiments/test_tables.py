@@ -111,7 +111,8 @@ def test_shrinkage(tmp_path, inside, written):
 @pytest.mark.slow
 def test_causes(tmp_path, inside):
     page = inside("causes", tmp_path, seeds=3, epochs=100, fresh=500)
-    assert page.verdict("too much penalty") == page.verdict("too brief") == "held"
+    training = [float(row[1].split()[0]) for row in page.table("L2 weight")]
+    assert training[-1] > training[-2] + 0.1 > training[0] + 0.1  # too much penalty underfits
     gaps = [float(row[4].split()[0]) for row in page.table("hidden units")]
     assert gaps[-1] > gaps[0] + 0.1
     assert page.plots == ["data", "training"]
@@ -119,12 +120,12 @@ def test_causes(tmp_path, inside):
 
 @pytest.mark.slow
 def test_training_size(tmp_path, inside, data, written):
-    short = {"seeds": 2, "steps": 60, "mnist": (300, 10_000), "sonar": (20, 160)}
+    short = {"seeds": 1, "steps": 60, "mnist": (300, 10_000), "sonar": (20, 160)}
     page = inside("training_size", tmp_path, **short)
     assert [row[0] for row in page.table("MNIST: 1,000")] == ["plain", "dropout 0.5", "L2 0.0001", "10,000 rows, plain"]
     assert [float(row[3].split()[0]) > 0 for row in page.table("sonar")] == [True, True]
     count, times = written(tmp_path)
-    assert count == 2 * (2 + 2 * 4 // 2) + 2 * 3  # a run of 10,000 images serves twice
+    assert count == 2 + 2 * 4 + 3  # a run of 10,000 images serves twice
     assert inside("training_size", tmp_path, **short).tables == page.tables
     assert written(tmp_path) == (count, times)  # nothing was trained again
     assert page.plots == ["MNIST", "sonar"]
@@ -141,6 +142,7 @@ def test_initial_scale(tmp_path, inside, data, written):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:imdb is not read from the published original file")
 def test_errata(tmp_path, inside, data):
     page = inside("errata", tmp_path, seeds=2)
     verdicts = [page.verdict(words) for words in ("under SGD", "under Adam", "while training only", "at 0.5", "100 words")]
