@@ -79,6 +79,11 @@ def make_task(hp):
 
 
 def main(config: Config) -> None:
+    with Page("Causes of overfitting and of underfitting", config.run_dir, ABOUT) as page:
+        report(page, trained(config), config)
+
+
+def trained(config: Config) -> dict[tuple[str, float], np.ndarray]:
     curves: dict[tuple[str, float], list[Any]] = {}  # the training and test losses of a run, shape (2, epochs)
     for seed in config.every_seed:
 
@@ -95,10 +100,8 @@ def main(config: Config) -> None:
         ]
         for names, study in studies:
             for name, result in zip(names, study.results, strict=True):
-                columns = ("binary_crossentropy", "val_binary_crossentropy")
-                curves.setdefault(name, []).append([result.history[column] for column in columns])
-    with Page("Causes of overfitting and of underfitting", config.run_dir, ABOUT) as page:
-        report(page, {name: np.array(runs) for name, runs in curves.items()}, config)
+                curves.setdefault(name, []).append([result.history[f"{part}binary_crossentropy"] for part in ("", "val_")])
+    return {name: np.array(runs) for name, runs in curves.items()}
 
 
 def report(page: Page, curves: dict[tuple[str, float], np.ndarray], config: Config) -> None:

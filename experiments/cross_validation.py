@@ -118,14 +118,9 @@ def k_fold(config: Config, page: Page, data: ff.Dataset, how: dict[str, Any], ho
     means = []
     for folds in config.folds:
         name = f"{folds} folds"
-        options: dict[str, Any] = {
-            "folds": folds,
-            "stratified": True,
-            "repeats": config.seeds,
-            "shuffle_seed": config.first_seed,
-            "progress": name,
-        }
-        runs = ff.cross_validate(make_task({}), data, run_dir=config.run_dir / f"{name}, from seed {config.first_seed}", **options, **how)
+        where = {"run_dir": config.run_dir / f"{name}, from seed {config.first_seed}", "progress": name}
+        options: dict[str, Any] = {"folds": folds, "stratified": True, "repeats": config.seeds, "shuffle_seed": config.first_seed}
+        runs = ff.cross_validate(make_task({}), data, **options, **where, **how)
         means.append(runs.scores["accuracy"].reshape(config.seeds, folds).mean(1))
         strays = [np.abs(each - np.median(each)) for each in (hold_outs, means[-1])]
         nearer = compare(*strays, method="unpaired")

@@ -124,8 +124,8 @@ def report(page: Page, name: str, sizes: tuple[int, ...], runs: np.ndarray, axes
         known = [size for size in sizes if size <= 10_000]
         a, b, c = law(tuple(known), errors[: len(known)])
         ratios = interval((1 - accuracy[-1]) / (a + b * sizes[-1] ** -c))
-        claim = f"a law fitted to at most 10,000 rows foretells the test error of {sizes[-1]:,} (within 20%)"
-        page.claim("ours", claim, within(ratios, 0.8, 1.2), f"measured / foretold {ratios}")
+        claim = f"a law fitted to at most 10,000 rows predicts the test error of {sizes[-1]:,} (within 20%)"
+        page.claim("ours", claim, within(ratios, 0.8, 1.2), f"measured / predicted {ratios}")
     for ax, values, label in zip(axes, (1 - accuracy, gap, onset), ("test error", "gap (nats a row)", "onset (steps)"), strict=True):
         band(ax, sizes, values, "runs", 0)
         ax.set(xscale="log", xlabel="training rows", ylabel=label, yscale="linear" if label[0] == "g" else "log")

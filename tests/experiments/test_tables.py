@@ -79,7 +79,7 @@ def test_cross_validation(tmp_path, inside, data, written):
 
 @pytest.mark.parametrize("wrong", [{"degree": 1}, {"degree": 12, "points": 12}])
 def test_polynomials_say_what_they_cannot_do(tmp_path, inside, wrong):
-    with pytest.raises(SystemExit, match="--degree is from 2 to 18 and less than --points"):
+    with pytest.raises(SystemExit, match="--degree is from 4 to 18 and less than --points"):
         inside("polynomials", tmp_path, **wrong)
     assert list(tmp_path.iterdir()) == []
 
