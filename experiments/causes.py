@@ -28,7 +28,6 @@ class Config(WithSeeds):
     seeds: int = 40
     """How many runs of each setting. A seed decides the examples, the initial weights and the batches."""
     first_seed: int = 2_000
-    """The first of the seeds. The others follow it."""
     epochs: int = 300
     """How many epochs to train each run."""
     fresh: int = 4_000
@@ -37,17 +36,15 @@ class Config(WithSeeds):
     """The directory for plots and the page of results."""
 
 
-ROWS, FEATURES, WRONG, UNITS = 300, 10, 0.1, 32
+ROWS, FEATURES, WRONG, UNITS, MODERATE = 300, 10, 0.1, 32, {"units": 16, "L2": 1e-2, "epochs": 30}
 DATA = {"wrong labels": (0.0, 0.1, 0.2, 0.3, 0.4), "outliers": (0.0, 0.05, 0.1, 0.2), "scatter": (0.0, 0.5, 1.0, 2.0)}
 WIDTHS, WEIGHTS, EPOCHS = (1, 4, 16, 64, 256), (0.0, 1e-4, 1e-3, 1e-2, 1e-1), (3, 30, 100, 300)
-MODERATE = {"units": 16, "L2": 1e-2, "epochs": 30}
 TEXTS = {
     "wrong labels": "share of wrong training labels",
     "outliers": "share of outliers",
     "scatter": "sd of the features' scatter",
     "units": "hidden units",
     "L2": "L2 weight",
-    "epochs": "epochs",
 }
 ABOUT = f"""{ROWS} training examples have {FEATURES} normal features, of which four decide the class: whether 2 a b + c - d is above 0. A
     network with {UNITS} hidden units is trained by Adam with learning rate 0.003 in batches of 30. Where it is not swept, the share of
@@ -94,13 +91,13 @@ def trained(config: Config) -> dict[tuple[str, float], np.ndarray]:
         levels = [(cause, level) for cause, sweep in DATA.items() for level in sweep]
         how: dict[str, Any] = {"seeds": [seed], "epochs": config.epochs, "batch_size": 30}
         studies = [
-            (levels, ff.fit_many(make_task, None, splits=[part(*each) for each in levels], **how)),
-            ([("units", w) for w in WIDTHS], ff.fit_many(make_task, {"width": WIDTHS}, splits=[part()], **how)),
-            ([("L2", w) for w in WEIGHTS], ff.fit_many(make_task, {"l2": [*WEIGHTS]}, splits=[part()], **how)),
+            ff.fit_many(make_task, None, splits=[part(*each) for each in levels], **how),
+            ff.fit_many(make_task, {"width": WIDTHS}, splits=[part()], **how),
+            ff.fit_many(make_task, {"l2": [*WEIGHTS]}, splits=[part()], **how),
         ]
-        for names, study in studies:
-            for name, result in zip(names, study.results, strict=True):
-                curves.setdefault(name, []).append([result.history[f"{part}binary_crossentropy"] for part in ("", "val_")])
+        names = [*levels, *(("units", width) for width in WIDTHS), *(("L2", weight) for weight in WEIGHTS)]
+        for name, result in zip(names, (result for study in studies for result in study.results), strict=True):
+            curves.setdefault(name, []).append([result.history[f"{part}binary_crossentropy"] for part in ("", "val_")])
     return {name: np.array(runs) for name, runs in curves.items()}
 
 
@@ -115,7 +112,7 @@ def report(page: Page, curves: dict[tuple[str, float], np.ndarray], config: Conf
     }
     for cause, sweep in sweeps.items():
         rows = [(level, *map(interval, found), interval(found[1] - found[0])) for level, found in sweep.items()]
-        page.table(TEXTS[cause], (cause, "training loss", "test loss", "overfitting", "gap"), rows)
+        page.table(TEXTS.get(cause, cause), (cause, "training loss", "test loss", "overfitting", "gap"), rows)
 
     def steps(cause: str, measure: Any) -> tuple[list[Comparison], str]:
         levels = list(sweeps[cause].items())[cause == "epochs" :]  # the first number of epochs is for underfitting
@@ -143,7 +140,7 @@ def report(page: Page, curves: dict[tuple[str, float], np.ndarray], config: Conf
             train, test, above = np.array([*sweep.values()]).transpose(1, 0, 2)
             for color, (label, values) in enumerate({"training": train, "test": test, "test, best epoch": test - above}.items()):
                 band(ax, range(len(sweep)), values, label, color)
-            ax.set(xlabel=TEXTS[cause], xticks=range(len(sweep)), xticklabels=[f"{level:g}" for level in sweep])
+            ax.set(xlabel=TEXTS.get(cause, cause), xticks=range(len(sweep)), xticklabels=[f"{level:g}" for level in sweep])
         axes[0].set(ylabel="cross-entropy (nats a row)")
         axes[0].legend(frameon=False)
         page.plot(name, figure, "Losses at the last epoch, and test loss at the best one: means over seeds with 95% intervals")
