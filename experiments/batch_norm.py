@@ -106,11 +106,11 @@ def report(page, name: str, splits, study) -> None:
     if missed:
         page.text(f"{missed} of {len(study)} runs did not reach {level}; they count as {epochs + 1} epochs.")
     fitted, first, until, _, _, final, gap = pairs.values()
-    page.claim(f"{title}: batch norm fits the training rows better in the first epoch", fitted)
-    page.claim(f"{title}: batch norm is ahead on validation rows after one epoch", first)
-    page.claim(f"{title}: batch norm reaches a validation accuracy of {level} in fewer epochs", until)
-    page.claim(f"{title}: batch norm raises the test accuracy", final)
-    page.claim(f"{title}: batch norm narrows the gap between training and test accuracy", gap)
+    page.claim("source", f"{title}: batch norm fits the training rows better in the first epoch", fitted)
+    page.claim("source", f"{title}: batch norm is ahead on validation rows after one epoch", first)
+    page.claim("source", f"{title}: batch norm reaches a validation accuracy of {level} in fewer epochs", until)
+    page.claim("source", f"{title}: batch norm raises the test accuracy", final)
+    page.claim("source", f"{title}: batch norm narrows the gap between training and test accuracy", gap)
 
     parts = {net: study.select(net=net) for net in (PLAIN, NORMED)}
     means = {net: ff.History.mean(result.history for result in part.results) for net, part in parts.items()}

@@ -96,16 +96,16 @@ def main(config: Config) -> None:
             pairs = min(len(best[large]), len(best[small]))
             sooner = ff.statistics.compare(best[small][:pairs], best[large][:pairs])
             text = f"best epoch less {small}'s: {sooner.difference}, p {sooner.p_value:.2g}"
-            page.claim(f"{large} overfits sooner than {small}", sooner, text)
+            page.claim("source", f"{large} overfits sooner than {small}", sooner, text)
         for name, epoch in SOURCE.items():
             found = ff.statistics.interval(best[name])
             claim = f"{name} overfits from about epoch {epoch} (within 1 epoch)"
-            page.claim(claim, within(found, epoch - 1, epoch + 1), f"best epoch {found}")
+            page.claim("source", claim, within(found, epoch - 1, epoch + 1), f"best epoch {found}")
         for name, study in studies.items():
             before, after = (study.scores("kernel_l1", at) for at in ("best", "last"))
             larger = ff.statistics.compare(np.log(before), np.log(after), larger_is_better=True)
             text = f"sum of |w|, last epoch / best epoch: {ff.statistics.interval(after / before)}"
-            page.claim(f"overfitting makes the weights of {name} larger", larger, text)
+            page.claim("source", f"overfitting makes the weights of {name} larger", larger, text)
 
 
 def row(name: str, study: ff.Study) -> list[object]:

@@ -98,15 +98,15 @@ def main(config: Config) -> None:
             for name in names[1:]:
                 better = study.compare({"net": "plain"}, {"net": name}, f"val_{LOSS}", "last")
                 text = f"test cross-entropy at the last epoch {better.difference}, p {better.p_value:.2g}"
-                page.claim(f"{name} overfits less than plain ({where})", better, text)
+                page.claim("source", f"{name} overfits less than plain ({where})", better, text)
             if "L1 0.001" in names:
                 left = dict(zip(names, intervals[-2], strict=True))
                 text = f"{left['L1 0.001']} %, L2 {left['L2 0.001']} %"
-                page.claim(f"L1 leaves few weights (under half, |w| > {SMALL:g})", within(left["L1 0.001"], -np.inf, 50), text)
+                page.claim("source", f"L1 leaves few weights (under half, |w| > {SMALL:g})", within(left["L1 0.001"], -np.inf, 50), text)
                 smaller = study.compare({"net": "plain"}, {"net": "L2 0.001"}, norm, mode="min")
-                page.claim("L2 leaves small weights", smaller, f"L2 norm {smaller.difference} against plain")
+                page.claim("source", "L2 leaves small weights", smaller, f"L2 norm {smaller.difference} against plain")
                 fewer = study.compare({"net": "L2 0.001"}, {"net": "L1 0.001"}, share, mode="min")
-                page.claim("L1 leaves fewer weights than L2", fewer, f"{fewer.difference} points, p {fewer.p_value:.2g}")
+                page.claim("source", "L1 leaves fewer weights than L2", fewer, f"{fewer.difference} points, p {fewer.p_value:.2g}")
 
             first = {name: study.select(net=name).results[0].history for name in names}
             figure = ff.plots.learning_curves(first, LOSS, colors=colors, title=f"IMDB, {where}, seed 0")

@@ -109,27 +109,29 @@ def table(config: Config, page, splits) -> None:
     )
     stops = prediction([len(result.history.epochs) for result in stopped.results])
     where_stops = f"epoch of a single run, 95%: {stops.low:.1f} to {stops.high:.1f}; mean of ours {stops.mean:.1f}"
-    page.claim(f"{STOPPED}: the run ends at epoch {STOP}, as seeds do", holds(stops, STOP), where_stops)
+    page.claim("source", f"{STOPPED}: the run ends at epoch {STOP}, as seeds do", holds(stops, STOP), where_stops)
     for name, off in points.items():
         claim = f"{name}: test accuracy within 0.7 points of the source's {NETS[name][3]}, for the mean"
-        page.claim(claim, abs(off.mean) <= 0.7, f"difference {off}")
+        page.claim("source", claim, abs(off.mean) <= 0.7, f"difference {off}")
     far = [np.mean([100 * abs(kind[name].mean() - NETS[name][2]) for name in NETS]) for kind in (running, trained)]
     statistic = f"mean distance from the source's: running means {far[0]:.2f} points, evaluated after the epoch {far[1]:.2f}"
-    page.claim("the source's training accuracies are running means, with dropout on", bool(far[0] < far[1]), statistic)
+    page.claim("source", "the source's training accuracies are running means, with dropout on", bool(far[0] < far[1]), statistic)
     for a, b in ORDER:
         pair = compare(100 * test[a], 100 * test[b], larger_is_better=True, names=(f"`{a}`", f"`{b}`"))
-        page.claim(f"{b} has a higher test accuracy than {a}: {NETS[b][3]} against {NETS[a][3]}", pair)
+        page.claim("source", f"{b} has a higher test accuracy than {a}: {NETS[b][3]} against {NETS[a][3]}", pair)
     gaps = {name: 100 * (trained[name] - test[name]) for name in NETS}
     for name in (D1, D2, L2):
         pair = compare(gaps[PLAIN], gaps[name], names=(f"`{PLAIN}`", f"`{name}`"))
-        page.claim(f"{name} has a smaller gap between training (evaluated) and test accuracy than {PLAIN}", pair)
+        page.claim("source", f"{name} has a smaller gap between training (evaluated) and test accuracy than {PLAIN}", pair)
 
     about = {"epoch": len(stopped.results[0].history.epochs), "net": STOPPED}
     ff.export(where / "stopped_model", stopped.members[0].task, stopped.results[0].last, splits.train, about=about)
     file = ff.pack(where / "stopped_model", where / "stopped_model.flaxfit")
     before, after = test[STOPPED][0], ff.load(file).evaluate(splits.test)["accuracy"]
     same = f"test accuracy {before:.4f} before, {after:.4f} after"
-    page.claim("the stopped model, saved to a file and restored, scores the same", round(before * 1e4) == round(after * 1e4), same)
+    page.claim(
+        "source", "the stopped model, saved to a file and restored, scores the same", round(before * 1e4) == round(after * 1e4), same
+    )
 
     colors = dict(zip(NETS, ff.plots.PALETTE, strict=False))
     means = {name: ff.History.mean(result.history for result in parts[name].results) for name in NETS if name != STOPPED}
@@ -165,7 +167,7 @@ def search(config: Config, page, splits) -> None:
     page.table(f"The rate found, {found.best:g}, and the ends: fresh seeds", ("dropout rate", "test accuracy, percent"), rows)
     for end in [rate for rate in (0.1, 0.2) if rate != found.best]:
         pair = fresh.compare({"dropout": end}, {"dropout": found.best}, test, mode="max")
-        page.claim(f"the search's dropout rate, {found.best:g}, is better than {end}", pair)
+        page.claim("source", f"the search's dropout rate, {found.best:g}, is better than {end}", pair)
 
 
 if __name__ == "__main__":

@@ -80,14 +80,14 @@ def main(config: Config) -> None:
         missed, gap = int(np.isnan(full[nets == plain]).sum()), interval((fitted - scored)[nets == plain])
         claim, near = "the plain net reaches 100% of the training rows after about epoch 100 (within 25)", within(reached[0], 75, 125)
         text = f"{missed} runs did not reach it" if missed else f"first epoch {reached[0]}"
-        page.claim(claim, False if missed else near, text)
-        page.claim("a wide gap to test is left (over 10 points)", within(gap, 10, np.inf), f"gap {gap} points")
+        page.claim("source", claim, False if missed else near, text)
+        page.claim("source", "a wide gap to test is left (over 10 points)", within(gap, 10, np.inf), f"gap {gap} points")
         for name in (decay, dropout, *others, classic):
             narrower = tested.compare({"net": plain}, {"net": name}, fitted - scored, mode="min")
-            page.claim(f"with {name} the gap narrows", narrower, f"gap {narrower.difference} points, p {narrower.p_value:.2g}")
+            page.claim("source", f"with {name} the gap narrows", narrower, f"gap {narrower.difference} points, p {narrower.p_value:.2g}")
         for name in (decay, dropout):
             most = interval(curves[0].max(1)[nets == name])
-            page.claim(f"with {name} train stays under 100%", within(most, -np.inf, 99.999), f"a run's highest {most} %")
+            page.claim("source", f"with {name} train stays under 100%", within(most, -np.inf, 99.999), f"a run's highest {most} %")
         first = {name: list(nets).index(name) for name in variants}
         accuracies = {n: ff.History({"accuracy": curves[0][i] / 100, "val_accuracy": curves[1][i] / 100}) for n, i in first.items()}
         for file, names in (("accuracy", (plain, decay, dropout)), ("accuracy_others", (*others, plain))):
@@ -111,7 +111,7 @@ def main(config: Config) -> None:
         columns = ("seeds", "members' mean test accuracy, %", "best member, %", "ensemble, %", "gain over the mean, points")
         page.table("Ensembles of five plain nets, mean of probabilities", columns, rows)
         gain = interval(gains)
-        page.claim("an ensemble of five nets gains some percent (1 to 10 points)", within(gain, 1, 10), f"gain {gain} points")
+        page.claim("source", "an ensemble of five nets gains some percent (1 to 10 points)", within(gain, 1, 10), f"gain {gain} points")
 
         runs = tested.select(net=dropout)
         task, rows = runs.members[0].task, []
@@ -131,7 +131,7 @@ def main(config: Config) -> None:
         page.table(f"Nets trained with {dropout}", ("test with", "test, %"), cells)
         one, all_ = (ff.statistics.compare(rival, off, larger_is_better=True) for rival in (single, mean))
         text = f"off less one {one.difference} points, p {one.p_value:.2g}; off less the mean of {config.thinned} {all_.difference} points"
-        page.claim("dropout is an implicit ensemble: with it off the net scores as many thinned nets do, not as one", one, text)
+        page.claim("source", "dropout is an implicit ensemble: with it off the net scores as many thinned nets do, not as one", one, text)
 
 
 def variants_by_name() -> dict[str, dict[str, Any]]:

@@ -171,30 +171,34 @@ def main(config: Config) -> None:
             open_ended = any(word in ("still improving", "too short to tell") for net in SIZES for word in words[net])
             decided = None if open_ended else True if min(as_said) == 1 else False if min(as_said) < 0.5 else None
             statistic = "; ".join(f"{net} {ff.verdicts(diagnoses[net])}" for net in SIZES)
-            page.claim("only Tiny escapes overfitting (all runs: held; fewer than half of a net's: did not hold)", decided, statistic)
+            page.claim(
+                "upstream", "only Tiny escapes overfitting (all runs: held; fewer than half of a net's: did not hold)", decided, statistic
+            )
             turns = study.scores("best_epoch", "last")
             steps = [compared(a, b, np.log(turns)) for a, b in pairwise(SIZES)]
             means = ", ".join(f"{net} {np.median(runs[net].scores('best_epoch', 'last')):.0f}" for net in SIZES)
             statistic = f"median best epoch: {means}; p of each step, of logarithms: {', '.join(f'{c.p_value:.2g}' for c in steps)}"
-            page.claim("the larger, the sooner it overfits", steps, statistic)
+            page.claim("upstream", "the larger, the sooner it overfits", steps, statistic)
         if "regularizers" in studies:
             for net in ("L2", "dropout"):
-                page.claim(f"{net} helps Large", pairs[net, "Large"])
-                page.claim(f"{net} does not beat Tiny", pairs[net, "Tiny"], wanted="worse")
+                page.claim("upstream", f"{net} helps Large", pairs[net, "Large"])
+                page.claim("upstream", f"{net} does not beat Tiny", pairs[net, "Tiny"], wanted="worse")
             rivals = {net: compared(net, "combined") for net in nets if net in SIZES + STUDIES["regularizers"][2:4]}
             statistic = "; ".join(f"from {net} {c.difference}, p {c.p_value:.2g}" for net, c in rivals.items())
-            page.claim("combined is the best of all", [*rivals.values()], f"differences {statistic}")
+            page.claim("source", "combined is the best of all", [*rivals.values()], f"differences {statistic}")
         if "L2" in nets:
             added = {net: np.concatenate([r.history["val_loss"] - r.history[LOSS] for r in runs[net].results]) for net in nets}
             scores = runs["L2"].evaluate(validation)
             right = all(np.all(more > 0) if tasks[net].penalty else not np.any(more) for net, more in added.items())
             statistic = f"the least val_loss - {LOSS} of an epoch: {', '.join(f'{net} {more.min():.2g}' for net, more in added.items())}; "
             statistic += f"evaluate's loss - {LOSS[4:]} of L2's best: {np.min(scores['loss'] - scores[LOSS[4:]]):.2g}"
-            page.claim("a penalty makes the objective larger", bool(right and np.all(scores["loss"] > scores[LOSS[4:]])), statistic)
+            page.claim(
+                "source", "a penalty makes the objective larger", bool(right and np.all(scores["loss"] > scores[LOSS[4:]])), statistic
+            )
             bare = [ff.evaluate(tasks["Large"], result.best, validation)[LOSS[4:]] for result in runs["L2"].results]
             apart = np.abs(bare - scores[LOSS[4:]]).max()
             statistic = f"largest difference of {LOSS[4:]} of L2's best weights, scored with and without the penalty: {apart:.1g}"
-            page.claim("a penalty shapes training only", bool(apart < 1e-6), statistic)
+            page.claim("source", "a penalty shapes training only", bool(apart < 1e-6), statistic)
 
         curves = {"smooth": 10, "log_x": True, "ylim": (0.5, 0.7)}
         colors = {net: ff.plots.PALETTE[color] for net, color in COLORS.items()}

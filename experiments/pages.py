@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import claims
 from matplotlib.figure import Figure
@@ -16,6 +16,8 @@ from flaxfit.report.statistics import Comparison
 from flaxfit.storage.directory import RunDirectory, environment
 
 LEVEL = 0.95
+Origin = Literal["source", "upstream", "ours"]
+"""Who makes a claim: the notes that a study follows, the tutorial or book that these follow, or this project."""
 VERDICTS = {True: "held", False: "did not hold", None: "undecided"}
 
 
@@ -34,10 +36,10 @@ class Page:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as home:
       ...     with Page("Sonar", home, "Hold-out and folds.") as page:
-      ...         page.claim("the test score lies below the training score", True, "difference 0.16 ± 0.03, p 1e-5")
-      ...     print(markdown([home], home).splitlines()[0])
+      ...         page.claim("source", "the test score lies below the training score", True, "difference 0.16 ± 0.03, p 1e-5")
+      ...     print(markdown(home).splitlines()[0])
       held: the test score lies below the training score (difference 0.16 ± 0.03, p 1e-5)
-      ## Sonar
+      # Sonar
     """
 
     def __init__(self, title: str, directory: str | os.PathLike[str], about: str):
@@ -76,14 +78,16 @@ class Page:
 
     def claim(
         self,
+        origin: Origin,
         claim: str,
         held: bool | Comparison | Sequence[Comparison] | None,
         statistic: Any = None,
         wanted: claims.Wanted = "better",
     ) -> None:
-        """Adds what a source claims, and whether it held.
+        """Adds a claim, and whether it held.
 
         Args:
+          origin: who says so.
           claim: a sentence.
           held: None: undecided. A Comparison stands for the claim that its second setting is what is `wanted`; several for all of it.
           statistic: what decided; by default the Comparison.
@@ -98,7 +102,8 @@ class Page:
             held, p = claims.decided(held, wanted)
         if statistic is None:
             raise TypeError(f"the claim {claim!r} needs the statistic that decided it.")
-        self._parts.append({"kind": "claim", "claim": claim, "verdict": VERDICTS[held], "statistic": str(statistic), "p": p})
+        verdict = VERDICTS[held]
+        self._parts.append({"kind": "claim", "origin": origin, "claim": claim, "verdict": verdict, "statistic": str(statistic), "p": p})
         print(f"{VERDICTS[held]}: {claim} ({statistic})")
 
     def _correct(self) -> None:
@@ -126,39 +131,37 @@ class Page:
         print(f"{caption}: {os.path.relpath(path)}")
 
 
-def markdown(directories: Iterable[str | os.PathLike[str]], home: str | os.PathLike[str]) -> str:
-    """The pages of studies as Markdown, their pictures linked relative to `home`.
+def markdown(directory: str | os.PathLike[str], prefix: str = "plots/") -> str:
+    """The page of a study as Markdown: what was done, the claims, all else in its order, and how it was made.
+
+    Args:
+      directory: of the study.
+      prefix: what stands before the names of the pictures' files in links.
 
     Raises:
       FileNotFoundError: a directory without a page: its study has not come to its end.
     """
-    return "\n".join(_section(Path(directory), Path(home)) for directory in directories)
-
-
-def _section(directory: Path, home: Path) -> str:
-    path = directory / "page.json"
+    path = Path(directory) / "page.json"
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no page.json: run the study to its end first.")
     page = json.loads(path.read_text(encoding="utf-8"))
-    environment = page["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
-    device = f"{environment['device']['count']} x {environment['device']['kind']}"
-    lines = [f"## {page['title']}", "", page["about"], "", f"`{_command(environment['command'])}`", ""]
-    lines += [f"{page['seconds']:.0f} s on {device}; {versions}; {environment['started'][:10]}.", ""]
-    claims = [part for part in page["parts"] if part["kind"] == "claim"]
+    lines = [f"# {page['title']}", "", page["about"], ""]
+    if claims := [part for part in page["parts"] if part["kind"] == "claim"]:
+        decided = [[part["claim"], part["origin"], f"**{part['verdict']}**", part["statistic"]] for part in claims]
+        lines += [*_table(["claim", "whose", "verdict", "what decided"], decided), ""]
     for part in page["parts"]:
         if part["kind"] == "table":
             lines += [f"**{part['title']}**", "", *_table(part["columns"], part["rows"]), ""]
         elif part["kind"] == "plot":
-            file = os.path.relpath(directory / part["file"], home)
-            lines += [f"![{part['caption']}]({Path(file).as_posix()})", "", f"*{part['caption']}*", ""]
+            lines += [f"![{part['caption']}]({prefix}{Path(part['file']).name})", "", f"*{part['caption']}*", ""]
         elif part["kind"] == "text":
             lines += [part["text"], ""]
-    if claims:
-        decided = [[part["claim"], f"**{part['verdict']}**", part["statistic"]] for part in claims]
-        lines += _table(["claim", "verdict", "what decided"], decided)
-        lines += [""]
-    return "\n".join(lines)
+    environment = page["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
+    device = f"{environment['device']['count']} x {environment['device']['kind']}"
+    lines += ["**How it was made**", "", f"`{_command(environment['command'])}`", ""]
+    lines += [f"{page['seconds']:.0f} s on {device}; {versions}; {environment['started'][:10]}."]
+    return "\n".join(lines) + "\n"
 
 
 def _command(argv: Sequence[str]) -> str:

@@ -1,10 +1,12 @@
-"""Makes RESULTS.md and its pictures from the pages that the studies left in their run directories.
+"""Makes the pages in docs/results, with their pictures, and the table in RESULTS.md from what the studies left in their run directories.
 
-A study without a page is named on standard error, and RESULTS.md says that it was left out. It takes a second or two.
+A study that has not been run here keeps the page that docs/results has of it. What RESULTS.md says above its table is written by hand, and
+stays as it is. It takes a second or two.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ class Config:
     runs: Path = Path("runs")
     """The directory of the studies' run directories."""
     out: Path = Path("RESULTS.md")
-    """The file to write. Pictures go to docs/results beside it, those of earlier results are removed."""
+    """The file with the table. Pages and pictures go to docs/results beside it."""
 
 
 STUDIES = (
@@ -29,56 +31,48 @@ STUDIES = (
     "mnist_few_samples",
     "mnist_early_stopping",
     "batch_norm",
+    "initial_scale",
+    "training_size",
     "sonar",
+    "leakage",
+    "cross_validation",
+    "causes",
     "shrinkage",
+    "polynomials",
     "save_and_restore",
+    "errata",
 )
 LIMIT = 5_000_000  # bytes of all pictures
-HEAD = """# Results
-
-`python experiments/results.py` made this page from what the studies recorded. Scores are means with 95% intervals; the number in brackets
-is the number of runs. A claim *held* or *did not hold* if the statistic beside it decides, else it is *undecided*. The claims are those
-of the sources, made exact. Bounds in brackets are ours, and so are claims about programs that agree, about single runs (percentiles,
-ranges), and about fixes that a source only names. Times include all starts of a study. Some studies shared the two cores with others.
-
-In comparisons, *difference* is the second setting minus the first, over common seeds or splits if there are any. *effect* is Cohen's d,
-the difference divided by its standard deviation. *better in* is the share of pairs in which the second setting is better. *p* is from the
-paired t-test and *by ranks* from Wilcoxon's signed-rank test, both two-sided.
-"""
+HEADING = "## Studies"
 
 
 def main(config: Config) -> None:
-    import os
-    import re
+    from pages import VERDICTS, markdown
 
-    from pages import markdown
-
-    home, sections, pictures = config.out.parent, [HEAD], {}
-    found = [name for name in STUDIES if (config.runs / name / "page.json").is_file()]
-    for name in STUDIES:
-        directory = config.runs / name
-        if name not in found:
-            print(f"{directory} holds no page.json: experiments/{name}.py has not come to its end.", file=sys.stderr)
-            sections.append(f"## {name}\n\nLeft out: `experiments/{name}.py` has not come to its end.\n")
-            continue
-
-        def moved(link: re.Match[str], directory: Path = directory) -> str:
-            file = f"{directory.name}_{link[1]}"
-            pictures[file] = smaller(directory / "plots" / link[1])
-            return f"(docs/results/{file})"
-
-        plots = re.escape(Path(os.path.relpath(directory, home)).as_posix()) + "/plots/"
-        sections.append(re.sub(rf"\({plots}([^()]+)\)", moved, markdown([directory], home)))
-    if (size := sum(map(len, pictures.values()))) > LIMIT:
-        raise SystemExit(f"the pictures take {size:,} bytes, and may take {LIMIT:,}: make fewer, or smaller ones.")
-    folder = home / "docs" / "results"
+    folder = config.out.parent / "docs" / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    for old in set(folder.glob("*.png")) - {folder / file for file in pictures}:
-        old.unlink()
-    for file, content in pictures.items():
-        (folder / file).write_bytes(content)
-    config.out.write_text("\n".join(sections), encoding="utf-8")
-    print(f"{config.out}: {len(found)} of {len(STUDIES)} studies, {len(pictures)} pictures of {size:,} bytes")
+    written = [name for name in STUDIES if (config.runs / name / "page.json").is_file()]
+    for name in written:
+        for old in folder.glob(f"{name}_*.png"):
+            old.unlink()
+        for picture in sorted((config.runs / name / "plots").glob("*.png")):
+            (folder / f"{name}_{picture.name}").write_bytes(smaller(picture))
+        (folder / f"{name}.md").write_text(markdown(config.runs / name, f"{name}_"), encoding="utf-8")
+    if (size := sum(path.stat().st_size for path in folder.glob("*.png"))) > LIMIT:
+        raise SystemExit(f"the pictures take {size:,} bytes, and may take {LIMIT:,}: make fewer, or smaller ones.")
+
+    lines = [HEADING, "", "| study | " + " | ".join(VERDICTS.values()) + " |", "| --- " * (1 + len(VERDICTS)) + "|"]
+    for name in STUDIES:
+        path = folder / f"{name}.md"
+        if not path.is_file():
+            print(f"{path} is missing: experiments/{name}.py has not come to its end.", file=sys.stderr)
+            continue
+        page = path.read_text(encoding="utf-8")
+        counts = [len(re.findall(rf"^\|.* \| \*\*{verdict}\*\* \| ", page, re.MULTILINE)) for verdict in VERDICTS.values()]
+        lines.append(f"| [{page.splitlines()[0][2:]}](docs/results/{name}.md) | " + " | ".join(map(str, counts)) + " |")
+    kept = config.out.read_text(encoding="utf-8").split(HEADING)[0] if config.out.is_file() else "# Results\n\n"
+    config.out.write_text(kept + "\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{config.out}: {len(lines) - 4} of {len(STUDIES)} studies, {len(written)} written anew; pictures: {size:,} bytes")
 
 
 def smaller(path: Path) -> bytes:

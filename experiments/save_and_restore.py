@@ -126,17 +126,19 @@ def main(config: Config) -> None:
         for form, value in SOURCE.items() if config.data == "mnist" else ():
             single = prediction(scores[form])
             statistic = f"of a single run, 95%: {single.low:.3f} to {single.high:.3f}"
-            page.claim(f"{names[form]}: the source's {value} is an accuracy that a run has", holds(single, value), statistic)
+            page.claim("source", f"{names[form]}: the source's {value} is an accuracy that a run has", holds(single, value), statistic)
         by_chance = ff.statistics.interval(scores["fresh"])
-        page.claim("an untrained model scores by chance", holds(by_chance, 0.1), f"accuracy {by_chance}, chance 0.1")
+        page.claim("source", "an untrained model scores by chance", holds(by_chance, 0.1), f"accuracy {by_chance}, chance 0.1")
         outputs = study.predict(validation.x)
         with np.load(config.run_dir / "logits.npz") as logits:
             for form in ("weights", "directory", "file"):
                 apart = max(np.abs(logits[f"{m.name},{form}"] - mine).max() for m, mine in zip(study.members, outputs, strict=True))
                 wrong = np.abs(np.subtract(scores[form], scores["trained"])).max()
                 statistic = f"largest difference of a logit {apart:.1g}, of an accuracy {wrong:.1g}"
-                page.claim(f"{names[form]}: scores as what was trained, without training", bool(max(apart, wrong) < 1e-5), statistic)
-        page.claim("it needs none of the code that made it", not report["flax"], "flax and the script were not imported")
+                page.claim(
+                    "source", f"{names[form]}: scores as what was trained, without training", bool(max(apart, wrong) < 1e-5), statistic
+                )
+        page.claim("source", "it needs none of the code that made it", not report["flax"], "flax and the script were not imported")
 
         rows = []
         for index, (way, callbacks) in enumerate(WAYS.items()):
@@ -149,7 +151,7 @@ def main(config: Config) -> None:
         for epochs in (max(1, config.epochs // 2), config.epochs):
             again = ff.fit(task, train, epochs=epochs, seed=study.members[0].seed, run_dir=config.run_dir / "stopped" / "twice", **options)
         statistic = f"stopped after epoch {max(1, config.epochs // 2)} of {config.epochs}: every metric of every epoch compared bit by bit"
-        page.claim("training goes on from what was saved", again.history == study.results[0].history, statistic)
+        page.claim("source", "training goes on from what was saved", again.history == study.results[0].history, statistic)
 
         pairs = []  # is the digit odd? Another head, 100 other rows
         odd = {"x": more.x, "y": more.y % 2}, {"x": validation.x, "y": validation.y % 2}
@@ -163,7 +165,7 @@ def main(config: Config) -> None:
         fresh, moved = ([ff.evaluate(other, pair[i], scored)["accuracy"] for pair in pairs] for i in (0, 1))
         decided = ff.statistics.compare(fresh, moved, larger_is_better=True, names=("a fresh net", "one with transferred weights"))
         page.text(f"Left out of the transfer to a net of one output: {'; '.join(f'{path}: {why}' for path, why in left.items())}.")
-        page.claim("weights help another model: odd digits, 100 rows", decided)
+        page.claim("source", "weights help another model: odd digits, 100 rows", decided)
     print(f"Everything is in {config.run_dir}; the model of seed 0: flaxfit.load('{config.run_dir}/models/seed=0/trained.flaxfit')")
 
 

@@ -20,11 +20,11 @@ def test_examples(module):
 def test_a_comparison_decides_a_claim(tmp_path, capsys):
     better = ff.statistics.compare([3.0, 4.0, 5.0], [1.0, 2.1, 3.0], names=("plain", "dropout"))
     with Page("Net", tmp_path, "One.") as page:
-        page.claim("dropout helps", better)
-        page.claim("dropout helps by half", better, "its difference")
-        page.claim("it is noise", None, "p 0.5")
+        page.claim("ours", "dropout helps", better)
+        page.claim("ours", "dropout helps by half", better, "its difference")
+        page.claim("ours", "it is noise", None, "p 0.5")
         with pytest.raises(TypeError, match="the claim 'it helps' needs the statistic that decided it"):
-            page.claim("it helps", True)
+            page.claim("ours", "it helps", True)
     claims = [part for part in json.loads((tmp_path / "page.json").read_text())["parts"] if part["kind"] == "claim"]
     assert [(claim["verdict"], claim["statistic"]) for claim in claims] == [
         ("held", str(better)),
@@ -43,8 +43,8 @@ def test_the_claims_of_a_study_are_one_family(tmp_path, capsys):
     assert [c.p_value < 0.05 for c in found] == [True, True, False]
     with Page("Net", tmp_path, "One.") as page:
         for name, comparison in zip("abc", found, strict=True):
-            page.claim(name, comparison)
-        page.claim("a check", True, "equal bits")
+            page.claim("ours", name, comparison)
+        page.claim("ours", "a check", True, "equal bits")
     claims = [part for part in json.loads((tmp_path / "page.json").read_text())["parts"] if part["kind"] == "claim"]
     assert [claim["verdict"] for claim in claims] == ["undecided", "held", "undecided", "held"]
     assert claims[0]["statistic"].endswith("as one of 3 claims (Holm)")
@@ -56,4 +56,4 @@ def test_a_study_that_fails_leaves_no_page(tmp_path):
         _ = 1 / 0
     assert not (tmp_path / "page.json").exists()
     with pytest.raises(FileNotFoundError, match=r"holds no page\.json: run the study to its end first"):
-        markdown([tmp_path], tmp_path)
+        markdown(tmp_path)

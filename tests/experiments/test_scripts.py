@@ -42,19 +42,23 @@ def test_results_are_made_of_pages(tmp_path, run):
     with Page("Sonar", tmp_path / "runs" / "sonar", "Folds.") as page:
         history = ff.History({"loss": [0.7, 0.5], "mse": [0.7, 0.5]})
         page.plot("folds", ff.plots.learning_curves({"one": history}), "Curves")
-        page.claim("it learns", True, "0.7 to 0.5")
-    stale = tmp_path / "docs" / "results" / "sonar_older.png"
-    stale.parent.mkdir(parents=True)
-    stale.touch()
-    text = run("results.py")
-    assert f"RESULTS.md: 1 of {len(STUDIES)} studies, 1 pictures of " in text
-    results = (tmp_path / "RESULTS.md").read_text()
-    assert "| it learns | **held** | 0.7 to 0.5 |" in results
-    assert "![Curves](docs/results/sonar_folds.png)" in results
-    assert results.index("Left out: `experiments/batch_norm.py`") < results.index("## Sonar") < results.index("## shrinkage")
-    assert [path.name for path in stale.parent.iterdir()] == ["sonar_folds.png"]
+        page.claim("source", "it learns", True, "0.7 to 0.5")
+        page.claim("ours", "it learns | fast", None, "p 0.3")
+    folder = tmp_path / "docs" / "results"
+    folder.mkdir(parents=True)
+    (folder / "sonar_older.png").touch()
+    (folder / "batch_norm.md").write_text("# Earlier\n\n| claim | verdict | why |\n| it helps | **did not hold** | p 0.01 |\n")
+    (tmp_path / "RESULTS.md").write_text("# Results\n\nBy hand.\n\n## Studies\n\nOld.\n")
+    assert f"RESULTS.md: 2 of {len(STUDIES)} studies, 1 written anew" in run("results.py")
+    results = (tmp_path / "RESULTS.md").read_text().splitlines()
+    assert results[:5] == ["# Results", "", "By hand.", "", "## Studies"]
+    assert results[-2:] == ["| [Earlier](docs/results/batch_norm.md) | 0 | 1 | 0 |", "| [Sonar](docs/results/sonar.md) | 1 | 0 | 1 |"]
+    written = (folder / "sonar.md").read_text()
+    assert "| it learns | source | **held** | 0.7 to 0.5 |" in written
+    assert "![Curves](sonar_folds.png)" in written
+    assert sorted(path.name for path in folder.iterdir()) == ["batch_norm.md", "sonar.md", "sonar_folds.png"]
     size = (tmp_path / "runs" / "sonar" / "plots" / "folds.png").stat().st_size
-    assert (stale.parent / "sonar_folds.png").stat().st_size < size / 2
+    assert (folder / "sonar_folds.png").stat().st_size < size / 2
 
 
 # All but the one that measures loading, in processes of its own.
