@@ -86,8 +86,8 @@ class Team:
         """Whether this process is the one that writes files and calls the callbacks."""
         return self.index == 0
 
-    def gather(self, number: int) -> np.ndarray:
-        """Returns the number that each process has passed, from 0 to below 2**32, in the order of the processes."""
+    def gather(self, number: Any) -> np.ndarray:
+        """Returns the number or array that each process has passed, from 0 to below 2**32, in the order of the processes."""
         if self.size == 1:
             return np.array([number])
         from jax.experimental import multihost_utils

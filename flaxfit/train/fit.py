@@ -18,7 +18,7 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import held_out
 from flaxfit.data.stream import Stream
 from flaxfit.data.table import Table, encoded
-from flaxfit.devices.sharding import Placement, Shard
+from flaxfit.devices.sharding import Placement, Shard, gather
 from flaxfit.state import TrainState
 from flaxfit.storage.directory import RunDirectory
 from flaxfit.train import loop
@@ -124,6 +124,7 @@ def fit(
         validation_every,
         validation_batch_size,
     )
+    initial = gather(initial)  # It may be the end of a run over processes.
     train, validation = encoded(*held_out(train, validation, config.validation_split))
     member = Member({}, check_seed(seed), task, programs=programs_of(task))
     placement = Placement.over(mesh, shard)
@@ -140,14 +141,16 @@ def fit(
         if run_dir is not None:
             session = stack.enter_context(Session(run_dir, resume, described(task, job.config, seed, job.recorded, job.initial), team))
         batch = stack.enter_context(Single(job, member))
-        found = None
+        found, writers = None, placement.writers(batch.like)
         if session is not None:
             session.confirm(batch.program())
-            found = session.restore(batch.like, job.columns)
+            found = session.restore(batch.like, job.columns, writers)
         state, history, notes = found or (None, None, {})
         batch.start(state)
-        about = job.run(task, directory=session and session.directory, history=history)
-        trainee = loop.Trainee(about, chosen if team.leads else (), notes)
+        about = job.run(task, directory=session and session.directory, history=history, writers=writers)
+        if not team.leads:  # What saves a state that is spread over the processes is called in all of them.
+            chosen = [callback for callback in chosen if writers.size > 1 and callback.saves and callback.reads_state]
+        trainee = loop.Trainee(about, chosen, notes)
         loop.train(batch, [trainee], job.plan, began, signals, team)
         assert trainee.state is not None
         assert trainee.stop_reason is not None
