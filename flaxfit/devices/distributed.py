@@ -19,7 +19,7 @@ import numpy as np
 
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND")
 HEARTBEAT_SECONDS = 100
-"""So long a process may be silent, such as one that is stopped, until the others end."""
+"""So long a process may be silent, such as one that is stopped, until the others end. Heartbeats are sent twice in this time."""
 _lost: list[str] = []  # Why this process must not wait for the others at its end: they are gone, or wait for it.
 
 
@@ -30,8 +30,8 @@ def initialize(coordinator: str | None = None, processes: int | None = None, pro
     or from the cluster that JAX detects (Slurm, Open MPI, Kubernetes, Cloud TPU). After that,
     `fit(..., mesh=Mesh(jax.devices(), ("data",)))` is one run of all processes.
 
-    If a process dies, the others end within seconds. If one hangs, JAX ends the others after 100 seconds without a heartbeat. The same
-    command resumes the run from its last checkpoint.
+    If a process dies while the others train, these end within seconds. If one hangs or is stopped, JAX ends the others within 100 seconds,
+    because its heartbeats are missing. The same command resumes the run from its last checkpoint.
 
     Args:
       coordinator: the address and port of the first process, such as `"10.0.0.1:1234"`.

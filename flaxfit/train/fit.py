@@ -77,7 +77,8 @@ def fit(
         With several processes (`flaxfit.distributed`), each passes its part of the training examples, the same number for all, and all
         validation examples. The first process calls the callbacks and writes the directory.
       shard: how parameters and the state of the optimizer are spread over the mesh: `flaxfit.sharding.fsdp()`, or regular expressions on
-        the path -> `PartitionSpec`. By default each device has all of them.
+        the path -> `PartitionSpec`. By default each device has all of them. Each of several processes then saves its own parts, so that
+        all of them must see `run_dir`.
       run_dir: a directory for this run: configuration, metrics, checkpoints and, in the end, the model for `flaxfit.load`.
       resume: what to do if `run_dir` has this run already. "auto" resumes it from its last checkpoint, with the same bits as if it had
         never stopped, or returns it if it is finished. "never" raises an error; "must" raises one if there is no run; "force" also

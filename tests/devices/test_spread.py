@@ -190,6 +190,19 @@ def test_a_directory_that_only_the_first_process_sees_is_refused_by_all(tmp_path
 
 
 @pytest.mark.slow
+def test_a_signal_to_one_process_saves_the_parts_of_all(tmp_path):
+    started = begin(2, [tmp_path / "run"] * 2, 1_000_000, 2)
+    out = started[0].stdout
+    assert out is not None
+    assert any(line == "epoch 2\n" for line in out)
+    started[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=600)[1] for process in started]
+    assert [process.returncode for process in started] == [-signal.SIGTERM] * 2, errors
+    newest = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert f"saved after {newest // 8} of 1000000 epochs" in errors[0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_stopped_process_is_noticed(tmp_path, stopped):
     started = begin(2, [tmp_path / "run"] * 2, 1_000_000, 1)
