@@ -83,7 +83,8 @@ class Checkpoints:
         if keep is not None and keep < 1:
             raise ValueError(f"keep must be at least 1, or None to keep all checkpoints, got {keep}.")
         self.directory, self._keep, self._sign, self._run = Path(directory).resolve(), keep, 1 if mode == "min" else -1, run
-        self._team, self._values = team, dict[int, float]()
+        self._team = team
+        self._values: dict[int, float] = {}
         self._link: tempfile.TemporaryDirectory[str] | None = None
         self._saving: tuple[int, Future[None]] | None = None
         self._thread = ThreadPoolExecutor(1, "checkpoints")

@@ -49,8 +49,10 @@ def check(arrays: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]], tea
       team: the processes that share the work.
 
     Raises:
-      ValueError: a checksum is wrong.
+      ValueError: a checksum is wrong, or there are none of a part.
     """
+    if {name for name, array in arrays.items() if array.size} != parts.keys():
+        raise ValueError("there are no checksums of some arrays")
     numbered = 0
     for name, about in parts.items():
         for place, crc in zip(_places(arrays[name].shape, about["shape"]), about["crc32"], strict=True):
@@ -81,5 +83,7 @@ def checksum(array: Any, start: int = 0) -> int:
 
 def _places(shape: tuple[int, ...], part: Iterable[int]) -> Iterator[tuple[slice, ...]]:
     part = tuple(part)
+    if any(size % length for size, length in zip(shape, part, strict=True)):
+        raise ValueError(f"an array of shape {shape} cannot have parts of shape {part}")
     for place in np.ndindex(*(size // length for size, length in zip(shape, part, strict=True))):
         yield tuple(slice(index * length, (index + 1) * length) for index, length in zip(place, part, strict=True))

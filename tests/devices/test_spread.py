@@ -149,6 +149,10 @@ def test_parts_of_an_array_have_checksums():
         wrong[row, column] = np.nextafter(wrong[row, column], 99)
         with pytest.raises(ValueError, match="the checksum of values is wrong"):
             shards.check({"values": wrong}, cut, ALONE)
+    with pytest.raises(ValueError, match="there are no checksums of some arrays"):
+        shards.check({"values": values, "others": values}, cut, ALONE)
+    with pytest.raises(ValueError, match="cannot have parts of shape"):
+        shards.check({"values": values}, {"values": {**cut["values"], "shape": [3, 3]}}, ALONE)
 
 
 @pytest.mark.slow
