@@ -221,9 +221,11 @@ def test_a_stopped_process_is_noticed(tmp_path, stopped):
     finally:
         for process in started:
             process.kill()
+            process.communicate()
     assert started[1 - stopped].returncode not in (0, -signal.SIGKILL), errors
     assert HEARTBEAT_SECONDS / 2 < seconds < 2 * HEARTBEAT_SECONDS
-    assert Checkpoints(tmp_path / "run" / "checkpoints").saved()
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        assert checkpoints.saved()
 
 
 def test_what_two_processes_saved_in_format_4(tmp_path):
