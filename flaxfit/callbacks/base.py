@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flaxfit.arguments import check_count
+from flaxfit.devices.distributed import ALONE, Team
 from flaxfit.history import History
 from flaxfit.state import RunState
 from flaxfit.storage.directory import RunDirectory
@@ -33,6 +34,7 @@ class Run:
       directory: the run's directory, or None.
       history: the epochs that were trained before, if the run is resumed; else None.
       validation_every: the run validates in the epochs that are multiples of this number.
+      writers: the processes that save its state together. If it is spread over none, that is the first one alone.
     """
 
     task: Any
@@ -47,6 +49,7 @@ class Run:
     directory: RunDirectory | None = None
     history: History | None = None
     validation_every: int = 1
+    writers: Team = ALONE
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -151,7 +154,8 @@ class Callback:
       every_epochs: call after every so many epochs, 1 or more.
       every_steps: call after every so many steps, 1 or more, also inside an epoch.
       every_seconds: call about every so many seconds, more than 0.
-      reads_state: whether the callback reads `progress.state`. If it does not, a run of several processes need not gather the state.
+      reads_state: whether the callback reads `progress.state`. If it does not, a run of several processes need not gather the state in the
+        memory of the first one.
 
     Example:
       >>> class StopBelow(Callback):
@@ -167,7 +171,9 @@ class Callback:
     every_steps: int | None = None
     every_seconds: float | None = None
     reads_state: bool = True
-    saves: bool = False  # Callbacks that save are called last, so that they keep what the others did.
+    # Callbacks that save are called last, so that they keep what the others did. If they read the state and it is spread over processes,
+    # they are called in all of these, with the state where it is.
+    saves: bool = False
 
     def due(self, old_epoch: int, epoch: int, old_step: int, step: int, seconds: float) -> bool:
         """Whether the callback is to be called now.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from string import Formatter
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -70,7 +70,8 @@ class Checkpoint(Callback):
     def on_train_begin(self, run: Run) -> None:
         self._watched, sign = _watched("Checkpoint", run, self._monitor, self._mode)
         place, identity = run.default("checkpoints"), run.directory and run.directory.identity
-        self._checkpoints = Checkpoints(place, keep=self._keep, mode="min" if sign > 0 else "max", run=identity)
+        how: dict[str, Any] = {"mode": "min" if sign > 0 else "max", "run": identity, "team": run.writers}
+        self._checkpoints = Checkpoints(place, keep=self._keep, **how)
         self._checkpoints.prepare()
 
     def on_chunk_end(self, progress: Progress) -> None:
@@ -80,7 +81,7 @@ class Checkpoint(Callback):
         value = float(history[self._watched][-1]) if len(rows) else math.nan
         position = progress.epoch * progress.run.steps_per_epoch + progress.step
         self._checkpoints.save(position, progress.state, rows, value, progress.notes)
-        if self._verbose:
+        if self._verbose and progress.run.writers.leads:
             print(f"epoch {progress.epoch}, step {progress.step}: saved a checkpoint")
 
     def on_train_end(self) -> None:

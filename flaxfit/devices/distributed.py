@@ -30,8 +30,8 @@ def initialize(coordinator: str | None = None, processes: int | None = None, pro
     or from the cluster that JAX detects (Slurm, Open MPI, Kubernetes, Cloud TPU). After that,
     `fit(..., mesh=Mesh(jax.devices(), ("data",)))` is one run of all processes.
 
-    If a process dies, the others end within seconds. If one hangs, JAX ends the others after 100 seconds without a heartbeat. The same
-    command resumes the run from its last checkpoint.
+    If a process dies while the others train, these end within seconds. If one hangs or is stopped, JAX ends the others within 100 seconds,
+    because its heartbeats are missing. The same command resumes the run from its last checkpoint.
 
     Args:
       coordinator: the address and port of the first process, such as `"10.0.0.1:1234"`.
@@ -86,8 +86,8 @@ class Team:
         """Whether this process is the one that writes files and calls the callbacks."""
         return self.index == 0
 
-    def gather(self, number: int) -> np.ndarray:
-        """Returns the number that each process has passed, from 0 to below 2**32, in the order of the processes."""
+    def gather(self, number: Any) -> np.ndarray:
+        """Returns the number or array that each process has passed, from 0 to below 2**32, in the order of the processes."""
         if self.size == 1:
             return np.array([number])
         from jax.experimental import multihost_utils

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from flaxfit.devices.distributed import Team
+from flaxfit.devices.distributed import ALONE, Team
 from flaxfit.state import paths
 
 Shard = Mapping[str, PartitionSpec] | Callable[[tuple[int, ...], Mesh], PartitionSpec]
@@ -160,9 +160,23 @@ class Placement:
             return state
         return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, self.out(state))
 
-    def on_host(self, tree: Any) -> Any:
-        """Gathers everything in the memory of each process, if there are several. All of them call it."""
-        return tree if self.team.size == 1 else jax.tree.map(_gathered, tree)
+    def writers(self, like: Any) -> Team:
+        """Returns the processes that save a state of this structure: all if it is spread over them, or else the first one alone."""
+        spread = self.team.size > 1 and not all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(like))
+        return self.team if spread else ALONE
+
+    def on_host(self, tree: Any, keep: bool = True) -> Any:
+        """Gathers everything in the memory of each process, if there are several. All of them call it.
+
+        Args:
+          tree: arrays on the devices.
+          keep: whether this process keeps them. If not, what it returns is of no use.
+        """
+        return tree if self.team.size == 1 else gather(jax.tree.map(_local, tree), keep)
+
+    def parts_on_host(self, tree: Any) -> Any:
+        """Moves what each process has whole to its memory, if there are several. Arrays that are spread over them stay where they are."""
+        return tree if self.team.size == 1 else jax.tree.map(_local, tree)
 
     def _named(self, *spec: Any) -> NamedSharding:
         assert self.mesh is not None
@@ -229,9 +243,40 @@ def place(array: np.ndarray, like: Any) -> Any:
     return jax.random.wrap_key_data(data, impl=kind)
 
 
-def _gathered(leaf: Any) -> Any:
-    from jax.experimental import multihost_utils
+def gather(tree: Any, keep: bool = True) -> Any:
+    """Gathers arrays that are spread over several processes in the memory of each one. All processes must call it.
 
-    words = raw(leaf)
-    array = np.asarray(words if words.is_fully_replicated else multihost_utils.process_allgather(words, tiled=True))
+    `flaxfit.evaluate` and `flaxfit.predict` do this by themselves.
+
+    Args:
+      tree: a state, such as `result.best`.
+      keep: whether this process keeps the arrays. If not, it needs memory for one at a time, and the result has None in their places.
+
+    Returns:
+      The tree with NumPy arrays in the places of those. Others remain as they are.
+
+    Example:
+      >>> gather({"bias": np.zeros(2)})
+      {'bias': array([0., 0.])}
+    """
+
+    def gathered(leaf: Any) -> Any:
+        if not _is_spread(leaf):
+            return leaf
+        from jax.experimental import multihost_utils
+
+        array = multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(array) if keep else None
+
+    return jax.tree.map(gathered, tree)
+
+
+def _is_spread(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+
+
+def _local(leaf: Any) -> Any:
+    if _is_spread(leaf):
+        return leaf
+    array = host(leaf)
     return place(array, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)) if is_key(leaf) else array

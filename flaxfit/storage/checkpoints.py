@@ -4,6 +4,9 @@ A checkpoint is a directory whose name is its position in steps. It gets this na
 to be saved, and on the disk. Only then are older ones deleted. It holds the arrays of the state by path, so that no class of flaxfit or
 optax is part of the format, and a description in JSON: shapes, the history, the monitored value, notes, and checksums, one of which is of
 the description itself.
+
+If the state is spread over several processes, each of them writes and reads its own parts, in a directory that all of them see. Training
+waits for that, because all of them must agree that everything is written. Any number of processes can read the checkpoints of any other.
 """
 
 from __future__ import annotations
@@ -18,10 +21,9 @@ import sys
 import tempfile
 import threading
 import warnings
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -29,13 +31,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxfit.devices.distributed import ALONE, Team
 from flaxfit.devices.sharding import host, place, raw
 from flaxfit.durable import clean, make_directory, scratch, sync, sync_tree
 from flaxfit.state import RunState
+from flaxfit.storage import shards
 from flaxfit.storage.directory import checksum_of_rows, seal
 
-FORMATS = (1, 2, 3)
-"""Formats that can be read. The last one is written. In format 2, "same" in the description names arrays that are stored elsewhere."""
+FORMATS = (1, 2, 3, 4)
+"""Formats that can be read. One process writes 3, several together write 4, which has checksums of each array's parts in "parts".
+In format 2, "same" in the description names arrays that are stored elsewhere."""
 Notes = Mapping[str, Any] | None
 _one_at_a_time = threading.Lock()  # Orbax mixes up what several threads save at the same time.
 
@@ -51,6 +56,7 @@ class Checkpoints:
         newest, so that there is an older one if the newest is damaged.
       mode: "min" or "max", whether the monitored value is best when small or large.
       run: the identity of the run, or None for a run that was started before runs had one.
+      team: the processes that the state is spread over, all of which call the same methods in the same order. By default this one alone.
 
     Raises:
       ValueError: `keep` is below 1.
@@ -65,10 +71,19 @@ class Checkpoints:
       ([0.0, 1.0, 2.0], Array(True, dtype=bool), [[0.5]], 10, {'patience': 3})
     """
 
-    def __init__(self, directory: str | Path, *, keep: int | None = 1, mode: Literal["min", "max"] = "min", run: str | None = None):
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep: int | None = 1,
+        mode: Literal["min", "max"] = "min",
+        run: str | None = None,
+        team: Team = ALONE,
+    ):
         if keep is not None and keep < 1:
             raise ValueError(f"keep must be at least 1, or None to keep all checkpoints, got {keep}.")
         self.directory, self._keep, self._sign, self._run = Path(directory).resolve(), keep, 1 if mode == "min" else -1, run
+        self._team = team
         self._values: dict[int, float] = {}
         self._link: tempfile.TemporaryDirectory[str] | None = None
         self._saving: tuple[int, Future[None]] | None = None
@@ -104,22 +119,35 @@ class Checkpoints:
           TypeError: JSON cannot hold the notes.
         """
         self._settle()
-        if self._path(position).exists():
+        if self._team.gather(self._path(position).exists())[0]:
             return False
-        arrays = {name: np.array(host(leaf)) for name, leaf in _named(state).items()} | {"history": np.array(history, np.float64)}
+        alone, leaves = self._team.size == 1, _named(state)
+        arrays: dict[str, Any] = {name: np.array(host(leaf)) if alone else raw(leaf) for name, leaf in leaves.items()}
+        arrays["history"] = np.array(history, np.float64)
+        filled = {name: array for name, array in arrays.items() if array.size}  # Orbax takes no empty ones
         about = {
-            "format": FORMATS[-1],
+            "format": 3 if alone else 4,
             "run": self._run,
             "position": position,
             "history": list(arrays["history"].shape),
             "rows": checksum_of_rows(arrays["history"]),
             "value": float(value) if math.isfinite(value) else None,
-            "leaves": {name: _described(leaf) for name, leaf in _named(state).items()},
-            "crc32": _checksum(arrays),
+            "leaves": {name: _described(leaf) for name, leaf in leaves.items()},
+            **({"crc32": _checksum(arrays)} if alone else {"parts": shards.checksums(filled, self._team)}),
             "notes": json.loads(json.dumps(notes or {})),  # as they will be when they are read
         }
-        self._saving = position, self._thread.submit(self._write, position, arrays, about)
-        return self._settle() if wait else True
+        if alone:
+            self._saving = position, self._thread.submit(self._write, position, filled, about)
+            return self._settle() if wait else True
+        try:
+            self._write(position, filled, about)
+        except jax.errors.JaxRuntimeError:  # another process was lost
+            raise
+        except Exception as error:
+            if self._team.leads:
+                self._warn(position, error)
+            return False
+        return True
 
     def restore(self, like: RunState) -> tuple[RunState, np.ndarray, int, dict[str, Any]] | None:
         """Restores the newest checkpoint that is not damaged. Damaged ones are moved to another directory, with a RuntimeWarning.
@@ -137,22 +165,27 @@ class Checkpoints:
         found = self.read(like)
         return found and (placed(found[0], like), *found[1:])
 
-    def read(self, like: RunState) -> tuple[dict[str, np.ndarray], np.ndarray, int, dict[str, Any]] | None:
-        """Does what `restore` does, but returns the state as arrays in the memory of the host, by path."""
+    def read(self, like: RunState) -> tuple[dict[str, Any], np.ndarray, int, dict[str, Any]] | None:
+        """Does what `restore` does, but returns the state as arrays by path: in the memory of the host, or of several processes on disk."""
         self._settle()
         damaged: dict[int, str] = {}
-        for position in reversed(self._positions()):
-            path = self._path(position)
+        positions = np.array(self._positions(), int)
+        positions = self._team.from_first(np.resize(positions, self._team.gather(len(positions))[0]))
+        for position in reversed(positions.tolist()):
+            path, unlike, failure, about, arrays = self._path(position), "", None, {}, {}
             try:
                 about = self._about(path)
                 if not (unlike := self._foreign(about) or _unlike(about, like)):
                     arrays = self._arrays(path, about, like)
             except Exception as error:
-                damaged[position] = _in_short(error)
+                failure = error
+            failed = np.flatnonzero(self._team.gather(failure is not None))
+            if len(failed):
+                damaged[position] = f"process {failed[0]} cannot read it" if failure is None else _in_short(failure)
                 continue
             if unlike:
                 raise ValueError(f"the checkpoint {path} does not fit this run: {unlike}. Use the code and the arguments that saved it.")
-            if damaged:
+            if damaged and self._team.leads:
                 moved = ", ".join(f"{self._path(bad)} ({why}; {self._moved_aside(bad)})" for bad, why in damaged.items())
                 warnings.warn(f"damaged checkpoints: {moved}. The run is resumed from the older {path}.", RuntimeWarning, stacklevel=3)
             return arrays, arrays.pop("history"), position, about.get("notes", {})
@@ -183,26 +216,38 @@ class Checkpoints:
     def _foreign(self, about: Mapping[str, Any]) -> str:
         return "" if about.get("run") == self._run else "it belongs to another run"
 
-    def _write(self, position: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    def _write(self, position: int, arrays: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         """Writes a checkpoint and, when it is safe, deletes older ones."""
-        args = _orbax().args
-        make_directory(self.directory)
-        self._sweep()
-        size, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self.directory).free
-        if free < size:
-            raise OSError(f"No space left on the disk: it needs up to {size:,} bytes, but {free:,} are free")
-        run = args.StandardSave({name: array for name, array in arrays.items() if array.size})  # Orbax takes no empty ones
-        with scratch(self.directory) as place, _one_at_a_time:
-            new = place / str(position)
-            saved = args.Composite(run=run, about=args.JsonSave({**about, "seal": seal(about)}))
-            _checkpointer().save(self._plain(new), args=saved)
-            self._stored(new, self._about(new), {name: np.empty_like(array) for name, array in arrays.items()})
-            sync_tree(new)
-            new.rename(self._path(position))
-            sync(self.directory)
-        self._values[position] = self._signed(about["value"])
-        with suppress(OSError):  # The next save tries again.
-            self._delete()
+        args, team = _orbax().args, self._team
+        with ExitStack() as stack:
+            name = ""
+            with team.together():
+                if team.leads:
+                    make_directory(self.directory)
+                    self._sweep()
+                    size, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self.directory).free
+                    if free < size:
+                        raise OSError(f"No space left on the disk: it needs up to {size:,} bytes, but {free:,} are free")
+                    name = stack.enter_context(scratch(self.directory)).name
+            name = bytes(team.from_first(np.frombuffer(name.ljust(32).encode(), np.uint8))).decode().strip()
+            new = self.directory / name / str(position)
+            saved = args.Composite(run=args.StandardSave(dict(arrays)), about=args.JsonSave({**about, "seal": seal(about)}))
+            with team.together(), _one_at_a_time, _as_failure():
+                _checkpointer(team).save(self._plain(new), args=saved)
+                if team.size == 1:
+                    self._stored(new, self._about(new), {name: np.empty_like(array) for name, array in arrays.items()})
+                else:
+                    _check(shards.opened(self._plain(new) / "run", arrays), self._about(new), team)
+                if (own := new if team.leads else new / "run" / f"ocdbt.process_{team.index}").exists():
+                    sync_tree(own)
+            with team.together():
+                if team.leads:
+                    new.rename(self._path(position))
+                    sync(self.directory)
+        if team.leads:
+            self._values[position] = self._signed(about["value"])
+            with suppress(OSError):  # The next save tries again.
+                self._delete()
 
     def _delete(self) -> None:
         """Deletes the checkpoints that are not to be kept."""
@@ -247,11 +292,14 @@ class Checkpoints:
         try:
             done.result()
         except Exception as error:
-            newest = f"the newest one is {self._path(self._positions()[-1])}" if self._positions() else "there is none yet"
-            message = f"checkpoint {self._path(position)} was not saved ({_in_short(error)}); {newest}. Training continues."
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
+            self._warn(position, error)
             return False
         return True
+
+    def _warn(self, position: int, error: Exception) -> None:
+        newest = f"the newest one is {self._path(self._positions()[-1])}" if self._positions() else "there is none yet"
+        message = f"checkpoint {self._path(position)} was not saved ({_in_short(error)}); {newest}. Training continues."
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
 
     def _sweep(self) -> None:
         """Deletes what killed processes left, also of versions that let Orbax name it."""
@@ -271,15 +319,21 @@ class Checkpoints:
             raise ValueError("the checksum of its description is wrong")
         return about
 
-    def _arrays(self, path: Path, about: Mapping[str, Any], like: RunState) -> dict[str, np.ndarray]:
+    def _arrays(self, path: Path, about: Mapping[str, Any], like: RunState) -> dict[str, Any]:
         same, wanted = about.get("same", {}), unfilled(like)
         arrays = {name: wanted[name] if name in wanted else _empty(described) for name, described in about["leaves"].items()}
         for name, other in same.items():
             if other in same or about["leaves"][name] != about["leaves"][other]:
                 raise ValueError(f"its description gives {name!r} the bytes of {other!r}, which cannot be")
             del arrays[name]
-        arrays = self._stored(path, about, arrays | {"history": np.empty(about["history"])})
-        arrays |= {name: arrays[other].copy() for name, other in same.items()}  # copies, because the device may use an array's memory
+        arrays |= {"history": np.empty(about["history"])}
+        if self._team.size == 1:
+            arrays = self._stored(path, about, arrays)
+            arrays |= {name: arrays[other].copy() for name, other in same.items()}  # copies, because the device may use an array's memory
+        else:
+            arrays |= shards.opened(self._plain(path) / "run", [name for name, array in arrays.items() if array.size])
+            _check(arrays, about, self._team)
+            arrays |= {name: arrays[other] for name, other in same.items()} | {"history": np.array(arrays["history"])}
         return {name: arrays[name] for name in (*wanted, "history")}
 
     def _stored(self, path: Path, about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -287,8 +341,7 @@ class Checkpoints:
         args = _orbax().args
         run = args.StandardRestore({name: array for name, array in arrays.items() if array.size})
         arrays |= _checkpointer().restore(self._plain(path), args=args.Composite(run=run))["run"]
-        if _checksum(arrays) != about["crc32"]:
-            raise ValueError("the checksum of its arrays is wrong")
+        _check(arrays, about, ALONE)
         return arrays
 
     def _moved_aside(self, position: int) -> str:
@@ -315,12 +368,30 @@ def _orbax() -> Any:
 
 
 @functools.cache
-def _checkpointer() -> Any:
-    """What writes and reads a checkpoint. If there are several processes, this one does it alone."""
+def _checkpointer(team: Team = ALONE) -> Any:
+    """What writes and reads a checkpoint: the processes of a team together, or this one alone even if there are others."""
     ocp, this = _orbax(), jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
-    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+    first, all_of_them = (this, {this}) if team.size == 1 else (0, set(range(team.size)))
+    who = ocp.options.MultiprocessingOptions(primary_host=first, active_processes=all_of_them)
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=who))
+    return ocp.Checkpointer(handler, multiprocessing_options=who)
+
+
+@contextmanager
+def _as_failure() -> Iterator[None]:
+    """Tells an error of Orbax, which has waited for a process that could not write, from one that says that a process is lost."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        raise OSError(str(error)) from error
+
+
+def _check(arrays: Mapping[str, Any], about: Mapping[str, Any], team: Team) -> None:
+    """Compares the checksums of a checkpoint. The processes of a team share that work, if its arrays were saved in parts."""
+    if "parts" in about:
+        shards.check(arrays, about["parts"], team)
+    elif team.leads and _checksum(arrays) != about["crc32"]:
+        raise ValueError("the checksum of its arrays is wrong")
 
 
 def _named(tree: Any) -> dict[str, Any]:
@@ -333,7 +404,7 @@ def unfilled(like: RunState) -> dict[str, np.ndarray]:
     return {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
 
 
-def placed(arrays: Mapping[str, np.ndarray], like: RunState) -> RunState:
+def placed(arrays: Mapping[str, Any], like: RunState) -> RunState:
     """Returns the state that `arrays` hold, each of them placed where `like` says."""
     return jax.tree.unflatten(jax.tree.structure(like), [place(arrays[name], leaf) for name, leaf in _named(like).items()])
 
@@ -360,12 +431,9 @@ def _unlike(about: Mapping[str, Any], like: RunState) -> str:
     return "; ".join([*lines, f"and {len(names) - 3} more"] if len(names) > 3 else lines)
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
+def _checksum(arrays: Mapping[str, Any]) -> int:
     """Returns the checksum of all bytes, in the order of the names. The names, types and shapes are in the description."""
-    crc = 0
-    for name in sorted(arrays):
-        crc = zlib.crc32(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data, crc)
-    return crc
+    return functools.reduce(lambda crc, name: shards.checksum(arrays[name], crc), sorted(arrays), 0)
 
 
 def _in_short(error: Exception) -> str:

@@ -177,8 +177,12 @@ class Mapped:
         """The states of all members, in memory; keys as they are."""
         return jax.tree.map(lambda leaf: leaf if is_key(leaf) else jax.device_get(leaf), self.state)
 
+    def ended(self) -> Any:
+        """The states of all members, in memory."""
+        return self.on_host()
+
     def member(self, state: Any, index: int) -> RunState:
-        """One member's part of `on_host`."""
+        """One member's part of `on_host`, or of `ended`."""
 
         def one(leaf: Any) -> Any:
             return place(host(leaf)[index], jax.ShapeDtypeStruct((), leaf.dtype)) if is_key(leaf) else np.array(leaf[index])

@@ -15,6 +15,7 @@ import numpy as np
 from flaxfit.arguments import check_count
 from flaxfit.data.dataset import Dataset, arrays
 from flaxfit.data.stream import Feed, Stream
+from flaxfit.devices.sharding import gather
 from flaxfit.metrics import auc
 from flaxfit.report import statistics
 from flaxfit.state import TrainState
@@ -270,4 +271,4 @@ def _evaluated(task: Task, state: Any, shapes: TrainState, x: Any) -> TrainState
     if isinstance(state, TrainState) and not task.averages(shapes):
         state = replace(state, opt_state=None)
     rows = str(jax.tree.map(lambda a: ("rows", *a.shape[1:]), x)).replace("'", "")
-    return task.evaluated(check_state("state", state, shapes, f"the model on x of shape {rows}"))
+    return task.evaluated(check_state("state", gather(state), shapes, f"the model on x of shape {rows}"))

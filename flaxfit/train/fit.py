@@ -19,7 +19,7 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import held_out
 from flaxfit.data.stream import Stream
 from flaxfit.data.table import Table, encoded
-from flaxfit.devices.sharding import Placement, Shard
+from flaxfit.devices.sharding import Placement, Shard, gather
 from flaxfit.state import TrainState
 from flaxfit.storage.directory import RunDirectory
 from flaxfit.train import loop
@@ -80,7 +80,8 @@ def fit(
         With several processes (`flaxfit.distributed`), each passes its part of the training examples, the same number for all, and all
         validation examples. The first process calls the callbacks and writes the directory.
       shard: how parameters and the state of the optimizer are spread over the mesh: `flaxfit.sharding.fsdp()`, or regular expressions on
-        the path -> `PartitionSpec`. By default each device has all of them.
+        the path -> `PartitionSpec`. By default each device has all of them. Each of several processes then saves its own parts, so that
+        all of them must see `run_dir`.
       run_dir: a directory for this run: configuration, metrics, checkpoints and, in the end, the model for `flaxfit.load`.
       resume: what to do if `run_dir` has this run already. "auto" resumes it from its last checkpoint, with the same bits as if it had
         never stopped, or returns it if it is finished. "never" raises an error; "must" raises one if there is no run; "force" also
@@ -130,6 +131,7 @@ def fit(
         validation_every,
         validation_batch_size,
     )
+    initial = gather(initial)  # It may be the end of a run over processes.
     train, validation = encoded(*held_out(train, validation, config.validation_split))
     member = Member({}, check_seed(seed), task, programs=programs_of(task))
     placement = Placement.over(mesh, shard)
@@ -149,14 +151,16 @@ def fit(
                 record["constant"] = constant_scores(task, job.validation)  # for a report
             session = stack.enter_context(Session(run_dir, resume, record, team))
         batch = stack.enter_context(Single(job, member))
-        found = None
+        found, writers = None, placement.writers(batch.like)
         if session is not None:
             session.confirm(batch.program())
-            found = session.restore(batch.like, job.columns)
+            found = session.restore(batch.like, job.columns, writers)
         state, history, notes = found or (None, None, {})
         batch.start(state)
-        about = job.run(task, directory=session and session.directory, history=history)
-        trainee = loop.Trainee(about, chosen if team.leads else (), notes)
+        about = job.run(task, directory=session and session.directory, history=history, writers=writers)
+        if not team.leads:  # What saves a state that is spread over the processes is called in all of them.
+            chosen = [callback for callback in chosen if writers.size > 1 and callback.saves and callback.reads_state]
+        trainee = loop.Trainee(about, chosen, notes)
         loop.train(batch, [trainee], job.plan, began, signals, team)
         assert trainee.state is not None
         assert trainee.stop_reason is not None

@@ -336,8 +336,12 @@ class Single:
         return jax.tree.map(np.atleast_1d, jax.device_get((state.epoch, state.step, state.stopper.stopped, state.diverged)))
 
     def on_host(self) -> RunState:
-        """The state; of several processes, all of it in each one's memory. All of them call this."""
-        return self.placement.on_host(self.state)
+        """The state; of several processes, all of it in the first one's memory. All of them call this."""
+        return self.placement.on_host(self.state, keep=self.placement.team.leads)
+
+    def ended(self) -> RunState:
+        """The state; of several processes, what each of them has whole in its memory, and the rest spread over them."""
+        return self.placement.parts_on_host(self.state)
 
     def member(self, state: RunState, index: int) -> RunState:
         """The state of one member of `on_host`'s."""

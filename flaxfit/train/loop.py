@@ -54,11 +54,15 @@ class Batch(Protocol):
         ...
 
     def on_host(self) -> Any:
-        """Returns the state of all members, as callbacks may read it."""
+        """Returns the state of all members, as callbacks may read it. The processes of a run call this together, for the first one."""
+        ...
+
+    def ended(self) -> Any:
+        """Returns the state of all members, as their results keep it."""
         ...
 
     def member(self, state: Any, index: int) -> RunState:
-        """Returns the part of one member of what `on_host` returned."""
+        """Returns the part of one member of what `on_host` or `ended` returned."""
         ...
 
     def keep(self, members: np.ndarray) -> None:
@@ -158,12 +162,11 @@ def train(
     def let_go(reasons: list[StopReason | None]) -> list[StopReason | None]:
         """Fills in the results of members that have ended. Once half or less are left, they train on without the others."""
         nonlocal live
-        on_host = None
+        read = functools.cache(batch.ended)
         for index, reason in enumerate(reasons):
             trainee = trainees[live[index]]
             if reason is not None and trainee.state is None:
-                on_host = batch.on_host() if on_host is None else on_host
-                trainee.state, trainee.stop_reason, trainee.history = batch.member(on_host, index), reason, trainee.log.history()
+                trainee.state, trainee.stop_reason, trainee.history = batch.member(read(), index), reason, trainee.log.history()
                 trained = max(1, int(positions[index]) - trainee.began) / length
                 trainee.timing = Timing(compiling, spent, spent / trained / len(trainees), chunks)
                 trainee.closing.close()
@@ -197,15 +200,15 @@ def train(
             if trainee.state is None:
                 trainee.log.add(rows[index, : positions[index] // length - trainee.log.epochs])
                 waiting.append((index, trainee))
-        asked = team.gather(any(_due(t, reasons[i], positions[i], now, saves=None) for i, t in waiting)).any()
+        asked = team.gather(any(_due(t, reasons[i], positions[i], now, saves=None) for i, t in waiting))[0]
         read = functools.cache(batch.on_host)
         if asked and team.size > 1:
             read()  # all processes gather it together
         with team.together(), together():
             for index, trainee in waiting:
                 state = functools.partial(lambda read, index: batch.member(read(), index), read, index)
-                place = (int(positions[index]), int(steps[index]), now, now - start_of_run, state)
-                reasons[index] = _call(trainee, reasons[index], *place)
+                place = (int(positions[index]), int(steps[index]), now, now - start_of_run)
+                reasons[index] = _call(trainee, reasons[index], *place, state=state, spread=lambda: batch.state)
         if team.size > 1 and team.gather(trainees[0].stopped).any():  # the first process's callbacks decide for all
             trainees[0].stopped, reasons[0] = True, reasons[0] or "callback"
 
@@ -230,7 +233,7 @@ def train(
             compiling, now = time.perf_counter() - began, time.perf_counter()
             with team.together():
                 for index, reason in enumerate(reasons):
-                    if reason is None and team.leads:
+                    if reason is None:
                         stack.enter_context(trainees[live[index]].closing)
                         trainees[live[index]].begin(now, position)
         else:
@@ -258,11 +261,13 @@ def why_ended(plan: Plan, done: bool, stopped: bool, diverged: bool, by_callback
 
 
 def _due(trainee: Trainee, reason: StopReason | None, position: int, now: float, saves: bool | None) -> list[int]:
-    """Returns the callbacks that are to be called: those that save, the others, or (None) all that may read the state."""
-    due = []
+    """Returns the callbacks that are to be called: those that save, the others, or (None) all that may read the state on the host."""
+    due, spread = [], trainee.run.writers.size > 1
     for index, callback in enumerate(trainee.callbacks):
         epochs, steps, called = trainee.seen[index]
         reads = callback.reads_state or callback.every_epochs or callback.every_steps  # may stop the run, which saves it
+        if spread:  # What saves it then needs no copy on the host.
+            reads = callback.reads_state and not callback.saves
         wanted = reads if saves is None else callback.saves == saves
         if wanted and (reason is not None or callback.due(epochs, trainee.log.epochs, steps, position, now - called)):
             due.append(index)
@@ -270,27 +275,37 @@ def _due(trainee: Trainee, reason: StopReason | None, position: int, now: float,
 
 
 def _call(
-    trainee: Trainee, reason: StopReason | None, position: int, step: int, now: float, seconds: float, state: Any
+    trainee: Trainee, reason: StopReason | None, position: int, step: int, now: float, seconds: float, state: Any, spread: Any
 ) -> StopReason | None:
-    """Calls the callbacks of a member that are due, those that save last. Returns why the member ends, or None."""
+    """Calls the callbacks of a member that are due, those that save last. Returns why the member ends, or None.
+
+    Those that save a state which is spread over processes get `spread`, and are called in all processes if they are in the first one.
+    """
+    team = trainee.run.writers
+    savers = [index for index, callback in enumerate(trainee.callbacks) if callback.saves]
+    joint = [index for index in savers if team.size > 1 and trainee.callbacks[index].reads_state]
 
     def call(index: int) -> None:
-        _tell(trainee, index, reason, position, step, now, seconds, state)
+        _tell(trainee, index, reason, position, step, now, seconds, spread if index in joint else state)
+
+    def save(due: list[int]) -> None:
+        if joint:
+            chosen = team.gather(np.array([index in due for index in joint]))[0]
+            due = [index for index in due if index not in joint] + [index for index, wanted in zip(joint, chosen, strict=True) if wanted]
+        for index in due:
+            call(index)
 
     try:
         for index in _due(trainee, reason, position, now, saves=False):
             call(index)
-    except BaseException:
-        for index, callback in enumerate(trainee.callbacks):
-            if callback.saves:
+        if trainee.stopped and reason is None:
+            reason = "callback"
+            for index in _due(trainee, reason, position, now, saves=False):
                 call(index)
+    except BaseException:
+        save(savers)
         raise
-    if trainee.stopped and reason is None:
-        reason = "callback"
-        for index in _due(trainee, reason, position, now, saves=False):
-            call(index)
-    for index in _due(trainee, reason, position, now, saves=True):
-        call(index)
+    save(_due(trainee, reason, position, now, saves=True))
     return reason
 
 

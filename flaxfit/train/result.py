@@ -44,7 +44,9 @@ class Result(Shown):
       best: the weights of the best epoch, for evaluation. The best epoch is that of the monitored metric, which is the data loss of the
         validation examples (or of the training examples if there are no others) unless early stopping names another. If the metric was
         never finite, they are those of the last epoch, or the initial ones if the run ended on a value that is not finite.
-      last: the state at the end of the run. It has values that are not finite if the run ended on one.
+      last: the state at the end of the run. It has values that are not finite if the run ended on one. If the run had several processes
+        and `shard` spread its weights over them, they are still spread in both: `flaxfit.evaluate` and `flaxfit.predict`, which all
+        processes must then call, gather them, and so does `flaxfit.sharding.gather`.
       best_epoch: the best epoch, or None if the metric was never finite.
       stop_reason: "epochs", "early_stopping", "non_finite", "callback" or "interrupted".
       timing: the wall time by part.

@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
@@ -17,6 +18,7 @@ import numpy as np
 from flaxfit.arguments import unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.devices.distributed import ALONE, Team
+from flaxfit.devices.sharding import gather
 from flaxfit.durable import warned
 from flaxfit.history import History
 from flaxfit.state import RunState
@@ -107,16 +109,23 @@ class Session:
                 with warned(self.directory.config_path) if self._old is not None else nullcontext():
                     self.directory.write_config(self._config)
 
-    def restore(self, like: RunState, names: Sequence[str]) -> tuple[RunState, History, Mapping[str, Any]] | None:
+    def restore(self, like: RunState, names: Sequence[str], writers: Team = ALONE) -> tuple[RunState, History, Mapping[str, Any]] | None:
         """Returns the state, epochs and notes of the newest complete checkpoint, or None if there is none.
 
+        Args:
+          like: the structure of the state.
+          names: the columns of the history.
+          writers: the processes that the state is spread over, which read it together. By default the first one reads it for all.
+
         Raises:
-          ValueError: it has more epochs than this run is to have.
+          ValueError: it has more epochs than this run is to have; or it is spread over processes that do not see the directory.
         """
         found, epochs = None, -1
+        if writers.size > 1:
+            self._check_shared()
         with self._team.together():
-            if self._team.leads:
-                with Checkpoints(self.directory.checkpoints, run=self._config["run"]) as checkpoints:
+            if self._team.leads or writers.size > 1:
+                with Checkpoints(self.directory.checkpoints, run=self._config["run"], team=writers) as checkpoints:
                     found = checkpoints.read(like)
                 epochs = -1 if found is None else len(found[1])
         epochs = self._team.gather(epochs + 1)[0] - 1
@@ -132,7 +141,10 @@ class Session:
             cure = f"pass epochs={epochs} or more, or use another directory"
             raise ValueError(f"the run in {self.directory.path} has {epochs} epochs already, but epochs={asked}: {cure}.")
         arrays, rows = (unfilled(like), np.empty((epochs, len(names)))) if found is None else found[:2]
-        state = placed({name: self._team.from_first(arrays[name]) for name in sorted(arrays)}, like)
+        with self._team.together():
+            if writers.size == 1:
+                arrays = {name: self._team.from_first(arrays[name]) for name in sorted(arrays)}
+            state = placed(arrays, like)
         rows = self._team.from_first(rows)
         history = History({name: rows[:, column] for column, name in enumerate(names)})
         with self._team.together():
@@ -143,6 +155,17 @@ class Session:
                 with warned(self.directory.metrics_path):
                     self.directory.write_metrics(history)  # without the epochs after the checkpoint, which will be trained again
         return state, history, {} if found is None else found[3]
+
+    def _check_shared(self) -> None:
+        """Checks that all processes see the directory of the first one, and lets them know the identity of its run."""
+        path = self.directory.config_path
+        seen = self._team.gather(zlib.crc32(path.read_bytes()) if path.is_file() else 0)
+        if (seen != seen[0]).any():
+            raise ValueError(
+                "fit(shard=...) spreads the state over several processes, and each of them saves its part in run_dir, but process "
+                f"{np.flatnonzero(seen != seen[0])[0]} does not see there what process 0 has written: use a directory that they share."
+            )
+        self._config["run"] = self.directory.identity
 
     def _check_space(self, like: RunState) -> None:
         size = sum(array.nbytes for array in unfilled(like).values())
@@ -162,11 +185,12 @@ class Session:
         """
         about = {"run": self._config.get("run"), "best_epoch": result.best_epoch, "epochs": len(result.history.epochs)}
         about |= {"stop_reason": result.stop_reason, "arguments": self._config["arguments"]}
+        best = gather(result.best, keep=self._team.leads)
         with self._team.together():
-            if not self._team.leads or holds(self.directory.export, task, result.best, about):
+            if not self._team.leads or holds(self.directory.export, task, best, about):
                 return
             try:
-                export(self.directory.export, task, result.best, row, about=about)
+                export(self.directory.export, task, best, row, about=about)
             except Exception as error:
                 message = f"the run is saved, but its model could not be exported for flaxfit.load: {error}"
                 if self.directory.export.exists():

@@ -50,7 +50,7 @@ print(*map(float, result.history["loss"]), *map(float, result.history["val_loss"
 
 
 class Pair:
-    """Two processes of the script; the second one is given a directory that must stay unmade."""
+    """Two processes of the script. If the state is spread, they share a directory; if not, the second's must stay unmade."""
 
     def __init__(self, home):
         self.home = home
@@ -67,7 +67,7 @@ class Pair:
                 env=environment | {"FLAXFIT_PROCESS": str(number)},
                 **pipes,
             )
-            for number, directory in enumerate((self.home / directory, self.home / "second"))
+            for number, directory in enumerate((self.home / directory, self.home / (directory if shard else "second")))
         ]
         return self.both
 
