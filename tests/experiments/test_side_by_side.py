@@ -25,13 +25,19 @@ SHORT = {
     "quickstart": "--epochs 2 --seeds 2",
     "overfit_and_underfit": "--epochs 2 --seeds 2 --large-seeds 1",
     "save_and_restore": "--data digits --epochs 3 --seeds 2",
-    "shrinkage": "--seeds 2 --weights 3 --degree 9 --points 12",
+    "shrinkage": "--seeds 2 --epochs 3 --weights 3",
+    "polynomials": "--seeds 2 --degree 6 --points 12",
+    "causes": "--seeds 2 --epochs 100 --fresh 200",
+    "errata": "",
     "batch_norm": "--epochs 1 --seeds 2 --data fashion_mnist",
     "mnist_few_samples": "--epochs 2 --seeds 2 --ensembles 1 --thinned 2 --test 300",
     "mnist_early_stopping": "--epochs 1 --seeds 1 --rounds 1 --search-seeds 1",
     "imdb_capacity": "--epochs 2 --long-epochs 3 --seeds 2 --long-seeds 1 --rows 600 --vocabulary 200",
     "imdb_regularizers": "--epochs 2 --seeds 2 --rows 1000 --vocabulary 200",
-    "sonar": "--epochs 2 --illusion-epochs 2 --splits 2 --seeds 2 --widths 6 24 --l2 0 --shares 0.3 --folds 2 --larger 2 2",
+    "initial_scale": "--seeds 2 --epochs 1 --rows 400 --scales 0.1 1",
+    "sonar": "--epochs 2 --seeds 2",
+    "leakage": "--epochs 2 --seeds 2 --folds 2",
+    "cross_validation": "--epochs 2 --seeds 2 --widths 24 --shares 0.4 0.5 --folds 2",
 }
 
 
