@@ -107,7 +107,7 @@ class Datetime:
 
     def __str__(self) -> str:
         form = f" (text as {self.time.notation})" if self.time.notation else ""
-        waves = f", sine and cosine of the {', '.join(self.periods)}" if self.periods else ""
+        waves = f", sine and cosine of the time in the {', '.join(self.periods)}" if self.periods else ""
         gaps = ", missing values -> the median and a flag" if self.time.flag else ""
         return f"seconds since 1970, standardized{form}{waves}{gaps}"
 
