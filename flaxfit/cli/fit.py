@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
-from dataclasses import fields
 from typing import Any
 
 from flaxfit.arguments import check_count
 from flaxfit.callbacks import Checkpoint
-from flaxfit.cli.options import Fit, Net, Source
+from flaxfit.cli.options import Fit
 from flaxfit.cli.source import directory_for, examples, task_of
+from flaxfit.cli.suggest import study_of
 from flaxfit.overfitting.fixes import NEUTRAL
 from flaxfit.overfitting.network import Network, names_for
 from flaxfit.overfitting.plan import epochs_for
@@ -64,19 +63,7 @@ def fit(command: Fit) -> None:
         return
     print(f"Best epoch {result.best_epoch} of {len(result.history.epochs)}: " + ", ".join(f"{n} {v:.4g}" for n, v in scores.items()))
     print(f"Verdict: {diagnosis}.")
-    print(f"Written to {directory}. Which fix helps: {study_command(command)}")
-
-
-def study_command(command: Fit) -> str:
-    """The command that studies the same data with the same network."""
-    words = ["flaxfit", "study", command.data]
-    for field in [*fields(Source), *fields(Net)]:
-        value = getattr(command, field.name)
-        if field.name != "data" and value != field.default:
-            several = value if isinstance(value, tuple) and field.name != "hidden" else [value]
-            for each in several:
-                words += [f"--{field.name.replace('_', '-')}", *map(str, each if isinstance(each, tuple) else [each])]
-    return shlex.join(words)
+    print(f"Written to {directory}. Which fix helps: {study_of(command)}")
 
 
 def _scores(result: Result) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from flaxfit.cli.options import Report
 from flaxfit.cli.runs import config_of, curves_of, members_of
+from flaxfit.cli.suggest import study_of_words
 from flaxfit.report import html
 from flaxfit.report.conclusion import conclusion
 from flaxfit.report.diagnosis import diagnose, verdicts
@@ -19,9 +19,6 @@ from flaxfit.report.statistics import interval
 from flaxfit.sections import Section
 from flaxfit.storage.directory import RunDirectory
 from flaxfit.storage.histories import load_history
-
-_EXAMPLES = ("--target", "--group", "--time", "--weight", "--ignore", "--type", "--task")
-"""Options of `flaxfit fit` that say which examples and which model."""
 
 
 def report(command: Report) -> None:
@@ -48,23 +45,13 @@ def _run(directory: RunDirectory, config: dict[str, Any]) -> str:
     name, told = directory.path.name, [] if diagnosis is None else [f"Diagnosis: {diagnosis}."]
     onsets = {} if diagnosis is None or diagnosis.epoch is None else {name: diagnosis.epoch}
     sections = [
-        Section("Answer", conclusion(history, diagnosis, config.get("constant", {}), study_command(config["environment"]["command"]))),
+        Section("Answer", conclusion(history, diagnosis, config.get("constant", {}), study_of_words(config["environment"]["command"]))),
         Section("Learning curves", told, figure="curves"),
         *(replace(section, title="Metrics") for section in history.sections()),
     ]
     figures = {"curves": html.curves({name: [history]}, str(history.data_loss), onsets)}
     subtitle = f"Run in {directory.path}, {history.epochs[-1]} of {config['arguments']['epochs']} epochs"
     return html.page(name, subtitle, sections, figures, _facts(config))
-
-
-def study_command(command: list[str]) -> str | None:
-    """Returns the command that studies the examples of a `flaxfit fit`, or None for another command."""
-    words = command[command.index("fit") + 1 :] if "fit" in command[2:3] else []
-    kept, keeps = [], True  # the file comes first
-    for word in words:
-        keeps = word.split("=")[0] in _EXAMPLES if word.startswith("-") else keeps
-        kept += [word] * keeps
-    return shlex.join(["flaxfit", "study", *kept]) if words and not words[0].startswith("-") else None
 
 
 def _population(directory: RunDirectory, config: dict[str, Any]) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from flaxfit.cli import main
-from flaxfit.cli.fit import study_command
 from flaxfit.cli.options import Fit
+from flaxfit.cli.suggest import study_of
 
 ROWS = 200
 
@@ -81,7 +81,7 @@ def test_options_may_be_repeated_and_are_all_suggested_for_a_study(place, capsys
     assert capsys.readouterr().out.count("left out: as asked for") == 2
     command = Fit(data="my people.csv", target="sold", ignore=("price", "age"), type=("city=drop",), hidden=(8, 4), dropout=0.5)
     expected = "flaxfit study 'my people.csv' --target sold --ignore price --ignore age --type city=drop --hidden 8 4"
-    assert study_command(command) == expected
+    assert study_of(command) == expected
 
 
 def test_describe(place, capsys):

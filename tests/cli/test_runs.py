@@ -18,6 +18,7 @@ from sklearn.metrics import log_loss, mean_absolute_error, mean_squared_error
 
 import flaxfit as ff
 from flaxfit.cli import main, script
+from flaxfit.cli.suggest import study_of_words
 from flaxfit.storage.checkpoints import Checkpoints
 from flaxfit.train import program
 
@@ -80,18 +81,17 @@ def test_report_of_a_run_begins_with_three_sentences(finished, tmp_path, capsys)
     ("command", "study"),
     [
         (
-            "python flaxfit fit a.csv --target y --epochs 3 --ignore id name --quiet",
-            "flaxfit study a.csv --target y --ignore id name",
+            "python flaxfit fit a.csv --target y --epochs 3 --ignore id --ignore name --dropout 0.5 --quiet",
+            "flaxfit study a.csv --target y --ignore id --ignore name --epochs 3",
         ),
-        ("python flaxfit fit a.csv --epochs 3 --type='my age=number'", "flaxfit study a.csv '--type=my age=number'"),
+        ("python -m flaxfit fit a.csv --type='my age=number'", "flaxfit study a.csv --type 'my age=number'"),
+        ("python flaxfit fit a.csv --no-such-option", None),
         ("python fit a.csv", None),
         ("python script.py", None),
     ],
 )
 def test_the_study_that_a_report_recommends(command, study):
-    from flaxfit.cli.report import study_command
-
-    assert study_command(shlex.split(command)) == study
+    assert study_of_words(shlex.split(command)) == study
 
 
 def test_the_best_constant_prediction():
