@@ -7,6 +7,7 @@ seen compiles anything, and so does a task made anew. Memory is what the system 
 from __future__ import annotations
 
 import gc
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from flaxfit.cli import script
 class Config:
     """Options."""
 
-    vary: Literal["nothing", "task", "rows"] = "nothing"
-    """What differs from fit to fit: nothing, the task, which is made anew, or the number of rows."""
+    vary: Literal["nothing", "directory", "task", "rows"] = "nothing"
+    """What differs from fit to fit: nothing, the run directory, the task, which is made anew, or the number of rows."""
     fits: int = 10_000
     """How many fits to make."""
     lines: int = 10
@@ -42,16 +43,18 @@ def main(config: Config) -> None:
     task, began = make(), time.perf_counter()
     print("| fits | resident memory, MB | a fit since the last line, ms |\n|---|---|---|")
     each = max(1, config.fits // config.lines)
-    for number in range(1, config.fits + 1):
-        rows = 200 + number * (config.vary == "rows")
-        ff.fit(make() if config.vary == "task" else task, ff.Dataset(x[:rows], y[:rows]), epochs=1, seed=number)
-        if number == 1 or number % each == 0:
-            seconds = (time.perf_counter() - began) / (1 if number == 1 else each - (number == each))
-            gc.collect()
-            status = Path("/proc/self/status").read_text().splitlines()
-            memory = next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 2**10
-            print(f"| {number:,} | {memory:,.0f} | {1e3 * seconds:,.1f} |", flush=True)
-            began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as home:
+        for number in range(1, config.fits + 1):
+            rows = 200 + number * (config.vary == "rows")
+            run_dir = Path(home) / str(number) if config.vary == "directory" else None
+            ff.fit(make() if config.vary == "task" else task, ff.Dataset(x[:rows], y[:rows]), epochs=1, seed=number, run_dir=run_dir)
+            if number == 1 or number % each == 0:
+                seconds = (time.perf_counter() - began) / (1 if number == 1 else each - (number == each))
+                gc.collect()
+                status = Path("/proc/self/status").read_text().splitlines()
+                memory = next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 2**10
+                print(f"| {number:,} | {memory:,.0f} | {1e3 * seconds:,.1f} |", flush=True)
+                began = time.perf_counter()
 
 
 if __name__ == "__main__":
