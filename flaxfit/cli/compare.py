@@ -52,7 +52,7 @@ def compare(command: Compare) -> None:
         mean, test = interval(values), corrected.get(setting.name)
         verdict = verdicts(diagnose(h) for h in setting.histories.values() if metric in h)
         judged = "" if setting is first else "one run each" if test is None else test.verdict
-        rows.append([setting.name, str(len(values)), str(mean).rsplit(" (", 1)[0], _median(epochs), verdict, judged])
+        rows.append([setting.name, str(len(values)), mean.short, _median(epochs), verdict, judged])
         records.append({"setting": setting.name, "scores": values, "best_epochs": epochs, "diagnosis": verdict, "against_first": judged})
     if command.json:
         print(json.dumps({"metric": metric, "settings": records}, indent=1))

@@ -112,7 +112,7 @@ def evaluate(command: Evaluate) -> None:
         return
     print(f"{name}, {len(rows)} examples; ± and [] are 95% intervals over these:")
     for metric, value in scores.items():
-        print(f"  {metric} " + (str(value).rsplit(" (", 1)[0] if isinstance(value, Interval) else f"{value:.6g}"))
+        print(f"  {metric} " + (value.short if isinstance(value, Interval) else f"{value:.6g}"))
 
 
 def _more(model: Predictor) -> dict[str, Any]:

@@ -78,10 +78,7 @@ def _population(directory: RunDirectory, config: dict[str, Any]) -> str:
             answer.append(f"{verdict.capitalize()}: {', '.join(named)}.")
         answer.append("The lowest value of a run was chosen on the examples that it is measured on, so it is a little too good.")
     each = [verdicts(map(diagnose, runs)) if validated else "-" for runs in settings.values()]
-    rows = [
-        [name, str(len(runs)), str(best[name]).rsplit(" (", 1)[0], verdict]
-        for (name, runs), verdict in zip(settings.items(), each, strict=True)
-    ]
+    rows = [[name, str(len(runs)), best[name].short, verdict] for (name, runs), verdict in zip(settings.items(), each, strict=True)]
     sections = [
         Section("Answer", answer),
         Section("Learning curves", [], figure="curves"),

@@ -18,7 +18,7 @@ from flaxfit.overfitting.findings import Rival, Signal, Tried
 from flaxfit.overfitting.fixes import Fix
 from flaxfit.overfitting.growth import Growth
 from flaxfit.overfitting.plan import Plan, duration
-from flaxfit.overfitting.words import a, article, number
+from flaxfit.overfitting.words import a, article
 from flaxfit.report.diagnosis import Diagnosis
 from flaxfit.report.statistics import Comparison, Interval
 from flaxfit.sections import Section, Shown, as_html, as_markdown
@@ -130,20 +130,20 @@ class OverfittingStudy(Shown):
             else:
                 how = f"the recommended one is not shown to be better than {name}"
             found.append(
-                f"You may not need a network: {how}. {self._where.capitalize()} its {self.metric} is {number(rival.score)}, "
-                f"that of the recommended network {number(net)}, a difference of {number(rival.comparison.difference)}."
+                f"You may not need a network: {how}. {self._where.capitalize()} its {self.metric} is {rival.score.short}, "
+                f"that of the recommended network {net.short}, a difference of {rival.comparison.difference.short}."
             )
         found.append(self._overfits())
         found.append(self._helps())
         main, interval = next(iter(self.test.items()))
-        others = "".join(f", {name} {number(value)}" for name, value in list(self.test.items())[1:])
+        others = "".join(f", {name} {value.short}" for name, value in list(self.test.items())[1:])
         change = "Keep the baseline" if self.recommended.kind == "baseline" else f"Use {article(self.recommended)}"
         if self.recommended.stops:
             change += f" (it ended after {self.row(self.recommended).epochs:.0f} epochs on average)"
         if self.recommended != self.best:
             change += ", the simplest setting within one standard error of the best"
         found.append(
-            f"{change}. Trained without the {self.test_rows} test examples, it has {a(main)} of {number(interval)}{others} on these. "
+            f"{change}. Trained without the {self.test_rows} test examples, it has {a(main)} of {interval.short}{others} on these. "
             "Every ± and [] is a 95% interval."
         )
         return found
@@ -184,8 +184,8 @@ class OverfittingStudy(Shown):
         kinds = dict.fromkeys(each.fix.kind for each in helpful if each.fix.kind != top.fix.kind)
         also = f" Also shown to help, at one strength or more: {', '.join(kinds)}." if kinds else ""
         return (
-            f"What helps most{beyond} is {article(top.fix)}: {self._where} the {self.metric} is {number(top.score)} instead of "
-            f"{number(self.tried[0].score)}, a difference of {number(top.comparison.difference)}.{also}"
+            f"What helps most{beyond} is {article(top.fix)}: {self._where} the {self.metric} is {top.score.short} instead of "
+            f"{self.tried[0].score.short}, a difference of {top.comparison.difference.short}.{also}"
         )
 
     def sections(self) -> list[Section]:
@@ -203,7 +203,7 @@ class OverfittingStudy(Shown):
         )
         sections.append(self._fixes())
         if self.rivals:
-            rows = [[r.name, number(r.score), number(r.comparison.difference), _judged(r)] for r in self.rivals]
+            rows = [[r.name, r.score.short, r.comparison.difference.short, _judged(r)] for r in self.rivals]
             sections.append(
                 Section(
                     "Simple models",
@@ -214,7 +214,7 @@ class OverfittingStudy(Shown):
             )
         sections.append(self._more_data())
         if self.columns:
-            rows = [[c.column, number(c.loss), "" if not c.useless else "not shown to be needed"] for c in self.columns]
+            rows = [[c.column, c.loss.short, "" if not c.useless else "not shown to be needed"] for c in self.columns]
             told = f"How much worse the {self.metric} becomes if a column is permuted among held-out examples "
             told += f"(95% intervals over {'folds' if self.plan.folds > 1 else 'seeds'})."
             sections.append(Section("Columns", [told], ["column", "worse by", "remark"], rows, figure="columns"))
@@ -230,11 +230,11 @@ class OverfittingStudy(Shown):
     def _fixes(self) -> Section:
         rows = []
         for tried in self.tried:
-            difference = "-" if tried.comparison is None else number(tried.comparison.difference)
+            difference = "-" if tried.comparison is None else tried.comparison.difference.short
             rows.append(
                 [
                     tried.fix.name,
-                    number(tried.score),
+                    tried.score.short,
                     difference,
                     tried.verdict,
                     f"{tried.epochs:.0f}",
@@ -265,7 +265,7 @@ class OverfittingStudy(Shown):
         if self.growth is None:
             return Section("Is there signal, and would more data help?", told)
         told.append(self.growth.sentence(self.metric))
-        rows = [[str(size), number(score)] for size, score in zip(self.growth.sizes, self.growth.scores, strict=True)]
+        rows = [[str(size), score.short] for size, score in zip(self.growth.sizes, self.growth.scores, strict=True)]
         return Section("Is there signal, and would more data help?", told, ["training examples", self.metric], rows, figure="data")
 
     def markdown(self) -> str:

@@ -38,14 +38,12 @@ class Growth:
 
     def sentence(self, metric: str) -> str:
         """What more examples would do."""
-        gain = str(self.doubled).rsplit(" (", 1)[0]
-        law = f"If the trend goes on, twice the examples would improve the {metric} by {gain}"
+        law = f"If the trend goes on, twice the examples would improve the {metric} by {self.doubled.short}"
         return f"More data would help. {law}." if self.helps else f"More data are not shown to help. {law}, which may be nothing."
 
     def record(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
-        scores = [{"mean": score.mean, "low": score.low, "high": score.high} for score in self.scores]
-        doubled = {"mean": self.doubled.mean, "low": self.doubled.low, "high": self.doubled.high}
+        scores, doubled = [score.record() for score in self.scores], self.doubled.record()
         return {"sizes": list(self.sizes), "scores": scores, "exponent": self.exponent, "doubled": doubled, "helps": self.helps}
 
 

@@ -31,7 +31,6 @@ from flaxfit.overfitting.recorded import Recorded
 from flaxfit.overfitting.runs import Cell, Run, Trainer, outputs_of
 from flaxfit.overfitting.scores import Scores
 from flaxfit.overfitting.simple import comparable, simple_models
-from flaxfit.overfitting.words import number
 from flaxfit.report import statistics
 from flaxfit.report.diagnosis import Diagnosis, diagnose, verdicts
 from flaxfit.report.statistics import Interval, family
@@ -282,8 +281,8 @@ class _Study:
             best, _ = self.scores.chosen(tried)
             score = next(t.score for t in tried if t.fix == best)
             left = "" if self.recorded.resumed else f", about {duration(max(0.0, self.left))} of the budget left"
-            self.trainer.so_far = f"best so far {best.name}, {number(score)}"
-            self.recorded.say(f"{title} done: best so far {best.name}, {self.measure.title} {number(score)}{left}.")
+            self.trainer.so_far = f"best so far {best.name}, {score.short}"
+            self.recorded.say(f"{title} done: best so far {best.name}, {self.measure.title} {score.short}{left}.")
         return plan.repeats
 
     def _final(self, fix: Fix) -> tuple[Task, TrainState, Dataset, np.ndarray, dict[str, Interval]]:

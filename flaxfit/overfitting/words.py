@@ -1,14 +1,8 @@
-"""Numbers, metrics and fixes as they stand in the sentences and tables of an answer."""
+"""Metrics and fixes as they stand in the sentences of an answer."""
 
 from __future__ import annotations
 
 from flaxfit.overfitting.fixes import Fix
-from flaxfit.report.statistics import Interval
-
-
-def number(interval: Interval) -> str:
-    """An interval as short text, without the number of values."""
-    return str(interval).rsplit(" (", 1)[0] if interval.count else "-"
 
 
 def a(metric: str) -> str:

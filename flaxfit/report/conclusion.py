@@ -22,12 +22,12 @@ def conclusion(history: History, diagnosis: Diagnosis | None, constant: Mapping[
     beaten = best is None or monitored not in constant or best[monitored] < constant[monitored]
     find = f"find out which fix helps: {study or 'flaxfit.overfitting_study in Python'}"
     if diagnosis is None:
-        first = "It was trained without validation examples, so that nobody can tell whether it overfits."
+        first = "It was trained without validation examples, so it is not known whether it overfits."
         last = "Train it with validation examples, fit(validation=...)."
     else:
         first, last = _verdict(diagnosis), _next(diagnosis, find)
     if not beaten:
-        last = "It has learned nothing of use: check the inputs, the targets and the learning rate, or the inputs do not tell the target."
+        last = "Check the inputs, the targets and the learning rate. Perhaps the inputs say nothing about the target."
     return [first, _score(history, best, monitored, constant, beaten), last]
 
 

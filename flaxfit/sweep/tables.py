@@ -86,8 +86,7 @@ class Table(Shown):
         for row in self.rows:
             runs = f"{row.runs}, {row.broken} not finite" if row.broken else str(row.runs)
             sd = "-" if np.isnan(row.interval.sd) else f"{row.interval.sd:.2g}"
-            mean = str(row.interval).rsplit(" (", 1)[0] if row.interval.count else "-"
-            lines.append([*(str(row.setting[name]) for name in names), runs, mean, sd])
+            lines.append([*(str(row.setting[name]) for name in names), runs, row.interval.short, sd])
         notes = [f"Intervals cover {self.covers}."] * bool(self.covers) + [*self.notes]
         for row in self.rows:
             if row.collapsed:
@@ -148,9 +147,7 @@ class Comparisons(Shown):
 
     def section(self) -> Section:
         """Returns the comparisons with their remarks as a section of a report."""
-        lines = [
-            [c.names[1], str(c.difference).rsplit(" (", 1)[0], f"{c.p_value:.2g}", _short(c.correlation), c.verdict] for c in self.rows
-        ]
+        lines = [[c.names[1], c.difference.short, f"{c.p_value:.2g}", _short(c.correlation), c.verdict] for c in self.rows]
         lines += [[name, "-", "-", "-", f"{count} runs not finite"] for name, count in self.broken.items()]
         level = f"{self.rows[0].difference.level:.0%}" if self.rows else ""
         several = f"p-values are corrected by Holm's method; intervals hold at {level} for all {len(self.rows)} together."

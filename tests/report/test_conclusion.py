@@ -53,11 +53,11 @@ def test_the_baseline_and_the_command():
     assert following.endswith("find out which fix helps: flaxfit study people.csv --target sold.")
     _, score, following = told(history, {"val_mse": 0.05})
     assert score.endswith("; this is no better than the best constant prediction, 0.05.")
-    assert following.startswith("It has learned nothing of use")
+    assert following.startswith("Check the inputs, the targets and the learning rate.")
 
 
 def test_without_validation_nobody_can_tell():
     first, score, last = conclusion(ff.History({"loss": FALLING, "mse": FALLING, "best_epoch": EPOCH}), None, {})
-    assert "nobody can tell whether it overfits" in first
+    assert "it is not known whether it overfits" in first
     assert score == f"Its best epoch of 60 is 60, with mse {FALLING[-1]:.4g}."
     assert "validation=..." in last

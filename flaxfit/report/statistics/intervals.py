@@ -60,6 +60,11 @@ class Interval:
         spread = f"± {half:.{places}f}" if symmetric else f"[{self.low:.{places}f}, {self.high:.{places}f}]"
         return f"{self.mean:.{places}f} {spread} ({self.count})"
 
+    @property
+    def short(self) -> str:
+        """The text without the number of values; "-" if there are none."""
+        return str(self).rsplit(" (", 1)[0] if self.count else "-"
+
     def record(self) -> dict[str, Any]:
         """Returns the mean, its bounds and their level as plain values for JSON. Numbers that are not finite are None."""
         numbers = {"mean": self.mean, "low": self.low, "high": self.high}
