@@ -96,7 +96,7 @@ def test_a_large_net_over_fits_at_epoch_5_of_205_not_15():
 
 
 def test_onset_of_a_broad_minimum():
-    """Around the bottom the curve lies within its noise: the onset is right in the median, and its range covers the bottom and is narrow."""
+    """Around the bottom the curve lies within its noise: the onset is right in the median; its range covers the bottom and is narrow."""
     rng, t = np.random.default_rng(0), np.arange(1.0, 206)
     validation = 0.45 + 0.2 * np.exp(-t / 25) + 0.0008 * t  # lowest at 25 log 10 = 57.6
     found = [diagnose(make(0.4 + 0.2 * np.exp(-t / 60), validation + 0.005 * noise(rng, 205, 0.3))) for _ in range(50)]
@@ -104,7 +104,7 @@ def test_onset_of_a_broad_minimum():
     assert np.median(onsets) == pytest.approx(57.6, abs=4)
     assert np.abs(onsets - 57.6).max() < 25
     ranges = np.array([diagnosis.onset for diagnosis in found])
-    assert np.mean((ranges[:, 0] <= 57.6) & (57.6 <= ranges[:, 1])) >= 0.9
+    assert np.mean((ranges[:, 0] <= 57.6) & (ranges[:, 1] >= 57.6)) >= 0.9
     assert np.median(np.diff(ranges)) < 205 / 5
 
 
