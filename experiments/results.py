@@ -26,6 +26,8 @@ class Config:
 
 STUDIES = (
     "overfit_and_underfit",
+    "overfit_and_underfit_first",
+    "higgs_fixes",
     "imdb_capacity",
     "imdb_regularizers",
     "mnist_few_samples",
