@@ -106,10 +106,10 @@ class Datetime:
         return np.column_stack([self.time.encode(Cells("number", seconds)), *(wave(a) for a in angles for wave in (np.sin, np.cos))])
 
     def __str__(self) -> str:
-        form = f" (text as {self.time.notation})" if self.time.notation else ""
+        form = f"{self.time.notation} -> " if self.time.notation else ""
         waves = f", sine and cosine of the time in the {', '.join(self.periods)}" if self.periods else ""
         gaps = ", missing values -> the median and a flag" if self.time.flag else ""
-        return f"seconds since 1970, standardized{form}{waves}{gaps}"
+        return f"{form}seconds since 1970, standardized{waves}{gaps}"
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ SYNTHETIC = {
     "mnist": lambda rng: images(rng, 0.04),
     "fashion_mnist": lambda rng: images(rng, 0.15),
     "imdb": reviews,
-    "higgs": lambda rng: table(rng, 11_000, 28, 0.3, 0.4),
+    "higgs": lambda rng: table(rng, 15_978, 28, 0.3, 0.4),
     "sonar": lambda rng: table(rng, 208, 60, 1.0, 0.05),
 }
 
@@ -68,7 +68,7 @@ def synthetic(cache):
         patch.delenv("FLAXFIT_ORIGINALS", raising=False)
         for name, make in SYNTHETIC.items():
             patch.setattr(Originals, "read", lambda self, *_, make=make: (make(np.random.default_rng(0)), self.checksums))
-            ff.data.load(name, **({"train": 10_000, "validation": 1_000} if name == "higgs" else {}))
+            ff.data.load(name, **({"train": 10_000, "validation": 1_000, "test": 4_978} if name == "higgs" else {}))
 
 
 @pytest.fixture(scope="session")

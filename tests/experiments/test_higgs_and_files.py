@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 
-def test_overfit_and_underfit(tmp_path, study, histories):
-    page, text = study("overfit_and_underfit", "--epochs", "2", "--seeds", "2", "--large-seeds", "1")
-    out = tmp_path / "runs" / "overfit_and_underfit"
+def test_overfit_and_underfit(tmp_path, study, histories, page, run):
+    shortened = ("--epochs", "2", "--seeds", "2", "--large-seeds", "1", "--first-seed", "0")
+    made, text = study("overfit_and_underfit", *shortened)
     assert "Total Parameters: 481" in text  # Tiny: 28 x 16 + 16 + 16 + 1
-    for part, net in (("small", "net=Tiny,seed=1"), ("large", "net=combined,seed=0"), ("large", "net=batch_norm,seed=0")):
-        history = histories(out / part)[net]
+    runs = tmp_path / "runs" / "higgs" / "sample"
+    for net, seed in (("Tiny", 1), ("combined", 0)):
+        history = histories(runs / net)[f"net={net},seed={seed}"]
         assert history.epochs.tolist() == [1, 2]
         assert 0.3 < history["val_binary_crossentropy"][-1] < 1.0
-    for log in ("sizes/Tiny/seed=1", "sizes/Large/seed=0", "regularizers/combined/seed=0", "fixes/noise/seed=0"):
-        assert list((out / "logs" / log / "validation").iterdir())
-    plots = ("sizes", "sizes_norms", "regularizers", "regularizers_norms", "fixes", "fixes_norms", "schedule")
-    assert sorted(page.plots) == sorted(plots)
-    assert len(page.claims) == 9
-    assert page.claims["a penalty makes the objective larger"] == "held"
-    assert page.claims["a penalty shapes training only"] == "held"
-    assert page.verdict("only Tiny escapes overfitting") == "undecided"  # after 2 epochs
-    assert page.claims["L2 helps Large"] == "undecided"  # of one seed
-    table = page.table("Binary cross-entropy")
-    assert [row[:4] for row in (table[0], *table[2:4])] == [
-        ["Tiny", "481", "2", "2"],
-        ["Medium", "10241", "2", "2"],
-        ["Large", "803329", "1", "2"],
-    ]
+    for log in ("sizes/Tiny/seed=1", "sizes/Large/seed=0", "regularizers/combined/seed=0", "regularizers/Tiny/seed=1"):
+        assert list((runs / "logs" / log / "validation").iterdir())
+    assert sorted(made.plots) == sorted(("features", "sizes", "sizes_norms", "regularizers", "regularizers_norms", "schedule"))
+    assert len(made.claims) == 14
+    assert made.claims["a penalty makes the objective larger"] == "held"
+    assert made.claims["a penalty shapes training only"] == "held"
+    assert made.verdict("only Tiny escapes overfitting") == "undecided"  # after 2 epochs
+    assert made.claims["end: L2 helps Large"] == "undecided"  # of one seed
+    table = made.table("Binary cross-entropy")
+    assert [row[:3] for row in (table[0], *table[2:4])] == [["Tiny", "481", "2"], ["Medium", "10241", "2"], ["Large", "803329", "1"]]
+
+    run("higgs_fixes.py", *shortened)
+    fixes = page(tmp_path / "runs" / "higgs_fixes")
+    assert [row[0] for row in fixes.table("Binary cross-entropy")] == ["Large", "L2", "AdamW", "batch norm", "noise"]
+    assert len(fixes.claims) == 6
 
 
 def test_save_and_restore(tmp_path, study, histories):

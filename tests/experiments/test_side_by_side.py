@@ -24,6 +24,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 SHORT = {
     "quickstart": "--epochs 2 --seeds 2",
     "overfit_and_underfit": "--epochs 2 --seeds 2 --large-seeds 1",
+    "higgs_fixes": "--epochs 2 --large-seeds 1",
     "save_and_restore": "--data digits --epochs 3 --seeds 2",
     "shrinkage": "--seeds 2 --epochs 3 --weights 3",
     "polynomials": "--seeds 2 --degree 6 --points 12",
@@ -53,4 +54,5 @@ def test_runs_with_members_side_by_side(name, tmp_path, data):
 
 
 def test_every_study_is_here():
-    assert SHORT.keys() == {path.stem for path in EXPERIMENTS.glob("*.py") if "fit_many(" in path.read_text()} | {"quickstart"}
+    scripts = {path.stem: text for path in EXPERIMENTS.glob("*.py") if "script(main" in (text := path.read_text())}
+    assert SHORT.keys() == {name for name, text in scripts.items() if "fit_many(" in text or "higgs.trained(" in text} | {"quickstart"}
