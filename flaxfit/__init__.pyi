@@ -13,6 +13,15 @@ from .metrics import Metric as Metric
 from .overfitting.answer import OverfittingStudy as OverfittingStudy
 from .overfitting.network import Network as Network
 from .overfitting.study import overfitting_study as overfitting_study
+from .programs.evaluate import evaluate as evaluate
+from .programs.evaluate import predict as predict
+from .programs.evaluate import summary as summary
+from .programs.export import export as export
+from .programs.export import pack as pack
+from .programs.plateau import Plateau as Plateau
+from .programs.step import eval_step as eval_step
+from .programs.step import train_step as train_step
+from .programs.stopping import EarlyStopping as EarlyStopping
 from .regularize import augmentation as augmentation
 from .regularize import averaging as averaging
 from .regularize import constraints as constraints
@@ -37,26 +46,17 @@ from .sweep.ensemble import Ensemble as Ensemble
 from .sweep.ensemble import ensemble as ensemble
 from .sweep.fit_many import fit_many as fit_many
 from .sweep.grid import static as static
+from .sweep.lr_range import RangeTest as RangeTest
+from .sweep.lr_range import lr_range_test as lr_range_test
 from .sweep.search import Narrowing as Narrowing
 from .sweep.search import narrow as narrow
 from .sweep.search import optimize as optimize
 from .sweep.study import Study as Study
+from .task.task import Task as Task
 from .train.config import TrainConfig as TrainConfig
-from .train.evaluate import evaluate as evaluate
-from .train.evaluate import predict as predict
-from .train.evaluate import summary as summary
-from .train.export import export as export
-from .train.export import pack as pack
 from .train.fit import fit as fit
 from .train.fit import resume as resume
 from .train.job import Member as Member
-from .train.lr_range import RangeTest as RangeTest
-from .train.lr_range import lr_range_test as lr_range_test
-from .train.plateau import Plateau as Plateau
 from .train.result import Result as Result
-from .train.step import eval_step as eval_step
-from .train.step import train_step as train_step
-from .train.stopping import EarlyStopping as EarlyStopping
-from .train.task import Task as Task
 
 __version__: str

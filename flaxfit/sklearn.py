@@ -21,11 +21,11 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.encoding import Encoding, learn
 from flaxfit.data.frames import cells_of, native
 from flaxfit.nn import MLP
+from flaxfit.programs.evaluate import predict
+from flaxfit.programs.stopping import EarlyStopping
 from flaxfit.rng import key_shape
-from flaxfit.train.evaluate import predict
+from flaxfit.task.task import Task
 from flaxfit.train.fit import fit
-from flaxfit.train.stopping import EarlyStopping
-from flaxfit.train.task import Task
 
 _ROWS = 256
 """Rows of a prediction step, always as many, so that a row's prediction does not depend on the rows beside it."""

@@ -11,7 +11,7 @@ from sklearn.metrics import hinge_loss, log_loss, mean_absolute_error, mean_pinb
 
 from flaxfit import losses, metrics
 from flaxfit.nn import MLP
-from flaxfit.train.task import Task
+from flaxfit.task.task import Task
 
 RNG = np.random.default_rng(0)
 BINARY: Any = RNG.normal(size=50).astype(np.float32), RNG.integers(0, 2, 50)

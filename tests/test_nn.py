@@ -11,7 +11,7 @@ from scipy import stats
 import flaxfit as ff
 from flaxfit import losses, nn
 from flaxfit.rng import stream
-from flaxfit.train.task import Task
+from flaxfit.task.task import Task
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (12, 6))

@@ -18,7 +18,7 @@ from flaxfit.overfitting.findings import Rival, Signal, Tried
 from flaxfit.overfitting.fixes import fixes_for
 from flaxfit.overfitting.growth import growth
 from flaxfit.overfitting.plan import Plan
-from flaxfit.train.lr_range import RangeTest
+from flaxfit.sweep.lr_range import RangeTest
 
 SNAPSHOT = Path(__file__).with_name("printed.txt")
 WIDTH = 80

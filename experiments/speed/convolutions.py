@@ -34,7 +34,7 @@ def main(config: Config) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from flaxfit.train.convolutions import rewritten
+    from flaxfit.task.convolutions import rewritten
 
     class Pool(nn.Module):
         window: int

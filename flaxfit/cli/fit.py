@@ -14,11 +14,11 @@ from flaxfit.overfitting.fixes import NEUTRAL
 from flaxfit.overfitting.network import Network, names_for
 from flaxfit.overfitting.plan import epochs_for
 from flaxfit.overfitting.problem import problem_of, scaling_of
+from flaxfit.programs.stopping import EarlyStopping
 from flaxfit.report.diagnosis import diagnose
+from flaxfit.task.task import Task
 from flaxfit.train.fit import fit as train
 from flaxfit.train.result import Result
-from flaxfit.train.stopping import EarlyStopping
-from flaxfit.train.task import Task
 
 
 def fit(command: Fit) -> None:

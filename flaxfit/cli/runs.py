@@ -144,7 +144,7 @@ def _show_population(directory: RunDirectory, config: dict[str, Any], as_json: b
 
 def export(command: Export) -> None:
     """Packs the model of a run into one file."""
-    from flaxfit.train.export import pack
+    from flaxfit.programs.export import pack
 
     directory = RunDirectory(command.run)
     config_of(directory)

@@ -56,7 +56,7 @@ class Number:
 
     def __str__(self) -> str:
         gaps = f", missing values -> {self.fill:.6g} and a flag" if self.flag else ""
-        text = f" (text such as {self.notation})" if self.notation else ""
+        text = f" (written like {self.notation})" if self.notation else ""
         return f"standardized, mean {self.mean:.6g}, deviation {self.scale:.6g}{text}{gaps}" if not self.constant else f"constant{gaps}"
 
 

@@ -23,7 +23,7 @@ from flaxfit.report.diagnosis import Diagnosis
 from flaxfit.report.statistics import Comparison, Interval
 from flaxfit.sections import Section, Shown, as_html, as_markdown
 from flaxfit.state import TrainState
-from flaxfit.train.task import Task
+from flaxfit.task.task import Task
 
 
 @dataclass(frozen=True, eq=False)

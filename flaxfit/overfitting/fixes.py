@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flaxfit.regularize import penalties
-from flaxfit.train.task import Task
+from flaxfit.task.task import Task
 
 NEUTRAL: dict[str, Any] = {
     "width": 1.0,

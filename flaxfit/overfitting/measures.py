@@ -16,8 +16,8 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.metrics import auc
 from flaxfit.report import statistics
 from flaxfit.report.statistics import Interval
-from flaxfit.train.labels import kind_of_loss
-from flaxfit.train.task import Task
+from flaxfit.task.labels import kind_of_loss
+from flaxfit.task.task import Task
 
 _TITLES = {
     "binary_crossentropy": "log loss",

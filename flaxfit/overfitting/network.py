@@ -16,9 +16,9 @@ from flaxfit.data.splits import class_labels
 from flaxfit.nn import CNN, MLP
 from flaxfit.overfitting.fixes import NEUTRAL, Asked, of_task
 from flaxfit.overfitting.problem import Problem, scaling_of
+from flaxfit.programs.compiled import MakeTask
 from flaxfit.regularize import augmentation, masks, penalties
-from flaxfit.train.compiled import MakeTask
-from flaxfit.train.task import Task
+from flaxfit.task.task import Task
 
 _CHANNELS = (16, 32)
 

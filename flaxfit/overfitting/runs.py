@@ -15,15 +15,15 @@ from flaxfit.history import History
 from flaxfit.overfitting.fixes import NEUTRAL, TRACED, Fix
 from flaxfit.overfitting.measures import Measure, targets
 from flaxfit.overfitting.problem import Part, Problem, Rows
+from flaxfit.programs.compiled import MakeTask
+from flaxfit.programs.evaluate import predict_member
+from flaxfit.programs.stopping import EarlyStopping
 from flaxfit.sweep.executors import Pool
 from flaxfit.sweep.fit_many import train_all
 from flaxfit.sweep.members import Trial
-from flaxfit.train.compiled import MakeTask
 from flaxfit.train.config import TrainConfig
-from flaxfit.train.evaluate import predict_member
 from flaxfit.train.job import Member, Split
 from flaxfit.train.result import Result
-from flaxfit.train.stopping import EarlyStopping
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ import numpy as np
 from flaxfit.data.dataset import Dataset
 from flaxfit.overfitting.measures import Measure, logits_of, targets
 from flaxfit.overfitting.problem import Part
-from flaxfit.train.labels import kind_of_loss
-from flaxfit.train.task import Task
+from flaxfit.task.labels import kind_of_loss
+from flaxfit.task.task import Task
 
 _MANY = 2_000  # examples from which histograms are faster than sorting
 

@@ -31,6 +31,8 @@ from flaxfit.overfitting.recorded import Recorded
 from flaxfit.overfitting.runs import Cell, Run, Trainer, outputs_of
 from flaxfit.overfitting.scores import Scores
 from flaxfit.overfitting.simple import comparable, simple_models
+from flaxfit.programs.compiled import MakeTask
+from flaxfit.programs.export import export
 from flaxfit.report import statistics
 from flaxfit.report.diagnosis import Diagnosis, diagnose, verdicts
 from flaxfit.report.statistics import Interval, family
@@ -38,10 +40,8 @@ from flaxfit.state import TrainState
 from flaxfit.sweep.executors import Executors, check_executor, pool_of
 from flaxfit.sweep.fit_many import train_all
 from flaxfit.sweep.members import Trial
-from flaxfit.train.compiled import MakeTask
-from flaxfit.train.export import export
-from flaxfit.train.labels import kind_of_loss
-from flaxfit.train.task import Task
+from flaxfit.task.labels import kind_of_loss
+from flaxfit.task.task import Task
 
 _FEWEST = 12  # training examples of the smallest size
 

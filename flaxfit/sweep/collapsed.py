@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxfit.history import History
-from flaxfit.train.labels import kind_of_loss
-from flaxfit.train.task import Task
+from flaxfit.task.labels import kind_of_loss
+from flaxfit.task.task import Task
 
 _REGRESSION = ("mse", "mae", "huber", "log_cosh")
 _ERRORS = 1.645  # one-sided, 5%

@@ -18,6 +18,10 @@ from flaxfit.data.splits import hold_outs, split
 from flaxfit.data.table import Table as Rows
 from flaxfit.data.table import encoded
 from flaxfit.history import History
+from flaxfit.programs.checks import check_data
+from flaxfit.programs.compiled import MakeTask
+from flaxfit.programs.evaluate import predict_member
+from flaxfit.programs.program import logged
 from flaxfit.report.statistics import Comparison
 from flaxfit.sections import Section, Shown
 from flaxfit.sweep.collapsed import by_history
@@ -29,12 +33,8 @@ from flaxfit.sweep.scored import Scored, check_comparable, check_objective, look
 from flaxfit.sweep.strategies import Strategy
 from flaxfit.sweep.study import Study
 from flaxfit.sweep.tables import Comparisons, Table
-from flaxfit.train.checks import check_data
-from flaxfit.train.compiled import MakeTask
 from flaxfit.train.config import TrainConfig, TrainOptions, no_argument
-from flaxfit.train.evaluate import predict_member
 from flaxfit.train.job import Split
-from flaxfit.train.program import logged
 from flaxfit.train.record import Resume
 
 

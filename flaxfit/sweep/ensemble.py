@@ -15,13 +15,13 @@ from jax import Array
 from flaxfit.arguments import unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
+from flaxfit.programs.checks import check_task
+from flaxfit.programs.compiled import Programs, programs_of
+from flaxfit.programs.evaluate import evaluate, evaluate_member
 from flaxfit.state import TrainState
-from flaxfit.train.checks import check_task
-from flaxfit.train.compiled import Programs, programs_of
-from flaxfit.train.evaluate import evaluate, evaluate_member
-from flaxfit.train.labels import kind_of_loss
-from flaxfit.train.models import Network, Variables
-from flaxfit.train.task import Task
+from flaxfit.task.labels import kind_of_loss
+from flaxfit.task.models import Network, Variables
+from flaxfit.task.task import Task
 
 Average = Literal["probabilities", "logits"]
 

@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from flaxfit.callbacks import Dots, ProgressBar
+from flaxfit.signals import Signals
 from flaxfit.storage.directory import RunDirectory, versions
 from flaxfit.storage.parcels import pack_member, unpack_member, write_object
 from flaxfit.storage.store import Store
@@ -28,7 +29,6 @@ from flaxfit.sweep.strategies import Way, kind_of
 from flaxfit.sweep.tally import Tally
 from flaxfit.sweep.worker import STOP, Answer, Asked, Batch, Part, Recipe, file_of, work
 from flaxfit.train.result import Timing
-from flaxfit.train.signals import Signals
 
 Executors = Executor | Callable[[], Executor]
 """An executor, or a function that makes one."""

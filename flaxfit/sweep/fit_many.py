@@ -17,6 +17,10 @@ from flaxfit.callbacks.base import check_callbacks
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.splits import Splits, held_out
 from flaxfit.data.table import Table, encoded
+from flaxfit.programs.compiled import MakeTask
+from flaxfit.programs.plateau import Plateau
+from flaxfit.programs.stopping import EarlyStopping
+from flaxfit.signals import Signals
 from flaxfit.storage.directory import RunDirectory, environment
 from flaxfit.storage.store import Store
 from flaxfit.sweep.executors import Executors, Pool, Workers, collect, pool_of
@@ -26,15 +30,11 @@ from flaxfit.sweep.strategies import Strategy, chosen, in_threads, side_by_side
 from flaxfit.sweep.study import Study
 from flaxfit.sweep.tally import Ends, Tally
 from flaxfit.sweep.worker import Recipe
-from flaxfit.train.compiled import MakeTask
+from flaxfit.task.labels import ClassWeight
 from flaxfit.train.config import TrainConfig, check_seed
 from flaxfit.train.job import Job, Member, Split
-from flaxfit.train.labels import ClassWeight
-from flaxfit.train.plateau import Plateau
 from flaxfit.train.record import Resume
 from flaxfit.train.session import opened
-from flaxfit.train.signals import Signals
-from flaxfit.train.stopping import EarlyStopping
 from flaxfit.train.validate import validate
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxfit.devices.sharding import ONE_DEVICE, host, is_key, place
+from flaxfit.programs import disk
+from flaxfit.programs.program import unvalidated
 from flaxfit.state import RunState
-from flaxfit.train import disk
 from flaxfit.train.job import START, Job, Member
 from flaxfit.train.loop import few_left
-from flaxfit.train.program import unvalidated
 
 MEMORY_SHARE = 0.75
 """Of a device's memory, so much may be used: results and other programs need some."""

@@ -16,20 +16,20 @@ from flaxfit.callbacks import Callback, Checkpoint, Progress
 from flaxfit.data.dataset import Dataset
 from flaxfit.devices.sharding import arrays_of
 from flaxfit.history import History
+from flaxfit.programs.checks import check_task
+from flaxfit.programs.compiled import MakeTask, programs_of
 from flaxfit.state import RunState
 from flaxfit.storage.checkpoints import placed
 from flaxfit.storage.directory import RunDirectory, versions
 from flaxfit.storage.store import Saved, Store
 from flaxfit.sweep.grid import name_of
 from flaxfit.sweep.mapped import Mapped
-from flaxfit.train.checks import check_task
-from flaxfit.train.compiled import MakeTask, programs_of
+from flaxfit.task.task import Task
 from flaxfit.train.config import TrainConfig
 from flaxfit.train.job import Job, Member, Split
 from flaxfit.train.loop import Trainee, why_ended
 from flaxfit.train.record import Resume, check_same_run, described, plain
 from flaxfit.train.result import Result, Timing, result_of
-from flaxfit.train.task import Task
 
 SAVE_SECONDS = 60.0
 """How often members in training are saved, unless a `Checkpoint` says."""

@@ -13,10 +13,10 @@ import numpy as np
 
 from flaxfit.arguments import Mode, check_count, needed
 from flaxfit.data.dataset import Dataset
+from flaxfit.programs.compiled import MakeTask
 from flaxfit.sweep.fit_many import fit_many
 from flaxfit.sweep.grid import Grid, name_of
 from flaxfit.sweep.study import At, Study
-from flaxfit.train.compiled import MakeTask
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import jax
 
 from flaxfit.arguments import unknown
+from flaxfit.signals import Signals
 from flaxfit.sweep.mapped import Group, Mapped
 from flaxfit.sweep.members import Entry
 from flaxfit.train.job import Single
 from flaxfit.train.loop import train
-from flaxfit.train.signals import Signals
 
 Way = Literal["threads", "vmap"]
 Strategy = Literal["auto"] | Way

@@ -14,6 +14,8 @@ import numpy as np
 from flaxfit.arguments import Mode, unknown
 from flaxfit.data.dataset import Dataset
 from flaxfit.history import History
+from flaxfit.programs.evaluate import evaluate_member, predict_member, score_rows
+from flaxfit.programs.export import export
 from flaxfit.report.statistics import Comparison
 from flaxfit.sections import Section, Shown
 from flaxfit.storage.directory import RunDirectory
@@ -21,8 +23,6 @@ from flaxfit.sweep.collapsed import by_history, by_rows
 from flaxfit.sweep.grid import name_of
 from flaxfit.sweep.scored import Scored, check_comparable, check_objective, chosen, looks
 from flaxfit.sweep.tables import Comparisons, Table
-from flaxfit.train.evaluate import evaluate_member, predict_member, score_rows
-from flaxfit.train.export import export
 from flaxfit.train.job import Member
 from flaxfit.train.result import Result
 

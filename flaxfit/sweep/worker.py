@@ -24,16 +24,16 @@ from flaxfit.callbacks import Callback
 from flaxfit.callbacks.base import check_callbacks
 from flaxfit.data.dataset import Dataset
 from flaxfit.durable import warned, write_file
+from flaxfit.programs.compiled import MakeTask
+from flaxfit.signals import Signals
 from flaxfit.storage.directory import RunDirectory, versions
 from flaxfit.storage.parcels import pack_member, read_object, unpack_member
 from flaxfit.storage.store import Saved
 from flaxfit.sweep.members import Entry, Trial, member_of
 from flaxfit.sweep.strategies import Way, in_threads, side_by_side
-from flaxfit.train.compiled import MakeTask
 from flaxfit.train.config import TrainConfig
 from flaxfit.train.job import Job, Member, Split
 from flaxfit.train.result import Timing
-from flaxfit.train.signals import Signals
 from flaxfit.train.validate import validate
 
 STOP = "stop"

@@ -1,1 +1,1 @@
-"""One run, from its task to its result."""
+"""What the host does for one run, from its arguments to its result: `fit`, `validate`, `job`, `loop`, `result`."""

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypedDict
 
 from flaxfit.arguments import check_count, unknown
-from flaxfit.train.labels import ClassWeight
-from flaxfit.train.plateau import Plateau
-from flaxfit.train.stopping import EarlyStopping
+from flaxfit.programs.plateau import Plateau
+from flaxfit.programs.stopping import EarlyStopping
+from flaxfit.task.labels import ClassWeight
 
 
 @dataclass(frozen=True)

@@ -20,22 +20,22 @@ from flaxfit.data.splits import held_out
 from flaxfit.data.stream import Stream
 from flaxfit.data.table import Table, encoded
 from flaxfit.devices.sharding import Placement, Shard, gather
+from flaxfit.programs.checks import check_task
+from flaxfit.programs.compiled import programs_of
+from flaxfit.programs.constant import constant_scores
+from flaxfit.programs.plateau import Plateau
+from flaxfit.programs.stopping import EarlyStopping
+from flaxfit.signals import Signals
 from flaxfit.state import TrainState
 from flaxfit.storage.directory import RunDirectory
+from flaxfit.task.labels import ClassWeight
+from flaxfit.task.task import Task
 from flaxfit.train import loop
-from flaxfit.train.checks import check_task
-from flaxfit.train.compiled import programs_of
 from flaxfit.train.config import TrainConfig, check_seed, no_argument
-from flaxfit.train.constant import constant_scores
 from flaxfit.train.job import Member, Single
-from flaxfit.train.labels import ClassWeight
-from flaxfit.train.plateau import Plateau
 from flaxfit.train.record import Resume, described
 from flaxfit.train.result import Result, result_of, what_never_changed, what_was_not_finite
 from flaxfit.train.session import Session
-from flaxfit.train.signals import Signals
-from flaxfit.train.stopping import EarlyStopping
-from flaxfit.train.task import Task
 from flaxfit.train.validate import validate
 
 

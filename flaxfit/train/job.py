@@ -17,15 +17,15 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Feed, Stream
 from flaxfit.devices.distributed import ALONE
 from flaxfit.devices.sharding import ONE_DEVICE, Placement
+from flaxfit.programs import program
+from flaxfit.programs.compiled import Programs
+from flaxfit.programs.set_metrics import computed
 from flaxfit.rng import key_shape
 from flaxfit.state import RunState, TrainState
-from flaxfit.train import program
-from flaxfit.train.compiled import Programs
+from flaxfit.task.labels import ClassWeight
+from flaxfit.task.task import Task
 from flaxfit.train.config import TrainConfig
-from flaxfit.train.labels import ClassWeight
 from flaxfit.train.record import checksum, program_record
-from flaxfit.train.set_metrics import computed
-from flaxfit.train.task import Task
 
 START: Mapping[str, Any] = {"compiler_options": {"xla_backend_optimization_level": 1}}
 """How the program of a run's beginning is compiled: in half the time. It runs once, no slower, and draws the same weights."""

@@ -22,10 +22,10 @@ from flaxfit.callbacks import Callback, Progress, Run
 from flaxfit.callbacks.base import StopReason
 from flaxfit.devices.distributed import ALONE, Team
 from flaxfit.history import History
+from flaxfit.programs.program import Plan
+from flaxfit.signals import Signals
 from flaxfit.state import RunState
-from flaxfit.train.program import Plan
 from flaxfit.train.result import Timing
-from flaxfit.train.signals import Signals
 
 CHUNK_SECONDS = 2.0
 """The approximate length of a chunk at most, so that Ctrl-C and signals take effect soon."""

@@ -17,12 +17,12 @@ import optax
 
 from flaxfit.data.dataset import Dataset
 from flaxfit.devices.distributed import ALONE, Team
+from flaxfit.programs.compiled import Programs
 from flaxfit.rng import key_shape
 from flaxfit.storage.directory import differences
-from flaxfit.train import optimizers
-from flaxfit.train.compiled import Programs
+from flaxfit.task import optimizers
+from flaxfit.task.task import Task
 from flaxfit.train.config import TrainConfig
-from flaxfit.train.task import Task
 
 Resume = Literal["auto", "never", "must", "force"]
 _PACKAGES = ("flaxfit", "jax", "flax", "optax")

@@ -14,7 +14,7 @@ from flaxfit.callbacks.line import pace
 from flaxfit.history import History
 from flaxfit.sections import Section, Shown
 from flaxfit.state import RunState, TrainState
-from flaxfit.train.task import Task
+from flaxfit.task.task import Task
 
 
 @dataclass(frozen=True)

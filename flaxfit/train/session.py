@@ -21,13 +21,13 @@ from flaxfit.devices.distributed import ALONE, Team
 from flaxfit.devices.sharding import gather
 from flaxfit.durable import warned
 from flaxfit.history import History
+from flaxfit.programs.export import check_replaceable, export, holds
 from flaxfit.state import RunState
 from flaxfit.storage.checkpoints import Checkpoints, placed, unfilled
 from flaxfit.storage.directory import RunDirectory, environment
-from flaxfit.train.export import check_replaceable, export, holds
+from flaxfit.task.task import Task
 from flaxfit.train.record import Resume, check_same_run
 from flaxfit.train.result import Result
-from flaxfit.train.task import Task
 
 
 class Session:

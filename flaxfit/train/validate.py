@@ -13,9 +13,8 @@ import numpy as np
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
 from flaxfit.devices.sharding import ONE_DEVICE, Placement
-from flaxfit.state import TrainState
-from flaxfit.train import program
-from flaxfit.train.checks import (
+from flaxfit.programs import program
+from flaxfit.programs.checks import (
     check_alike,
     check_data,
     check_finite,
@@ -25,13 +24,14 @@ from flaxfit.train.checks import (
     check_state,
     outputs,
 )
+from flaxfit.programs.rows import check_positions, check_rows_apart
+from flaxfit.programs.set_metrics import on_host
+from flaxfit.programs.stopping import EarlyStopping
+from flaxfit.programs.widths import validation_rows
+from flaxfit.state import TrainState
+from flaxfit.task.labels import check_labels, weighted
 from flaxfit.train.config import TrainConfig
 from flaxfit.train.job import Job, Member
-from flaxfit.train.labels import check_labels, weighted
-from flaxfit.train.rows import check_positions, check_rows_apart
-from flaxfit.train.set_metrics import on_host
-from flaxfit.train.stopping import EarlyStopping
-from flaxfit.train.widths import validation_rows
 
 
 def validate(

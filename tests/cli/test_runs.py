@@ -19,8 +19,8 @@ from sklearn.metrics import log_loss, mean_absolute_error, mean_squared_error
 import flaxfit as ff
 from flaxfit.cli import main, script
 from flaxfit.cli.suggest import study_of_words
+from flaxfit.programs import program
 from flaxfit.storage.checkpoints import Checkpoints
-from flaxfit.train import program
 
 VERSION_1 = Path(__file__).parents[1] / "storage" / "run_v1"
 
@@ -95,7 +95,7 @@ def test_the_study_that_a_report_recommends(command, study):
 
 
 def test_the_best_constant_prediction():
-    from flaxfit.train.constant import constant_scores
+    from flaxfit.programs.constant import constant_scores
 
     random = np.random.default_rng(0)
     x, y = random.normal(size=(90, 2)), random.normal(3, 2, size=90).astype(np.float32)

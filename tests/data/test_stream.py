@@ -20,7 +20,7 @@ import pytest
 import flaxfit as ff
 from flaxfit.data import order, stream
 from flaxfit.data.stream import Feed, Stream
-from flaxfit.train import program
+from flaxfit.programs import program
 
 
 def make_task(model, **changes):

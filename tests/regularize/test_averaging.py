@@ -8,9 +8,9 @@ import pytest
 
 from flaxfit import losses
 from flaxfit.nn import MLP
+from flaxfit.programs.step import train_step
 from flaxfit.regularize.averaging import averaged, weight_ema
-from flaxfit.train.step import train_step
-from flaxfit.train.task import Task
+from flaxfit.task.task import Task
 
 KEY = jax.random.key(0)
 X, Y = jax.random.normal(KEY, (20, 3)), jax.random.normal(jax.random.key(1), (20,))

@@ -12,10 +12,10 @@ from sklearn.linear_model import ElasticNet, Ridge
 
 from flaxfit import losses
 from flaxfit.data.dataset import Dataset
+from flaxfit.programs import program
+from flaxfit.programs.stopping import EarlyStopping
 from flaxfit.regularize import penalties
-from flaxfit.train import program
-from flaxfit.train.stopping import EarlyStopping
-from flaxfit.train.task import Task
+from flaxfit.task.task import Task
 
 PARAMS = {"Dense_0": {"bias": jnp.array([5.0]), "kernel": jnp.array([[1.0], [-3.0]])}, "Dense_1": {"kernel": jnp.array([[2.0]])}}
 

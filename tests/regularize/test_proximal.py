@@ -12,10 +12,10 @@ from sklearn.linear_model import Lasso
 
 from flaxfit import losses
 from flaxfit.data.dataset import Dataset
+from flaxfit.programs import program
+from flaxfit.programs.stopping import EarlyStopping
 from flaxfit.regularize import proximal
-from flaxfit.train import program
-from flaxfit.train.stopping import EarlyStopping
-from flaxfit.train.task import Task
+from flaxfit.task.task import Task
 
 
 class Linear(nn.Module):

@@ -20,9 +20,9 @@ import optax
 import pytest
 
 import flaxfit as ff
+from flaxfit.programs import program
 from flaxfit.storage.checkpoints import Checkpoints
 from flaxfit.storage.directory import seal
-from flaxfit.train import program
 
 VERSION_2 = Path(__file__).parent / "run_v2"
 HISTORY = np.array([[0.5, math.nan], [-0.0, math.inf], [1 / 3, 5e-324]])

@@ -7,7 +7,7 @@ import pytest
 from sklearn.model_selection import RepeatedStratifiedKFold
 
 import flaxfit as ff
-from flaxfit.train import program
+from flaxfit.programs import program
 
 
 def make_task(hp):

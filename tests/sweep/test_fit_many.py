@@ -190,7 +190,7 @@ def test_bad_input_is_refused_before_anything_compiles(grid, options, message, h
     def compiled(*args, **kwargs):
         raise AssertionError("compiled before the check")
 
-    monkeypatch.setattr("flaxfit.train.compiled.Programs.compiled", compiled)
+    monkeypatch.setattr("flaxfit.programs.compiled.Programs.compiled", compiled)
     with pytest.raises((TypeError, ValueError, KeyError), match=message):
         ff.fit_many(make_task, grid, how["train"], **options)
 

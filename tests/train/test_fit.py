@@ -13,8 +13,8 @@ import optax
 import pytest
 
 import flaxfit as ff
+from flaxfit.programs.compiled import Programs
 from flaxfit.train import loop
-from flaxfit.train.compiled import Programs
 
 
 def make_task(net, **changes):

@@ -14,8 +14,8 @@ import optax
 import pytest
 
 import flaxfit as ff
+from flaxfit.signals import Signals
 from flaxfit.train.job import Single
-from flaxfit.train.signals import Signals
 
 
 class Presses(ff.callbacks.Callback):

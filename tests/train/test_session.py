@@ -114,7 +114,7 @@ def test_populations_and_runs_do_not_share_a_directory(task, data, tmp_path):
 
 def test_a_full_disk_at_the_end_costs_the_export_only(task, data, tmp_path, monkeypatch):
     expected = ff.fit(task, data, epochs=3)
-    monkeypatch.setattr("flaxfit.train.export.write_directory", fails)
+    monkeypatch.setattr("flaxfit.programs.export.write_directory", fails)
     with pytest.warns(RuntimeWarning, match="the run is saved, but its model could not be exported .*No space left"):
         same(ff.fit(task, data, epochs=3, run_dir=tmp_path), expected)
     with pytest.warns(RuntimeWarning, match="could not be exported"):

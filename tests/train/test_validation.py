@@ -9,7 +9,7 @@ import pytest
 from matplotlib import pyplot
 
 import flaxfit as ff
-from flaxfit.train.task import Task
+from flaxfit.task.task import Task
 
 
 @pytest.fixture(scope="module")

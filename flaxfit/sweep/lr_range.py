@@ -18,15 +18,15 @@ from flaxfit.arguments import check_count
 from flaxfit.data import order
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.table import Table, encoded
+from flaxfit.programs import program
+from flaxfit.programs.checks import check_data, check_task
+from flaxfit.programs.compiled import programs_of
+from flaxfit.programs.step import train_step
 from flaxfit.sections import Section, Shown
 from flaxfit.storage.predictor import COUNTED
-from flaxfit.train import program
-from flaxfit.train.checks import check_data, check_task
-from flaxfit.train.compiled import programs_of
+from flaxfit.task.task import Task
 from flaxfit.train.config import TrainConfig, check_seed
 from flaxfit.train.job import Member
-from flaxfit.train.step import train_step
-from flaxfit.train.task import Task
 from flaxfit.train.validate import validate
 
 _SMOOTHING = 0.9

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import flaxfit as ff
-from flaxfit.train.compiled import Programs
-from flaxfit.train.widths import validation_rows
+from flaxfit.programs.compiled import Programs
+from flaxfit.programs.widths import validation_rows
 
 
 class Pooled(nn.Module):

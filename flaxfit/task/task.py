@@ -24,7 +24,7 @@ from flaxfit.regularize.masks import Mask
 from flaxfit.rng import stream
 from flaxfit.state import TrainState
 from flaxfit.storage.predictor import COUNTED, SOWN
-from flaxfit.train import convolutions, freezing, models, optimizers
+from flaxfit.task import convolutions, freezing, models, optimizers
 
 _LOGGED = {
     "loss",

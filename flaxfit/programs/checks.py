@@ -16,14 +16,14 @@ from flaxfit.data.dataset import Dataset, warn_of_digits
 from flaxfit.data.stream import Stream
 from flaxfit.data.table import Table
 from flaxfit.metrics import declared_of_batch
+from flaxfit.programs.compiled import Programs
+from flaxfit.programs.program import measures
+from flaxfit.programs.step import train_step
 from flaxfit.rng import key_shape
 from flaxfit.state import TrainState
-from flaxfit.train.compiled import Programs
-from flaxfit.train.labels import kind_of_loss
-from flaxfit.train.program import measures
-from flaxfit.train.step import train_step
-from flaxfit.train.task import Task
-from flaxfit.train.traced import averages_a_single_row, gives_probabilities
+from flaxfit.task.labels import kind_of_loss
+from flaxfit.task.task import Task
+from flaxfit.task.traced import averages_a_single_row, gives_probabilities
 
 _TRACER_ERRORS = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError)
 _LAST = " in the last batch, of {rows} rows (a batch size that divides the rows leaves none)"

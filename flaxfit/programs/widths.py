@@ -9,9 +9,9 @@ from typing import Any
 import jax
 
 from flaxfit.data.dataset import Dataset
-from flaxfit.train.checks import check_model
-from flaxfit.train.compiled import Programs
-from flaxfit.train.task import Task
+from flaxfit.programs.checks import check_model
+from flaxfit.programs.compiled import Programs
+from flaxfit.task.task import Task
 
 _BYTES = 4 * 2**20
 _LEAST = 256

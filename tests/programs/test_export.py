@@ -22,10 +22,10 @@ import pytest
 import safetensors.numpy
 
 import flaxfit as ff
+from flaxfit.programs.export import export, pack
 from flaxfit.state import TrainState
 from flaxfit.storage.predictor import PARTS, SUMS, load, transfer
 from flaxfit.storage.weights import save_weights
-from flaxfit.train.export import export, pack
 
 
 def task_of(model, **settings):
@@ -242,7 +242,7 @@ def test_another_process_needs_neither_the_model_s_code_nor_as_many_devices(save
 
 
 def test_writing_an_export_does_not_import_orbax():
-    code = "import flaxfit.train.export, sys; assert 'orbax' not in sys.modules"
+    code = "import flaxfit.programs.export, sys; assert 'orbax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from flaxfit import losses, metrics
 from flaxfit.data.dataset import Dataset
-from flaxfit.train.labels import kind_of_loss
-from flaxfit.train.task import Task
+from flaxfit.task.labels import kind_of_loss
+from flaxfit.task.task import Task
 
 
 def constant_scores(task: Task, validation: Dataset) -> dict[str, float]:

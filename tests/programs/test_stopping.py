@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import flaxfit as ff
 from flaxfit.curves import CAPACITY, blocks, rise
-from flaxfit.train.plateau import Plateau
-from flaxfit.train.stopping import EarlyStopping
+from flaxfit.programs.plateau import Plateau
+from flaxfit.programs.stopping import EarlyStopping
 
 
 def keras(values, patience, min_delta, mode, baseline, start_from_epoch):

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from flaxfit.metrics import is_sklearn
-from flaxfit.train.compiled import Programs
-from flaxfit.train.task import Task
+from flaxfit.programs.compiled import Programs
+from flaxfit.task.task import Task
 
 _NOT_JAX = (
     jax.errors.TracerArrayConversionError,

@@ -16,15 +16,15 @@ from flaxfit.data import order
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Chunk
 from flaxfit.devices.sharding import ONE_DEVICE, Placement
+from flaxfit.programs.plateau import Plateau
+from flaxfit.programs.step import joined, scored, train_step
+from flaxfit.programs.stopping import EarlyStopping
 from flaxfit.regularize.masks import kernels
 from flaxfit.rng import stream
 from flaxfit.shapes import RoundKeys
 from flaxfit.state import RunState, TrainState
 from flaxfit.storage.predictor import COUNTED, SOWN
-from flaxfit.train.plateau import Plateau
-from flaxfit.train.step import joined, scored, train_step
-from flaxfit.train.stopping import EarlyStopping
-from flaxfit.train.task import Task
+from flaxfit.task.task import Task
 
 IN_ORDER_BYTES = 2**24
 """Up to this size, the training rows are copied in the order of each epoch. A chunk of few steps copies all of them, too."""

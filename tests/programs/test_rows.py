@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import flaxfit as ff
-from flaxfit.train import program
+from flaxfit.programs import program
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_outputs_that_all_rows_share(line):
 
 
 def test_it_is_done_once_for_a_task(line, monkeypatch):
-    from flaxfit.train.compiled import Programs
+    from flaxfit.programs.compiled import Programs
 
     task, made = task_of(ff.losses.mse), []
     jit = Programs.jit

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from flaxfit.train import disk
-from flaxfit.train.task import Task
+from flaxfit.programs import disk
+from flaxfit.task.task import Task
 
 MakeTask = Callable[[Mapping[str, Any]], Task] | Task
 """A function of a mapping of hyperparameters that returns a Task; or a Task."""

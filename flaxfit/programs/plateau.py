@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from flaxfit.arguments import check_count, told_elsewhere
+from flaxfit.programs.stopping import Monitored
 from flaxfit.state import PlateauState
-from flaxfit.train.stopping import Monitored
 
 
 @told_elsewhere({"min_lr": "min_scale, a fraction of the first learning rate", "verbose": 'history["learning_rate_scale"]'})

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from jax import lax
 
 import flaxfit as ff
-from flaxfit.train.convolutions import rewritten
-from flaxfit.train.step import train_step
+from flaxfit.programs.step import train_step
+from flaxfit.task.convolutions import rewritten
 
 LAYOUTS = {1: ("NHC", "HIO", "NHC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}
 CHANNELS_FIRST = {1: ("NCH", "OIH", "NCH"), 2: ("NCHW", "OIHW", "NCHW"), 3: ("NCHWD", "OIHWD", "NCHWD")}

@@ -16,8 +16,8 @@ from flaxfit.rng import stream
 from flaxfit.shapes import Key, Rows, Scalar, Weights
 from flaxfit.state import TrainState
 from flaxfit.storage.predictor import COUNTED, SOWN
-from flaxfit.train import optimizers
-from flaxfit.train.task import Task
+from flaxfit.task import optimizers
+from flaxfit.task.task import Task
 
 Sums = dict[str, Scalar]
 """Metric name -> sum over the batch's rows; divide by the rows for the mean."""

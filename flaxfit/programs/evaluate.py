@@ -17,17 +17,17 @@ from flaxfit.data.dataset import Dataset, arrays
 from flaxfit.data.stream import Feed, Stream
 from flaxfit.devices.sharding import gather
 from flaxfit.metrics import auc
+from flaxfit.programs import program
+from flaxfit.programs.checks import abstract, check_data, check_inputs, check_program, check_state, check_task
+from flaxfit.programs.compiled import Programs, programs_of
+from flaxfit.programs.rows import check_positions, check_rows_apart
+from flaxfit.programs.set_metrics import compiled, on_host
+from flaxfit.programs.step import row_losses
 from flaxfit.report import statistics
 from flaxfit.state import TrainState
 from flaxfit.storage.predictor import chosen
-from flaxfit.train import program
-from flaxfit.train.checks import abstract, check_data, check_inputs, check_program, check_state, check_task
-from flaxfit.train.compiled import Programs, programs_of
-from flaxfit.train.labels import check_labels
-from flaxfit.train.rows import check_positions, check_rows_apart
-from flaxfit.train.set_metrics import compiled, on_host
-from flaxfit.train.step import row_losses
-from flaxfit.train.task import Task
+from flaxfit.task.labels import check_labels
+from flaxfit.task.task import Task
 
 
 def evaluate(

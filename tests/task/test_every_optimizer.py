@@ -13,7 +13,7 @@ import pytest
 from optax import contrib
 
 import flaxfit as ff
-from flaxfit.train import optimizers
+from flaxfit.task import optimizers
 
 SPECIAL = {
     "lbfgs": optax.lbfgs,

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import flaxfit as ff
-from flaxfit.train import program
+from flaxfit.programs import program
 
 
 def task_with(rate, weight, dropout):
@@ -101,7 +101,7 @@ def test_more_epochs_than_one_call_hands_back(table):
 
 
 def test_a_task_keeps_programs_for_so_many_shapes_only(monkeypatch):
-    monkeypatch.setattr("flaxfit.train.compiled.MOST_SHAPES", 2)
+    monkeypatch.setattr("flaxfit.programs.compiled.MOST_SHAPES", 2)
     task = ff.Task(ff.nn.MLP((2,), 1), ff.losses.mse, optax.sgd(1e-2))
     x = np.ones((40, 2), np.float32)
     results = [ff.fit(task, ff.Dataset(x[:rows], x[:rows, 0]), epochs=2) for rows in (20, 21, 22, 23, 24, 20)]

@@ -14,7 +14,7 @@ import optax
 from flaxfit import losses, metrics
 from flaxfit.arguments import unknown, unwrapped
 from flaxfit.data.dataset import Dataset
-from flaxfit.train.task import Task
+from flaxfit.task.task import Task
 
 ClassWeight = Mapping[Any, float] | Literal["balanced"]
 """A mapping of classes, by number or by name, to factors; or "balanced"."""

@@ -15,9 +15,9 @@ from flaxfit.data.dataset import Dataset
 from flaxfit.data.stream import Stream
 from flaxfit.metrics import declared_of_batch
 from flaxfit.positions import at_positions, positions
-from flaxfit.train.checks import broadcast_hint, named_functions
-from flaxfit.train.compiled import Programs
-from flaxfit.train.task import Task
+from flaxfit.programs.checks import broadcast_hint, named_functions
+from flaxfit.programs.compiled import Programs
+from flaxfit.task.task import Task
 
 _FEW = 32  # rows: enough for a mixture to show
 _NUMBERS = 2**22  # as many outputs at most, where a smaller batch will do

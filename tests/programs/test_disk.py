@@ -11,7 +11,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from flaxfit.train import disk
+from flaxfit.programs import disk
 
 CODE = """
 import collections, json, warnings, jax

@@ -21,12 +21,12 @@ import flaxfit
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.scaling import Scaling
 from flaxfit.durable import write_directory, write_file
+from flaxfit.programs.checks import check_program, check_state, check_task
+from flaxfit.programs.compiled import programs_of
 from flaxfit.state import TrainState
 from flaxfit.storage.predictor import COUNTED, FORMAT, PARTS, SOWN, SUMS, check_calls, read
 from flaxfit.storage.weights import by_path, pack_arrays, unpack_arrays
-from flaxfit.train.checks import check_program, check_state, check_task
-from flaxfit.train.compiled import programs_of
-from flaxfit.train.task import Task
+from flaxfit.task.task import Task
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FIXED_ROWS = 128
