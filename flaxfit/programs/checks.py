@@ -50,8 +50,10 @@ def check_finite(name: str, array: Any) -> None:
     """Checks that an array has neither NaN nor infinity, on the device where it is."""
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         return
-    finite = (jnp if isinstance(array, jax.Array) else np).isfinite(array)
-    if not finite.all():
+    arrays = jnp if isinstance(array, jax.Array) else np
+    with np.errstate(all="ignore"):  # scikit-learn's way: where the sum is finite, so are all numbers, and a sum is several times as fast
+        quick = arrays.isfinite(array.sum(dtype=jnp.promote_types(array.dtype, jnp.float32)))
+    if not quick and not (finite := arrays.isfinite(array)).all():
         rows = np.unique(np.nonzero(~np.asarray(finite))[0])
         raise ValueError(
             f"{name} has NaN or infinity in {len(rows)} of {len(array)} rows, first in row {rows[0]}: remove these rows or fill the values."

@@ -6,13 +6,11 @@ import difflib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
-from flax import nnx
 from jax import Array
 
 from flaxfit import losses, metrics
@@ -25,6 +23,9 @@ from flaxfit.rng import stream
 from flaxfit.state import TrainState
 from flaxfit.storage.predictor import COUNTED, SOWN
 from flaxfit.task import convolutions, freezing, models, optimizers
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 _LOGGED = {
     "loss",
@@ -114,7 +115,7 @@ class Task:
     counted: Counted | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.loss, nn.Module | nnx.Module):
+        if models.is_module(self.loss):
             raise TypeError(f"Task(loss=...) must be a function, got the module {type(self.loss).__name__}: Task(model, loss, optimizer).")
         object.__setattr__(self, "network", models.network(self.model))
         object.__setattr__(self, "optimizer", optimizers.adapted(self.optimizer))
@@ -250,10 +251,7 @@ class Task:
           TypeError: the task's model is no NNX module.
           ValueError: the weights do not fit.
         """
-        if not isinstance(self.network, models.NnxNetwork):
-            raise TypeError("write_back is for NNX modules; a Linen module has no weights: model.apply({'params': state.params}, ...).")
         state = self.evaluated(state)
-        into = self.model if into is None and isinstance(self.model, nnx.Module) else into
         return self.network.module(state.params, state.collections, into)
 
     def __repr__(self) -> str:
