@@ -76,9 +76,9 @@ def text(pair: Comparison, p: float | None = None) -> str:
 
 
 def tables(page: Page, found: dict[tuple[str, str], np.ndarray]) -> None:
-    names = [f"{net}, {places}" for net, places in found]
-    rows = [(rate, *(interval(scores[1, place]) for scores in found.values())) for place, rate in enumerate(RATES)]
-    page.table("Test accuracy, %", ("rate", *names), rows)
+    names, runs = [f"{net}, {places}" for net, places in found], len(found["small", "one layer"][0, 0])
+    rows = [(rate, *(interval(scores[1, place]).short for scores in found.values())) for place, rate in enumerate(RATES)]
+    page.table(f"Test accuracy, %, {runs} runs each", ("rate", *names), rows)
     figure, axes = ff.plots.panels(2, size=(10, 4.2), sharey=True)
     for ax, places in zip(axes, USUAL, strict=True):
         for color, net in enumerate(WIDTHS):
@@ -88,8 +88,8 @@ def tables(page: Page, found: dict[tuple[str, str], np.ndarray]) -> None:
     axes[0].set_ylabel("accuracy (%)")
     axes[0].legend(frameon=False, loc="lower left")
     page.plot("rates", figure, "Training accuracy (dashed) and test accuracy by the dropout rate: means of the runs with 95% intervals")
-    rows = [(rate, *(interval(scores[0, place]) for scores in found.values())) for place, rate in enumerate(RATES)]
-    page.table("Training accuracy, %", ("rate", *names), rows)
+    rows = [(rate, *(interval(scores[0, place]).short for scores in found.values())) for place, rate in enumerate(RATES)]
+    page.table(f"Training accuracy, %, {runs} runs each", ("rate", *names), rows)
 
 
 def usual_rates(page: Page, found: dict[tuple[str, str], np.ndarray]) -> None:
