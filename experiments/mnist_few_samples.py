@@ -46,7 +46,8 @@ ABOUT = """784-(100 x 6)-10 networks with ReLU and He initialization, trained on
     numbered from 0, with dropout off: the first one after the first update, the others after every third. (flaxfit records at the end of
     an epoch of 3 steps, so the first two steps have a learning rate of 0.) The test images are scored every tenth time, and at the end.
     The source's dropout is the classic form, after each hidden layer. Images are shifted by up to 2 pixels. Numbers are means over seeds
-    with 95% intervals; the gap is the training accuracy less the test accuracy. "About epoch 100" is what a plot tells that has a mark every 50 epochs: 75 to 125."""
+    with 95% intervals; the gap is the training accuracy less the test accuracy. "About
+    epoch 100" is what a plot tells that has a mark every 50 epochs: 75 to 125."""
 
 
 def make_task(hp):
