@@ -40,7 +40,8 @@ class Config(WithOriginals, WithSeeds):
 TEST_EVERY = 10  # epochs: the test images take most of the time
 PLAIN, DECAY, CLASSIC, INVERTED, L1 = "plain", "weight decay 0.1", "classic dropout 0.2", "inverted dropout 0.2", "L1 0.005"
 LINF, MAX_NORM, SHIFTED = "L-infinity 1", "max-norm 1.2", "shifted images"
-NETS = (PLAIN, DECAY, CLASSIC, INVERTED, L1, LINF, MAX_NORM, SHIFTED)
+SOURCES: tuple[str, ...] = (PLAIN, DECAY, CLASSIC)
+NETS: tuple[str, ...] = (*SOURCES, INVERTED, L1, LINF, MAX_NORM, SHIFTED)
 ABOUT = """784-(100 x 6)-10 networks with ReLU and He initialization, trained on the first 300 images of MNIST by SGD (learning rate 0.01,
     batches of 100 drawn with replacement) and tested on its 10,000 test images. As in the source, there are 601 updates and 201 records,
     numbered from 0, with dropout off: the first one after the first update, the others after every third. (flaxfit records at the end of
@@ -67,13 +68,15 @@ def main(config: Config) -> None:
     train, test, every = splits.train[:ROWS], splits.test, min(TEST_EVERY, config.epochs)
     how: dict[str, Any] = {"seeds": config.every_seed, "epochs": config.epochs, "batch_size": BATCH, "replacement": True}
     with Page("MNIST from 300 images", config.run_dir, ABOUT) as page:
-        curves, final, grid = {}, {}, [{"net": net} for net in NETS]
-        for name, rows, often in (("train", train, 1), ("test", test, every)):  # the same runs twice: one set at a time is recorded
+        curves = {}
+        for name, rows, nets, often in (("test", test, SOURCES, every), ("train", train, NETS, 1)):  # a run records one set: train twice
             where = {"run_dir": config.run_dir / f"recorded on {name}", "progress": name}
+            grid = [{"net": net} for net in nets]
             study = ff.fit_many(make_task, grid, train, validation=rows, validation_every=often, **where, **how)
             recorded = 100 * np.array([result.history["val_accuracy"] for result in study.results])
-            curves[name] = dict(zip(NETS, recorded.reshape(len(NETS), config.seeds, -1), strict=True))
-            final[name] = dict(zip(NETS, 100 * study.evaluate(rows, "last")["accuracy"].reshape(len(NETS), -1), strict=True))
+            curves[name] = dict(zip(nets, recorded.reshape(len(nets), config.seeds, -1), strict=True))
+        scores = {name: 100 * study.evaluate(rows, "last")["accuracy"] for name, rows in (("train", train), ("test", test))}
+        final = {name: dict(zip(NETS, each.reshape(len(NETS), -1), strict=True)) for name, each in scores.items()}
         weights = study.scores("kernel_l1", "last").reshape(len(NETS), -1)
         sizes = {name: interval(values) for name, values in zip(NETS, weights, strict=True)}
         report(page, curves["train"], final, sizes)
@@ -124,7 +127,7 @@ def remedies(page: Page, final: dict[str, dict[str, np.ndarray]]) -> None:
 
 def draw(page: Page, curves: dict[str, dict[str, np.ndarray]], final: dict[str, dict[str, np.ndarray]], every: int) -> None:
     figure, axes = ff.plots.panels(3, size=(11, 4), sharey=True)
-    for ax, name in zip(axes, (PLAIN, DECAY, CLASSIC), strict=True):
+    for ax, name in zip(axes, SOURCES, strict=True):
         for color, part in enumerate(("train", "test")):
             epochs = np.arange(curves[part][name].shape[1])[every - 1 :: every]
             band(ax, epochs, curves[part][name].T[epochs], part, color)

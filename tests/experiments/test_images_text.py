@@ -21,7 +21,7 @@ def test_mnist_few_samples(tmp_path, study, histories):
     assert nets == ["plain", "weight decay 0.1", "classic dropout 0.2", "inverted dropout 0.2", *others]
     home = tmp_path / "runs/mnist_few_samples"
     test, train = (histories(home / f"recorded on {name}") for name in ("test", "train"))
-    assert len(test) == 8 * 2
+    assert (len(test), len(train)) == (3 * 2, 8 * 2)
     for name, history in test.items():  # the same run, scored on other rows
         assert (history["loss"] == train[name]["loss"]).all()
         assert np.isnan(history["val_loss"]).tolist() == [True, True, False]
