@@ -33,7 +33,7 @@ class Config(WithOriginals, WithSeeds):
     """How many ensembles of five networks. No network is in two of them."""
     epochs: int = 201
     """How many epochs of 3 steps to train each run."""
-    masks: int = 50
+    masks: int = 20
     """How many random dropout masks are averaged."""
     test: int = 10_000
     """How many of the 10,000 test images to use."""
@@ -41,7 +41,7 @@ class Config(WithOriginals, WithSeeds):
     """The directory for runs, plots and the page of results."""
 
 
-MEMBERS, MARGIN, SHOWN = 5, 1.0, (1, 2, 5, 10, 20, 50)
+MEMBERS, MARGIN, SHOWN = 5, 1.0, (1, 2, 5, 10, 20)
 DROPOUTS = {
     "SGD, classic dropout 0.2 in all layers": {"way": "SGD", "rate": 0.2, "places": "all layers", "classic": True},
     "Adam, dropout 0.2 in all layers": {"way": "Adam", "rate": 0.2, "places": "all layers", "classic": False},
