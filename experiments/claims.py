@@ -16,7 +16,8 @@ Wanted = Literal["better", "worse", "not better", "equivalent"]
 def held(comparisons: Comparison | Sequence[Comparison], wanted: Wanted = "better") -> bool | None:
     """Whether a claim about comparisons held: True where all went as wanted, False where one went the other way, else None.
 
-    That all went as wanted needs no correction for their number; that one of them went the other way does, and gets Bonferroni's.
+    That all went as wanted needs no correction for their number; that one of them went the other way does, and gets Bonferroni's. Against a
+    claim with a margin speaks only a difference beyond the margin: one that is found, but lies within it, is what the claim says.
 
     Args:
       comparisons: one, or several.
@@ -41,9 +42,15 @@ def decided(comparisons: Comparison | Sequence[Comparison], wanted: Wanted = "be
         raise ValueError("a claim needs at least one comparison.")
     if wanted in ("not better", "equivalent") and any(c.margin is None for c in comparisons):
         raise ValueError(f"a claim of {wanted!r} needs a margin, stated beforehand: compare(..., margin=...).")
-    level, others = comparisons[0].difference.level, {"better": ["worse"], "worse": ["better"], "not better": ["better"]}
-    against = [c.p_value for c in comparisons if c.verdict in others.get(wanted, ["better", "worse"])]
-    least = min(against, default=1.0) * len(comparisons)
+    level, opposite = comparisons[0].difference.level, {"better": "worse", "worse": "better"}
+
+    def p_against(c: Comparison) -> float:
+        if wanted in ("better", "worse"):
+            return c.p_value if c.verdict == opposite[wanted] else 1.0
+        beyond = 2 * (1 - (c.p_not_better if wanted == "not better" else c.p_equivalent))
+        return 1.0 if math.isnan(beyond) else max(beyond, c.p_value)
+
+    least = min(map(p_against, comparisons)) * len(comparisons)
     if least < 1 - level:
         return False, least
 

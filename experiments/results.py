@@ -31,6 +31,8 @@ STUDIES = (
     "imdb_capacity",
     "imdb_regularizers",
     "mnist_few_samples",
+    "mnist_dropout",
+    "mnist_ensembles",
     "mnist_early_stopping",
     "batch_norm",
     "initial_scale",

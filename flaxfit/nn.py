@@ -29,14 +29,17 @@ _INITIALIZERS = ("glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "
 
 
 class Dropout(nn.Module):
-    """Inverted dropout (Srivastava et al. 2014) whose rate may be traced, so that a change of the rate does not cause another compilation.
+    """Dropout (Srivastava et al. 2014) whose rate may be traced, so that a change of the rate does not cause another compilation.
 
-    Each entry is set to zero with probability `rate`, and the others are divided by 1 - rate. With a traced rate of 0, the output equals
-    the input to the bit. The mask is a keyed hash of each entry's position, which is several times faster on a CPU than
+    In training, each entry is set to zero with probability `rate`, and the others are divided by 1 - rate. With a traced rate of 0, the
+    output equals the input to the bit. The mask is a keyed hash of each entry's position, which is several times faster on a CPU than
     `jax.random.bernoulli`.
 
     Attributes:
       rate: the fraction of entries that is dropped, in [0, 1).
+      classic: whether to scale in evaluation instead, as in the paper: the entries that training keeps stay as they are, and evaluation
+        multiplies all entries by the kept share, 1 - rate. The default is the inverted form of Keras and Flax, which leaves evaluation
+        alone. The mean of an entry is the same in training as in evaluation with both, but the classic form's is 1 - rate times as large.
 
     Raises:
       ValueError: the rate is outside [0, 1). A traced rate is not checked.
@@ -48,6 +51,7 @@ class Dropout(nn.Module):
     """
 
     rate: Any
+    classic: bool = False
 
     def __post_init__(self) -> None:
         check_rate(self.rate)
@@ -56,11 +60,14 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, x: Hidden, *, train: bool) -> Hidden:
         """Returns `x`, with entries dropped if `train` is true. The mask is drawn from the random stream "dropout"."""
-        if not train or (isinstance(self.rate, int | float) and self.rate == 0):
+        if (not train and not self.classic) or (isinstance(self.rate, int | float) and self.rate == 0):
             return x
         rate = jnp.asarray(self.rate, jnp.float32)
+        if not train:
+            return (x * (1 - rate)).astype(x.dtype)
         bits = random_bits(self.make_rng("dropout"), x.shape)
-        return jnp.where(bits >= (rate * 2.0**32).astype(jnp.uint32), x * (1 / (1 - rate)), 0).astype(x.dtype)
+        kept = x if self.classic else x * (1 / (1 - rate))
+        return jnp.where(bits >= (rate * 2.0**32).astype(jnp.uint32), kept, 0).astype(x.dtype)
 
 
 class _Layers(nn.Module, kw_only=True):

@@ -154,6 +154,21 @@ def test_a_rate_outside_its_range_is_an_error_at_once(rate):
             build(rate)
 
 
+def test_classic_dropout_scales_in_evaluation_what_inverted_dropout_scales_in_training():
+    classic = nn.Dropout(0.2, classic=True)
+    trained = apply(classic, {}, X, train=True, rngs={"dropout": KEY})
+    np.testing.assert_allclose(trained / 0.8, dropped(0.2, X), rtol=1e-6)  # the same mask
+    np.testing.assert_allclose(apply(classic, {}, X, train=False), 0.8 * X, rtol=1e-6)
+    means = jax.vmap(lambda key: apply(classic, {}, X, train=True, rngs={"dropout": key}))(step_keys(20_000)).mean(0)
+    np.testing.assert_allclose(means, 0.8 * X, atol=0.02)
+    for train in (True, False):  # a rate of zero, traced or not, changes no bit
+        rates = [0.0, jnp.float32(0)]
+        for result in [apply(nn.Dropout(rate, classic=True), {}, X, train=train, rngs={"dropout": KEY}) for rate in rates]:
+            np.testing.assert_array_equal(result, X)
+    half = apply(classic, {}, X.astype(jnp.bfloat16), train=False)
+    assert half.dtype == jnp.bfloat16
+
+
 # MLP and CNN
 
 

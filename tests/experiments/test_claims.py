@@ -42,6 +42,12 @@ def test_that_one_does_not_beat_another_needs_a_margin():
     near, wide = compare(a, same, margin=0.01), compare(a, same, margin=0.001)
     assert [held(near, wanted) for wanted in ("not better", "equivalent", "better")] == [True, True, None]
     assert [held(wide, wanted) for wanted in ("not better", "equivalent")] == [None, None]
+    small = compare(a, np.array(same) - 0.005, margin=0.01)  # it is better, but by less than the margin
+    assert [held(small, wanted) for wanted in ("not better", "equivalent", "better")] == [True, True, True]
+    across = compare(a, np.array(same) - 0.011, margin=0.01)  # better, by more or by less
+    assert [held(across, wanted) for wanted in ("not better", "equivalent", "better")] == [None, None, True]
+    equal = compare([0.5, 0.7], [0.4, 0.6], margin=0.01)  # two equal differences show little
+    assert [held(equal, wanted) for wanted in ("not better", "equivalent")] == [None, None]
     better = compare(a, np.array(same) - 0.1, margin=0.01)
     assert [held(better, wanted) for wanted in ("not better", "equivalent", "better")] == [False, False, True]
     with pytest.raises(ValueError, match="needs a margin, stated beforehand"):

@@ -8,26 +8,61 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import flaxfit as ff
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 @pytest.mark.slow
 def test_mnist_few_samples(tmp_path, study, histories):
-    short = ("--epochs", "3", "--seeds", "2", "--ensembles", "1", "--thinned", "2", "--test", "300")
-    page, _ = study("mnist_few_samples", *short)
-    nets = [row[0] for row in page.table("After the last epoch")]
-    others = ["L1 0.005", "L-infinity 1", "max-norm 1.2", "shifted images", "classic dropout 0.2"]
-    assert nets == ["plain", "weight decay 0.1", "dropout 0.2", *others]
+    page, _ = study("mnist_few_samples", "--epochs", "3", "--seeds", "2", "--test", "300")
+    nets = [row[0] for row in page.table("After 601 updates")]
+    others = ["L1 0.005", "L-infinity 1", "max-norm 1.2", "shifted images"]
+    assert nets == ["plain", "weight decay 0.1", "classic dropout 0.2", "inverted dropout 0.2", *others]
     home = tmp_path / "runs/mnist_few_samples"
-    members = sorted(histories(home))
-    assert [name for name in members if "plain" in name] == [f"net=plain,seed={seed}" for seed in range(5)]
-    assert len(members) == 7 * 2 + 5
-    assert [row[0] for row in page.table("Ensembles of five plain nets")] == ["0 to 4"]
-    once, again = (histories(home / where)["net=plain,seed=0"] for where in (".", "scored_on_training_rows"))
-    assert (once["loss"] == again["loss"]).all()  # the same run, scored on other rows
-    assert (once["val_loss"] != again["val_loss"]).all()
+    test, train = (histories(home / f"recorded on {name}") for name in ("test", "train"))
+    assert (len(test), len(train)) == (3 * 2, 8 * 2)
+    for name, history in test.items():  # the same run, scored on other rows
+        assert (history["loss"] == train[name]["loss"]).all()
+        assert np.isnan(history["val_loss"]).tolist() == [True, True, False]
     assert page.verdict("reaches 100%") == "did not hold"  # in 3 epochs
-    assert page.plots == ["accuracy", "accuracy_others", "norms"]
+    assert page.plots == ["accuracy", "remedies"]
+
+
+@pytest.mark.slow
+def test_mnist_dropout(study):
+    page, _ = study("mnist_dropout", "--epochs", "2", "--seeds", "2", "--test", "300")
+    train, test = (page.table(f"{part} accuracy") for part in ("Training", "Test"))
+    assert [row[0] for row in train] == [row[0] for row in test] == ["0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.7", "0.9"]
+    assert train[0][1] == train[0][2] != train[0][3]  # without dropout, it matters not in which layers there is none
+    assert len(page.claims) == 4 + 1 + 2 * 2 + 2 + 4 + 2
+    assert page.plots == ["rates"]
+
+
+@pytest.mark.slow
+def test_mnist_ensembles(tmp_path, study, histories):
+    page, _ = study("mnist_ensembles", "--epochs", "3", "--seeds", "2", "--ensembles", "2", "--masks", "5", "--test", "300")
+    assert [row[0] for row in page.table("2 ensembles of five")] == ["SGD", "Adam"]
+    home = tmp_path / "runs/mnist_ensembles"
+    assert sorted(histories(home / "SGD, plain")) == [f"way=SGD,seed={seed}" for seed in range(3402, 3412)]
+    assert len(histories(home / "Adam, dropout 0.5 in one layer")) == 2
+    assert page.plots == ["masks"]
+
+
+def test_the_first_two_steps_of_the_source_are_none():
+    import jax
+    from networks import by_sgd, deep
+
+    data, task = ff.Dataset(np.full((3, 28, 28, 1), 100, np.uint8), np.arange(3)), by_sgd(deep(4))
+    start, same, moved = (ff.fit(task, data, batch_size=3, epochs=epochs).last.params for epochs in (1, 2, 3))
+    jax.tree.map(np.testing.assert_array_equal, start, same)
+    assert (start["Dense_6"]["bias"] != moved["Dense_6"]["bias"]).all()
+
+
+def test_a_rate_that_fells_a_run_ends_what_it_bears():
+    borne = runpy.run_path(str(EXPERIMENTS / "mnist_dropout.py"))["borne"]
+    never, at_once, later = np.full(8, 80.0), np.r_[80.0, np.full(7, 70.0)], np.r_[80, 79, 76, 74, 80, 80, 80, 80.0]
+    assert borne(np.stack([never, at_once, later], 1)).tolist() == [0.9, 0.0, 0.2]
 
 
 @pytest.mark.slow
