@@ -18,6 +18,7 @@ from flaxfit.data.stream import Feed, Stream
 from flaxfit.devices.sharding import gather
 from flaxfit.metrics import auc
 from flaxfit.report import statistics
+from flaxfit.sections import Plain
 from flaxfit.state import TrainState
 from flaxfit.storage.predictor import chosen
 from flaxfit.train import program
@@ -256,14 +257,7 @@ def summary(task: Task, x: Any) -> str:
     """
     rngs = {name: jax.random.key(0) for name in ("params", *task.rngs)}
     console = {"force_terminal": False, "no_color": True, "width": 140}
-    return _Plain(task.network.tabulate(rngs, task.prepared(arrays(x, "x")), compute_flops=True, console_kwargs=console).strip("\n"))
-
-
-class _Plain(str):
-    """Text that a notebook and an interpreter show as `print` does."""
-
-    def __repr__(self) -> str:
-        return str(self)
+    return Plain(task.network.tabulate(rngs, task.prepared(arrays(x, "x")), compute_flops=True, console_kwargs=console).strip("\n"))
 
 
 def _evaluated(task: Task, state: Any, shapes: TrainState, x: Any) -> TrainState:
