@@ -30,6 +30,9 @@ STUDIES = (
     "imdb_regularizers",
     "mnist_few_samples",
     "mnist_early_stopping",
+    "stopping_rules",
+    "mnist_search",
+    "optimizer_pairs",
     "batch_norm",
     "initial_scale",
     "training_size",
@@ -40,6 +43,8 @@ STUDIES = (
     "shrinkage",
     "polynomials",
     "save_and_restore",
+    "share_weights",
+    "save_costs",
     "errata",
 )
 LIMIT = 5_000_000  # bytes of all pictures
