@@ -39,9 +39,9 @@ class Config(WithOriginals, WithSeeds):
 LOW, HIGH, MARGIN = 0.1, 0.2, 0.2  # rates, and points
 ABOUT = """784-50-50-10 with ReLU, and batch norm and dropout after each hidden activation. Adam, batches of 100, Keras's defaults, 30
     epochs. Two searches halve the interval of dropout rates around the best of five, each from 4 seeds: by the accuracy on 10,000 held-out
-    images, and by the gap, the distance between that accuracy and the training accuracy that Keras logs (the running mean, dropout on). The rates
-    found and both ends are trained again from 8 fresh seeds and scored once on the test images. A difference *does not matter* if it is
-    less than 0.2 points, as much as the source makes of 0.9747 against 0.9727."""
+    images, and by the gap, the distance between that accuracy and the training accuracy that Keras logs (the running mean, dropout on). The
+    rates found and both ends are trained again from 8 fresh seeds and scored once on the test images. A difference *does not matter* if it
+    is less than 0.2 points, as much as the source makes of 0.9747 against 0.9727."""
 
 
 def make_task(hp):

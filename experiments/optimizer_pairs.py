@@ -34,8 +34,8 @@ class Config(WithOriginals, WithSeeds):
 
 OPTIMIZERS, ACTIVATIONS = ("SGD", "RMSprop", "Adam"), ("relu", "tanh", "sigmoid")
 ABOUT = """784-50-50-10 with batch norm and dropout 0.1 after each hidden activation, in batches of 100, for 5 epochs on 60,000 images,
-    scored on the 10,000 test images. Optimizers have Keras's defaults: SGD without momentum at 0.01, RMSprop and Adam at 0.001. The source loops over
-    such pairs; which ones, and what it found, is not in it."""
+    scored on the 10,000 test images. Optimizers have Keras's defaults: SGD without momentum at 0.01, RMSprop and Adam at 0.001. The source
+    loops over such pairs; which ones, and what it found, is not in it."""
 
 
 def make_task(hp):
