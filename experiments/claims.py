@@ -103,7 +103,7 @@ def single(values: Any, value: float, widest: float) -> tuple[bool | None, str]:
     Args:
       values: one score a run, shape (runs,).
       value: the published score.
-      widest: half the width, stated beforehand, beyond which a range is too wide to fail, and the claim undecided.
+      widest: half the width, stated beforehand, beyond which a range that holds the score could hardly have failed: undecided.
 
     Example:
       >>> single([0.61, 0.58, 0.60, 0.62, 0.59], 0.63, widest=0.1)
@@ -115,4 +115,5 @@ def single(values: Any, value: float, widest: float) -> tuple[bool | None, str]:
     share = 100 * ((values < value).mean() + (values <= value).mean()) / 2  # ties by half
     wide = found.high - found.mean > widest
     words = f"a further run: {found.short}{f', wider than ± {widest:g}' if wide else ''}"
-    return None if wide else holds(found, value), f"{words}; {value:g} is at percentile {share:.0f} of {len(values)} runs"
+    inside = holds(found, value)
+    return None if wide and inside else inside, f"{words}; {value:g} is at percentile {share:.0f} of {len(values)} runs"

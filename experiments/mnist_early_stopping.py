@@ -52,7 +52,7 @@ WIDEST = 0.5  # points
 ABOUT = """784-50-50-10 with ReLU, and batch norm and dropout after each hidden activation. Adam, batches of 100, Keras's defaults. As in
     the source, the test images are used for validation, scores are those of the last epoch, and the training accuracy is Keras's: the
     running mean over the epoch, with dropout on. A number of the source is *one that runs have* if it lies where one further run is likely
-    to be (95%). Where that range is wider than ± 0.5 points, or ± 7.5 epochs (a quarter of 30), it is too wide to fail, and the claim
+    to be (95%). A range that is wider than ± 0.5 points, or ± 7.5 epochs (a quarter of 30), could hardly fail: a number inside is then
     undecided."""
 
 

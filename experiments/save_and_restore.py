@@ -25,6 +25,8 @@ from flaxfit.report.statistics import interval
 class Config(WithImages):
     """Options."""
 
+    first_seed: int = 4_050
+    """The first of the seeds. The others follow it."""
     epochs: tuple[int, int] = (5, 10)
     """How many epochs to train the whole models, and those of which only weights are saved."""
     run_dir: Path = Path("runs/save_and_restore")
@@ -56,8 +58,8 @@ FORMS = {"directory": "a whole model, from a directory", "file": "a whole model,
 FORMS |= {"weights": "weights that a callback saved", "by_hand": "weights that were saved by hand"}
 ABOUT = """784-512-10 with ReLU and dropout 0.2, trained by Adam (epsilon 1e-7) on the first 1,000 training images in batches of 32, and
     scored on the first 1,000 test images after the last epoch, as in the source. A number of the source is *one that runs have* if it lies
-    where one further run is likely to be (95%). Where that range is wider than half the distance between the source's two accuracies,
-    ± 0.013, or than ± 10% of a loss, it is too wide to fail, and the claim undecided. Models are restored in a process that imports neither
+    where one further run is likely to be (95%). A range that is wider than half the distance between the source's two accuracies, ± 0.013,
+    or than ± 10% of a loss, could hardly fail: a number inside is then undecided. Models are restored in a process that imports neither
     flax nor the script. (Keras saves each epoch by default, `save_best_only=False`; `flaxfit.callbacks.SaveWeights` only the best.)"""
 
 
