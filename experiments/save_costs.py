@@ -140,8 +140,8 @@ def apart(config: Config, page: Page, train: ff.Dataset) -> None:
     figure, (ax,) = ff.plots.panels()
     for color, step in enumerate(times[0]):
         low, middle, high = np.transpose([np.quantile(1000 * each[step], (0.25, 0.5, 0.75)) for each in times])
-        ax.errorbar(np.array(sizes)[:, 0] / 1e6, middle, (middle - low, high - middle), fmt="o-", color=ff.plots.PALETTE[color], label=step)
-    ax.set(xscale="log", yscale="log", xlabel="weights (MB)", ylabel="time (ms)")
+        ax.errorbar(range(len(rows)), middle, (middle - low, high - middle), fmt="o-", color=ff.plots.PALETTE[color], label=step)
+    ax.set(yscale="log", xticks=range(len(rows)), xticklabels=[row[0] for row in rows], xlabel="hidden units", ylabel="time (ms)")
     ax.legend(frameon=False)
     page.plot("times", figure, "Time to save and to load: medians and quartiles")
 
