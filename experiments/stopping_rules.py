@@ -116,8 +116,8 @@ def report(page: Page, ends: dict[str, np.ndarray], scores: dict[str, np.ndarray
         pair = compare(scores[rule], scores[other], larger_is_better=True, names=(rule, other), margin=MARGIN)
         page.claim("ours" if "passes" in rule else "source", f"{rule}: costs little against {other}", pair, wanted="not better")
     figure, (ax,) = ff.plots.panels()
-    for color, rule in enumerate(ends):
-        ax.plot(ends[rule], scores[rule], "o", color=ff.plots.PALETTE[color], alpha=0.6, label=rule)
+    for place, (rule, marker) in enumerate(zip(ends, "os^Dv", strict=True)):  # beside each other, where several end a run in one epoch
+        ax.plot(ends[rule] + 0.2 * (place - 2), scores[rule], marker, color=ff.plots.PALETTE[place], alpha=0.7, label=rule)
     ax.plot(STOP, 100 * NETS[STOPPED][3], "kx", markersize=9, label="source, patience")
     ax.set(xlabel="epoch after which the run ends", ylabel="test accuracy there (percent)")
     ax.legend(frameon=False)
