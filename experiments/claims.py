@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
+
 from flaxfit.report.statistics import Comparison, Interval, interval
 
 Wanted = Literal["better", "worse", "not better", "equivalent"]
@@ -100,3 +102,25 @@ def prediction(values: Any, level: float = 0.95) -> Interval:
     mean = interval(values, level)
     half = (mean.high - mean.low) / 2 * math.sqrt(mean.count + 1)
     return replace(mean, low=mean.mean - half, high=mean.mean + half)
+
+
+def single(values: Any, value: float, widest: float) -> tuple[bool | None, str]:
+    """Whether a published score of one run is one that runs have: whether it lies where one further run is likely to be, and in words.
+
+    Args:
+      values: one score a run, shape (runs,).
+      value: the published score.
+      widest: half the width, stated beforehand, beyond which a range that holds the score could hardly have failed: undecided.
+
+    Example:
+      >>> single([0.61, 0.58, 0.60, 0.62, 0.59], 0.63, widest=0.1)
+      (True, 'a further run: 0.600 ± 0.048; 0.63 is at percentile 100 of 5 runs')
+      >>> single([0.61, 0.58, 0.60, 0.62, 0.59], 0.63, widest=0.01)
+      (None, 'a further run: 0.600 ± 0.048, wider than ± 0.01; 0.63 is at percentile 100 of 5 runs')
+    """
+    found, values = prediction(values), np.asarray(values)
+    share = 100 * ((values < value).mean() + (values <= value).mean()) / 2  # ties by half
+    wide = found.high - found.mean > widest
+    words = f"a further run: {found.short}{f', wider than ± {widest:g}' if wide else ''}"
+    inside = holds(found, value)
+    return None if wide and inside else inside, f"{words}; {value:g} is at percentile {share:.0f} of {len(values)} runs"

@@ -34,6 +34,9 @@ STUDIES = (
     "mnist_dropout",
     "mnist_ensembles",
     "mnist_early_stopping",
+    "stopping_rules",
+    "mnist_search",
+    "optimizer_pairs",
     "batch_norm",
     "initial_scale",
     "training_size",
@@ -44,6 +47,8 @@ STUDIES = (
     "shrinkage",
     "polynomials",
     "save_and_restore",
+    "share_weights",
+    "save_costs",
     "errata",
 )
 LIMIT = 5_000_000  # bytes of all pictures

@@ -40,6 +40,7 @@ from .storage.predictor import Predictor as Predictor
 from .storage.predictor import load as load
 from .storage.predictor import load_weights as load_weights
 from .storage.predictor import transfer as transfer
+from .storage.weights import save_weights as save_weights
 from .sweep.cross_validate import CrossValidation as CrossValidation
 from .sweep.cross_validate import cross_validate as cross_validate
 from .sweep.ensemble import Ensemble as Ensemble

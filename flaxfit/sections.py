@@ -48,6 +48,13 @@ class Shown(ABC):
         return {"text/plain": str(self)}
 
 
+class Plain(str):
+    """Text that a notebook and an interpreter show as `print` does."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def as_text(sections: Sequence[Section], width: int = 80) -> str:
     """Returns the sections as text that fits a terminal."""
     parts = []
@@ -60,15 +67,16 @@ def as_text(sections: Sequence[Section], width: int = 80) -> str:
     return "\n\n".join(parts)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int = 80) -> str:
-    """Returns a table as text. Cells that are too long for the width are folded."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int = 80, right: Sequence[str] = ()) -> str:
+    """Returns a table as text, with the columns named in `right` aligned there. Cells that are too long for the width are folded."""
     from rich import box
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(columns):
         word = all(" " not in row[place] and len(row[place]) <= width // 2 for row in rows)
-        made.add_column(column, overflow="fold", no_wrap=word and not place)  # names are not broken, so that the headings are
+        side = "right" if column in right else "left"
+        made.add_column(column, justify=side, overflow="fold", no_wrap=word and not place)  # names are not broken, so that the headings are
     for row in rows:
         made.add_row(*row)
     return "\n".join(line for line in printed(made, width).splitlines() if line)

@@ -24,6 +24,7 @@ from flaxfit.programs.rows import check_positions, check_rows_apart
 from flaxfit.programs.set_metrics import compiled, on_host
 from flaxfit.programs.step import row_losses
 from flaxfit.report import statistics
+from flaxfit.sections import Plain
 from flaxfit.state import TrainState
 from flaxfit.storage.predictor import chosen
 from flaxfit.task.labels import check_labels
@@ -256,14 +257,7 @@ def summary(task: Task, x: Any) -> str:
     """
     rngs = {name: jax.random.key(0) for name in ("params", *task.rngs)}
     console = {"force_terminal": False, "no_color": True, "width": 140}
-    return _Plain(task.network.tabulate(rngs, task.prepared(arrays(x, "x")), compute_flops=True, console_kwargs=console).strip("\n"))
-
-
-class _Plain(str):
-    """Text that a notebook and an interpreter show as `print` does."""
-
-    def __repr__(self) -> str:
-        return str(self)
+    return Plain(task.network.tabulate(rngs, task.prepared(arrays(x, "x")), compute_flops=True, console_kwargs=console).strip("\n"))
 
 
 def _evaluated(task: Task, state: Any, shapes: TrainState, x: Any) -> TrainState:

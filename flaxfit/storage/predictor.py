@@ -26,6 +26,7 @@ from flaxfit.data.frames import native
 from flaxfit.data.scaling import Scaling
 from flaxfit.data.stream import Stream
 from flaxfit.data.table import Table
+from flaxfit.sections import Plain, table
 from flaxfit.storage.directory import RunDirectory
 from flaxfit.storage.weights import by_path, unpack_arrays
 
@@ -158,6 +159,28 @@ class Predictor:
         scores = ", ".join([self.metadata["loss"], *self.metadata["metrics"]])
         weights = sum(array.size for array in jax.tree.leaves(self.params))
         return f"Predictor({self._name}: {rows}; {weights:,} weights; scores {scores})"
+
+    def summary(self) -> str:
+        """Returns a table of the weights, with what the model takes and computes, as plain text.
+
+        It needs none of the code that made the model. `flaxfit.summary` lists layers and operations, and needs the task.
+
+        Example:
+          >>> import flaxfit as ff, optax, tempfile
+          >>> task = ff.Task(ff.nn.MLP((8,), 1), ff.losses.binary_crossentropy, optax.adam(1e-2))
+          >>> data = ff.Dataset(np.eye(4), np.arange(4) % 2)
+          >>> with tempfile.TemporaryDirectory() as home:
+          ...     print(load(ff.export(f"{home}/model", task, task.init(jax.random.key(0), data.x), data)).summary())
+          Predictor(model: x (rows, 4) float32; 49 weights; scores binary_crossentropy)
+           array                   shape    type      numbers
+           ──────────────────────────────────────────────────
+           params/Dense_0/bias     (8,)     float32         8
+           params/Dense_0/kernel   (4, 8)   float32        32
+           params/Dense_1/bias     (1,)     float32         1
+           params/Dense_1/kernel   (8, 1)   float32         8
+        """
+        rows = [(path, str(a.shape), str(a.dtype), f"{a.size:,}") for path, a in sorted(self._weights.items())]
+        return Plain(f"{self!r}\n{table(('array', 'shape', 'type', 'numbers'), rows, right=('numbers',))}")
 
     def _hold(self, tensors: Mapping[str, np.ndarray]) -> None:
         self.params, self.collections = _nested(tensors, "params"), _nested(tensors, "collections")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,30 @@ def unpack_arrays(content: bytes) -> dict[str, np.ndarray]:
     return {name: np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"]) for name, entry in entries}
 
 
-def save_weights(path: Path, state: TrainState) -> None:
-    """Writes params and collections by path, such as `params/Dense_0/kernel`. The file is written as a whole or not at all."""
+def save_weights(path: str | os.PathLike[str], state: TrainState) -> None:
+    """Writes the weights of a state to a file, at any time: after a run, or in a callback during one.
+
+    The file has params and collections by path, such as `params/Dense_0/kernel`, in the format safetensors. It is written as a whole or not
+    at all. `flaxfit.load_weights` and `Predictor.with_weights` read it. `flaxfit.callbacks.SaveWeights` writes such files by itself.
+
+    Args:
+      path: of the file, such as `weights.safetensors`. The end `.safetensors` is what `flaxfit.load_weights` knows it by.
+      state: `result.best`, `result.last`, or `progress.state.train` of a callback. Of a task that evaluates averaged weights, pass
+        `task.evaluated(state)`.
+
+    Raises:
+      ValueError: a weight has a type that safetensors cannot hold.
+      OSError: the file cannot be written.
+
+    Example:
+      >>> import flaxfit as ff, optax, tempfile
+      >>> task = ff.Task(ff.nn.MLP((8,), 1), ff.losses.binary_crossentropy, optax.adam(1e-2))
+      >>> result = ff.fit(task, ff.Dataset(np.eye(4), np.arange(4) % 2), epochs=2)
+      >>> with tempfile.TemporaryDirectory() as home:
+      ...     ff.save_weights(f"{home}/weights.safetensors", result.last)
+      ...     weights = ff.load_weights(f"{home}/weights.safetensors")
+      >>> bool((weights["params"]["Dense_0"]["kernel"] == result.last.params["Dense_0"]["kernel"]).all())
+      True
+    """
     content = pack_arrays(by_path({"params": state.params, "collections": state.collections}), {"step": str(int(state.step))})
-    write_file(path, content)
+    write_file(Path(path), content)

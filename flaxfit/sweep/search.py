@@ -18,6 +18,9 @@ from flaxfit.sweep.fit_many import fit_many
 from flaxfit.sweep.grid import Grid, name_of
 from flaxfit.sweep.study import At, Study
 
+Score = Callable[[Study], np.ndarray]
+"""A function of a population that returns one score for each member."""
+
 
 @dataclass(frozen=True, eq=False)
 class Narrowing:
@@ -35,12 +38,12 @@ class Narrowing:
     interval: tuple[float, float]
     best: float
 
-    def scores(self, metric: str | None = None, at: At | None = None) -> list[tuple[int, float, np.ndarray]]:
+    def scores(self, metric: str | Score | None = None, at: At | None = None) -> list[tuple[int, float, np.ndarray]]:
         """Returns the round (from 1), the value, and the scores of its seeds, for each value that was tried."""
         return [
             (number, row.setting[self.name], row.scores)
             for number, study in enumerate(self.rounds, start=1)
-            for row in study.table(metric, at).rows
+            for row in study.table(_of(study, metric), at).rows
         ]
 
 
@@ -52,7 +55,7 @@ def narrow(
     *,
     rounds: int = 3,
     points: int = 5,
-    metric: str | None = None,
+    metric: str | Score | None = None,
     at: At | None = None,
     mode: Mode | None = None,
     run_dir: str | os.PathLike[str] | None = None,
@@ -62,8 +65,8 @@ def narrow(
     """Searches for the best value of a hyperparameter by narrowing its interval.
 
     Each round tries values that are evenly spaced in the interval. The next interval lies between the neighbors of the best value. The
-    value is traced, so that all rounds use one compiled program. Scores of a few seeds are noisy: if the values of a round differ by less
-    than their intervals (`Narrowing.rounds[i].table()`), narrowing further follows chance.
+    value is traced, so that all rounds use one compiled program. With a `run_dir`, no value is trained twice. Scores of a few seeds are
+    noisy: if the values of a round differ by less than their intervals (`Narrowing.rounds[i].table()`), narrowing further follows chance.
 
     Args:
       make_task: a function of a mapping with `name` that returns a Task.
@@ -72,10 +75,11 @@ def narrow(
       train: the training examples.
       rounds: the number of rounds.
       points: the number of values in each round, 3 or more.
-      metric: the metric whose mean over seeds is compared; by default as for `Study`.
+      metric: the metric whose mean over seeds is compared; by default as for `Study`. Or a function of a round's `Study` that returns one
+        score for each member, such as the gap between two metrics.
       at: the epoch, "best" or "last".
-      mode: "min" or "max", for a metric whose mode is not known.
-      run_dir: a directory for the rounds. The same call resumes the search from it.
+      mode: "min" or "max", for a metric whose mode is not known, or a function.
+      run_dir: a directory for the runs of all rounds. The same call resumes the search from it.
       progress: as for `fit_many`.
       options: `seeds`, `validation`, `epochs` and the other arguments of `flaxfit.fit_many`.
 
@@ -100,16 +104,20 @@ def narrow(
     for number in range(1, rounds + 1):
         values = [float(f"{value:.6g}") for value in np.linspace(low, high, points)]  # names of files are short
         grid: Grid = {name: values}
-        place = None if run_dir is None else Path(run_dir) / f"round-{number}"
         title = None if progress is None else f"{progress}, round {number}"
-        study = fit_many(make_task, grid, train, run_dir=place, progress=title, **options)
+        study = fit_many(make_task, grid, train, run_dir=run_dir, progress=title, **options)
         studies.append(study)
-        best = study.rank(metric, at, mode=mode)[0][name]
-        if not np.isfinite(study.select(**{name: best}).scores(metric, at)).all():
+        best = study.rank(_of(study, metric), at, mode=mode)[0][name]
+        part = study.select(**{name: best})
+        if not np.isfinite(part.scores(_of(part, metric), at)).all():
             raise ValueError(f"narrow: in round {number} each value of {name} has a run whose score is not finite.")
         index = values.index(best)
         low, high = values[max(0, index - 1)], values[min(points - 1, index + 1)]
     return Narrowing(name, studies, (low, high), best)
+
+
+def _of(study: Study, metric: str | Score | None) -> str | np.ndarray | None:
+    return metric(study) if callable(metric) else metric
 
 
 def optimize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from claims import decided, held, holds, prediction, within
+from claims import decided, held, holds, prediction, single, within
 
 from flaxfit.report.statistics import compare, interval
 
@@ -65,3 +65,11 @@ def test_a_prediction_interval_holds_one_further_run():
     share = np.mean([holds(prediction(run[:5]), run[5]) for run in draws])
     assert abs(share - 0.95) < 0.02
     assert holds(prediction([1.0]), 1.0) is None
+
+
+def test_a_published_score_is_undecided_where_the_range_is_too_wide_to_fail():
+    runs = [0.61, 0.58, 0.60, 0.62, 0.59]  # a further one: 0.552 to 0.648
+    assert single(runs, 0.61, 0.05) == (True, "a further run: 0.600 ± 0.048; 0.61 is at percentile 70 of 5 runs")  # ties by half
+    assert single(runs, 0.70, 0.05)[0] is False
+    assert single(runs, 0.70, 0.04)[0] is False  # however wide
+    assert single(runs, 0.61, 0.04)[0] is single([0.6], 0.6, 0.05)[0] is None

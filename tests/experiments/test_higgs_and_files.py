@@ -1,4 +1,4 @@
-"""HIGGS, and saving and restoring, shortened, as a user runs them."""
+"""HIGGS, shortened, as a user runs it."""
 
 from __future__ import annotations
 
@@ -27,22 +27,3 @@ def test_overfit_and_underfit(tmp_path, study, histories, page, run):
     fixes = page(tmp_path / "runs" / "higgs_fixes")
     assert [row[0] for row in fixes.table("Binary cross-entropy")] == ["Large", "L2", "AdamW", "batch norm", "noise"]
     assert len(fixes.claims) == 6
-
-
-def test_save_and_restore(tmp_path, study, histories):
-    page, text = study("save_and_restore", "--data", "digits", "--epochs", "3", "--seeds", "2")
-    out = tmp_path / "runs" / "save_and_restore"
-    restored = [verdict for claim, verdict in page.claims.items() if claim.endswith("without training")]
-    assert restored == ["held"] * 3
-    assert page.claims["it needs none of the code that made it"] == page.claims["training goes on from what was saved"] == "held"
-    history = histories(out / "runs")["seed=1"]
-    best = history.best_epoch
-    name = f"{best:02d}-{history['val_loss'][best - 1]:.5f}.safetensors"
-    assert (out / "models" / "seed=1" / name).is_file()
-    assert f"seed=1: {name}" in text
-    assert "Dense_1/bias: (10,) in the source, (1,) here" in text
-    assert "epoch 1: saved 01-" in text
-    each, by_accuracy, all_ = page.table("Checkpoints while training")
-    assert each[1].startswith("3: 01-")
-    assert each[2] == by_accuracy[2] == "1"  # a run directory's own, at the end
-    assert all_[1:] == [f"1: {each[1].split()[-1]} to {each[1].split()[-1]}", "1"]  # 3 epochs: the end only

@@ -92,6 +92,8 @@ def test_other_weights_make_another_model_of_it(saved, tmp_path):
     assert_same_model(untrained.with_weights(tmp_path / "checkpoint.safetensors"), saved.task, saved.state, saved.validation)
     alone = ff.load_weights(tmp_path / "checkpoint.safetensors")
     np.testing.assert_array_equal(alone["params"]["Dense_0"]["kernel"], saved.state.params["Dense_0"]["kernel"])
+    ff.save_weights(str(tmp_path / "by_hand.safetensors"), saved.state)
+    assert (tmp_path / "by_hand.safetensors").read_bytes() == (tmp_path / "checkpoint.safetensors").read_bytes()
     with pytest.raises(ValueError, match=r"checkpoint.safetensors has weights and no model: load\(run_dir\)\.with_weights\(file\)"):
         load(tmp_path / "checkpoint.safetensors")
     other = replace(saved.state, params={**saved.state.params, "Dense_1": {"bias": np.zeros(2, np.float32)}})

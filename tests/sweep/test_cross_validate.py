@@ -216,6 +216,15 @@ def test_narrowing_goes_on_between_the_neighbors_of_the_best(table, tmp_path):
     again = ff.narrow(rated, "rate", (1e-5, 4e-2), train, **options)
     assert again.best == found.best
     assert sum(r.timing.chunks for study in again.rounds for r in study.results) == 0
+
+    def gap(study):
+        return np.abs(study.scores("val_loss", "last") - study.scores("loss", "last"))
+
+    close = ff.narrow(rated, "rate", (1e-5, 4e-2), train, **options, metric=gap, mode="min")
+    assert sum(r.timing.chunks for r in close.rounds[0].results) == 0  # the values of the other search
+    means = [gap(close.rounds[1].select(rate=row.setting["rate"])).mean() for row in close.rounds[1].table().rows]
+    assert close.best == close.rounds[1].table().rows[int(np.argmin(means))].setting["rate"]
+    assert [scores.mean() for number, _, scores in close.scores(gap) if number == 2] == pytest.approx(means)
     with pytest.raises(ValueError, match="lowest, highest"):
         ff.narrow(rated, "rate", (1.0, 0.5), train)
 
