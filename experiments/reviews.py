@@ -10,7 +10,10 @@ import flaxfit as ff
 
 LOSS = "binary_crossentropy"
 COIN = 0.69
-"""The training loss at whose end and above a run has died: its ReLU units give 0, and the loss of a coin is 0.693."""
+"""A run whose test loss never falls below it has died: its ReLU units give 0. The loss of a coin is 0.693."""
+
+AFTER = 8
+"""Over how many epochs after the least test loss the rise is measured."""
 
 
 def load(config: Any, words: int) -> ff.data.Splits:
@@ -38,10 +41,16 @@ def measures(study: ff.Study) -> dict[str, np.ndarray]:
     training, loss, accuracy, size = (np.array([result.history[name] for result in study.results]) for name in columns)
     at = np.arange(len(loss)), (onset := loss.argmin(1))  # from 0, as the sources count
     found = {"onset": onset, "best": loss[at], "last": loss[:, -1], "training": training[:, -1]}
-    found |= {"rise": (loss[:, -1] - loss[at]) / np.maximum(loss.shape[1] - 1 - onset, 1)}
+    later = np.minimum(onset + AFTER, loss.shape[1] - 1)
+    found |= {"rise": (loss[at[0], later] - loss[at]) / np.maximum(later - onset, 1)}
     found |= {"accuracy": accuracy[at], "last accuracy": accuracy[:, -1]}
     found |= {"before": size[at], "after": size[:, -1], "growth": size[:, -1] / size[at]}
-    return {name: np.where(training[:, -1] < COIN, values, np.nan) for name, values in found.items()}
+    return {name: np.where(loss.min(1) < COIN, values, np.nan) for name, values in found.items()}
+
+
+def curves(study: ff.Study) -> list[ff.History]:
+    """Returns the histories of the runs that did not die."""
+    return [result.history for result in study.results if result.history[f"val_{LOSS}"].min() < COIN]
 
 
 def alive(*runs: np.ndarray) -> np.ndarray:
