@@ -33,6 +33,7 @@ STUDIES = (
     "batch_norm",
     "initial_scale",
     "training_size",
+    "training_size_hard",
     "sonar",
     "leakage",
     "cross_validation",
