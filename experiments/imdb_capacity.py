@@ -68,14 +68,14 @@ def main(config: Config) -> None:
         weights = {name: len(kernels(study.results[0])) for name, study in studies.items()}
         decide(page, nets, weights)
         for title, columns in TABLES.items():
-            second = SOURCE if title == "Losses" else {name: f"{count:,}" for name, count in weights.items()}
-            rows = []
+            second, rows = SOURCE if title == "Losses" else {name: f"{count:,}" for name, count in weights.items()}, []
             for name, net in nets.items():
                 cells = (interval(alive(net[key])[0]) for key in columns)
                 rows.append((f"{name} {'-'.join(map(str, HIDDEN[name]))}-1", second.get(name), *cells))
             page.table(title, ("net", "source's onset" if title == "Losses" else "weights", *columns.values()), rows)
         for names, words in zip(SMALL_TO_LARGE, (config.vocabulary, FEW_WORDS), strict=True):
-            page.plot(f"curves_{names[0]}", drawn({name: studies[name] for name in names}), f"{words:,} words; bands: 10% to 90% of runs")
+            caption = f"{words:,} words: mean loss, and how the weights grow, with 10% to 90% of the runs. The axes count epochs from 1"
+            page.plot(f"curves_{names[0]}", drawn({name: studies[name] for name in names}), caption)
         layers = ff.summary(make_task(ff.nn.MLP(HIDDEN["baseline"], 1)), np.zeros((1, config.vocabulary), np.uint8))
         page.text(f"The layers of *baseline*:\n\n```text\n{layers}\n```")
 
@@ -136,12 +136,13 @@ def decide(page: Page, nets: dict[str, dict[str, np.ndarray]], weights: dict[str
 
 
 def drawn(studies: dict[str, ff.Study]) -> Any:
-    """Draws losses, and the sum of |w|, of the runs that did not die."""
+    """Draws losses, and how the sum of |w| grows, of the runs that did not die."""
     figure, (left, right) = ff.plots.panels(2, size=(11, 4.2))
-    runs, log_x = {name: curves(study) for name, study in studies.items()}, "overfitting" in studies
-    ff.plots.study_curves(runs, ylim=(0, 1.2), log_x=log_x, ax=left)
-    ff.plots.study_curves(runs, "kernel_l1", log_y=True, log_x=log_x, ax=right)
-    right.set(ylabel="sum of |w|")
+    runs, column = {name: curves(study) for name, study in studies.items()}, "sum of |w| / that after the first epoch"
+    ff.plots.study_curves(runs, ylim=(0, 1.2), ax=left)
+    grown = {name: [ff.History({column: each["kernel_l1"] / each["kernel_l1"][0]}) for each in found] for name, found in runs.items()}
+    ff.plots.study_curves(grown, column, ax=right)
+    right.get_legend().remove()
     return figure
 
 

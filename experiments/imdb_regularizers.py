@@ -67,7 +67,7 @@ def main(config: Config) -> None:
             rows = [(name, *(interval(alive(net[key])[0]) for key in columns)) for name, net in every.items()]
             page.table(title, ("net", *columns.values()), rows)
         for size, study in studies.items():
-            page.plot(size, drawn(study, NETS[size]), f"{size}-1. Bands: 10% to 90% of runs; bars: all runs together")
+            page.plot(size, drawn(study, NETS[size]), f"{size}-1: mean loss with 10% to 90% of the runs, and the weights of all runs")
 
 
 def trained(config: Config, size: str, words: int, batch: int) -> ff.Study:

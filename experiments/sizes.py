@@ -98,8 +98,11 @@ def sweep(
     for ax, values, label in zip(axes, (1 - accuracy, gap, onset), ("test error", "gap (nats a row)", "onset (steps)"), strict=True):
         band(ax, sizes, values, "runs", 0)
         ax.set(xscale="log", xlabel="training rows", ylabel=label, yscale="linear" if label[0] == "g" else "log")
-        ax.set_xticks(sizes, [f"{size // 1000}k" if size >= 1000 else str(size) for size in sizes])
+        ax.set_xticks(sizes, [f"{size / 1000:g}k" if size >= 1000 else str(size) for size in sizes])
         ax.tick_params(axis="x", which="minor", labelbottom=False)
+        ax.yaxis.set_major_formatter("{x:g}")
+        if label == "test error":
+            ax.yaxis.set_minor_formatter("{x:g}")
     axes[0].legend(frameon=False)
     page.plot(name, figure, f"{name}: means over seeds with 95% intervals (Student's), and the fitted law")
 
