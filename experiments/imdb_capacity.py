@@ -142,7 +142,7 @@ def drawn(studies: dict[str, ff.Study]) -> Any:
     ff.plots.study_curves(runs, ylim=(0, 1.2), ax=left)
     grown = {name: [ff.History({column: each["kernel_l1"] / each["kernel_l1"][0]}) for each in found] for name, found in runs.items()}
     ff.plots.study_curves(grown, column, ax=right)
-    right.get_legend().remove()
+    right.legend().remove()  # the same as on the left
     return figure
 
 
