@@ -41,9 +41,16 @@ def decided(comparisons: Comparison | Sequence[Comparison], wanted: Wanted = "be
         raise ValueError("a claim needs at least one comparison.")
     if wanted in ("not better", "equivalent") and any(c.margin is None for c in comparisons):
         raise ValueError(f"a claim of {wanted!r} needs a margin, stated beforehand: compare(..., margin=...).")
-    level, others = comparisons[0].difference.level, {"better": ["worse"], "worse": ["better"], "not better": ["better"]}
-    against = [c.p_value for c in comparisons if c.verdict in others.get(wanted, ["better", "worse"])]
-    least = min(against, default=1.0) * len(comparisons)
+    level, other = comparisons[0].difference.level, {"better": "worse", "worse": "better"}.get(wanted)
+
+    def against(c: Comparison) -> float:
+        """The p-value of the opposite: with a margin, that the difference is beyond it."""
+        if other is not None:
+            return c.p_value if c.verdict == other else 1.0
+        beyond = 1 - max(c.p_not_better, 0.0 if wanted == "not better" else c.p_not_worse)
+        return 1.0 if math.isnan(beyond) else beyond
+
+    least = min(map(against, comparisons)) * len(comparisons)
     if least < 1 - level:
         return False, least
 

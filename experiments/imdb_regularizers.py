@@ -71,7 +71,9 @@ def main(config: Config) -> None:
 
 
 def trained(config: Config, size: str, words: int, batch: int) -> ff.Study:
-    hidden, seeds = tuple(map(int, size.split("-"))), config.every_seed[: config.narrow_seeds if size == NARROW else config.seeds]
+    hidden = tuple(map(int, size.split("-")))
+    # The first table of 128-128-1 had the first 20 seeds; a claim with a margin was decided wrongly in it.
+    seeds = config.every_seed[: config.narrow_seeds] if size == NARROW else [20 + seed for seed in config.every_seed]
     both = ["Dense_0/kernel", "Dense_1/kernel"]
     penalties = {"L1 0.001": ff.penalties.l1(1e-3, mask=both), "L2 0.001": ff.penalties.l2(1e-3, mask=both)}
     augment = ff.augmentation.word_dropout(0.3)

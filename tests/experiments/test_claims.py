@@ -42,6 +42,9 @@ def test_that_one_does_not_beat_another_needs_a_margin():
     near, wide = compare(a, same, margin=0.01), compare(a, same, margin=0.001)
     assert [held(near, wanted) for wanted in ("not better", "equivalent", "better")] == [True, True, None]
     assert [held(wide, wanted) for wanted in ("not better", "equivalent")] == [None, None]
+    within_it = compare(a, np.array(same) - 0.006, margin=0.01)  # better, but by less than matters
+    assert within_it.verdict == "better"
+    assert [held(within_it, wanted) for wanted in ("not better", "equivalent")] == [True, True]
     better = compare(a, np.array(same) - 0.1, margin=0.01)
     assert [held(better, wanted) for wanted in ("not better", "equivalent", "better")] == [False, False, True]
     with pytest.raises(ValueError, match="needs a margin, stated beforehand"):
