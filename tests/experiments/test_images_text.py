@@ -52,7 +52,7 @@ def test_imdb_capacity(tmp_path, study, histories):
 
 @pytest.mark.slow
 def test_imdb_regularizers(study):
-    page, _ = study("imdb_regularizers", "--epochs", "10", "--seeds", "2", "--narrow-seeds", "2", "--rows", "1500", "--vocabulary", "200")
+    page, _ = study("imdb_regularizers", "--epochs", "16", "--seeds", "2", "--narrow-seeds", "2", "--rows", "4000", "--vocabulary", "300")
     losses, weights = page.tables.values()
     wide = [f"128-128-1, {name}" for name in ("plain", "L2 0.001", "dropout 0.3", "L1 0.001")]
     narrow = [f"16-16-1, {name}" for name in ("plain", "L2 0.001", "dropout 0.5", "word dropout 0.3")]

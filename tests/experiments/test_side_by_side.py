@@ -33,7 +33,7 @@ SHORT = {
     "mnist_few_samples": "--epochs 2 --seeds 2 --ensembles 1 --thinned 2 --test 300",
     "mnist_early_stopping": "--epochs 1 --seeds 1 --rounds 1 --search-seeds 1",
     "imdb_capacity": "--epochs 8 --big-epochs 4 --long-epochs 4 --seeds 3 --few-seeds 1 --rows 1500 --vocabulary 200",
-    "imdb_regularizers": "--epochs 10 --seeds 2 --narrow-seeds 2 --rows 1500 --vocabulary 200",
+    "imdb_regularizers": "--epochs 16 --seeds 2 --narrow-seeds 2 --rows 4000 --vocabulary 300",
     "initial_scale": "--seeds 2 --epochs 1 --rows 400 --scales 0.1 1",
     "sonar": "--epochs 2 --seeds 2",
     "leakage": "--epochs 2 --seeds 2 --folds 2",
