@@ -54,7 +54,7 @@ ABOUT = """600 steps whatever the number of rows, Adam with learning rate 0.001 
     these splits share rows, intervals of HIGGS are the corrected ones of Nadeau and Bengio, and its claims compare 500, 2,000 and 14,000
     rows. Dropout is after each hidden layer, L2 on all kernels. Each seed draws the training rows; its larger sets hold its smaller ones.
     The gap is test loss minus training loss, both after the last step. The onset of overfitting is the step with the least test loss, which
-    is looked at 12 to 60 times; where it is near the 600th, it would come later in longer runs. The law is error = a + b rows^-c, fitted to
+    is looked at 12 to 75 times; where it is near the 600th, it would come later in longer runs. The law is error = a + b rows^-c, fitted to
     logarithms of the mean test errors; it has to predict within 10%, because errors that fall as slowly as rows^-0.1 would be 12 to 15% off
     if no fall were predicted."""
 
