@@ -62,8 +62,9 @@ TABLES = {
 
 
 def main(config: Config) -> None:
+    data = {words: load(config, words) for words in (config.vocabulary, FEW_WORDS)}
     with Page("IMDB: capacity", config.run_dir, ABOUT) as page:
-        studies = trained(config)
+        studies = trained(config, data)
         nets = {name: measures(study) for name, study in studies.items()}
         weights = {name: len(kernels(study.results[0])) for name, study in studies.items()}
         decide(page, nets, weights)
@@ -80,19 +81,18 @@ def main(config: Config) -> None:
         page.text(f"The layers of *baseline*:\n\n```text\n{layers}\n```")
 
 
-def trained(config: Config) -> dict[str, ff.Study]:
+def trained(config: Config, data: dict[int, ff.data.Splits]) -> dict[str, ff.Study]:
     def net(hp: Any) -> ff.Task:
         return make_task(ff.nn.MLP(HIDDEN[hp["net"]], 1))
 
     studies = {}
-    for names, words, batch in zip(SMALL_TO_LARGE, (config.vocabulary, FEW_WORDS), (512, 500), strict=True):
-        data = load(config, words)
+    for names, (words, splits), batch in zip(SMALL_TO_LARGE, data.items(), (512, 500), strict=True):
         for name in names:
             epochs = {"overfitting": config.long_epochs, "bigger": config.big_epochs}.get(name, config.epochs)
             seeds = config.every_seed[: config.few_seeds] if name in FEW_RUNS else config.every_seed
             where = {"run_dir": config.run_dir / f"{name}, {words} words, {epochs} epochs", "progress": f"{name}, {words} words"}
             how: dict[str, Any] = {"seeds": seeds, "epochs": epochs, "batch_size": batch, **where}
-            studies[name] = ff.fit_many(net, [{"net": name}], data.train, validation=data.test, **how)
+            studies[name] = ff.fit_many(net, [{"net": name}], splits.train, validation=splits.test, **how)
     return studies
 
 

@@ -56,8 +56,9 @@ ABOUT = """ReLU networks on reviews as multi-hot vectors in Keras's layout, vali
 
 
 def main(config: Config) -> None:
+    wide, narrow = load(config, 100), load(config, config.vocabulary)
     with Page("IMDB: regularizers", config.run_dir, ABOUT) as page:
-        studies = {WIDE: trained(config, WIDE, 100, 500), NARROW: trained(config, NARROW, config.vocabulary, 512)}
+        studies = {WIDE: trained(config, WIDE, wide, 500), NARROW: trained(config, NARROW, narrow, 512)}
         found = {size: {name: scores(study.select(net=name)) for name in NETS[size]} for size, study in studies.items()}
         for size, nets in found.items():
             overfitting(page, size, nets)
@@ -70,21 +71,20 @@ def main(config: Config) -> None:
             page.plot(size, drawn(study, NETS[size]), f"{size}-1: mean loss with 10% to 90% of the runs, and the weights of all runs")
 
 
-def trained(config: Config, size: str, words: int, batch: int) -> ff.Study:
+def trained(config: Config, size: str, data: ff.data.Splits, batch: int) -> ff.Study:
     hidden = tuple(map(int, size.split("-")))
     # The first table of 128-128-1 had the first 20 seeds; a claim with a margin was decided wrongly in it.
     seeds = config.every_seed[: config.narrow_seeds] if size == NARROW else [20 + seed for seed in config.every_seed]
-    both = ["Dense_0/kernel", "Dense_1/kernel"]
+    words, both = data.train.x.shape[1], ["Dense_0/kernel", "Dense_1/kernel"]
     penalties = {"L1 0.001": ff.penalties.l1(1e-3, mask=both), "L2 0.001": ff.penalties.l2(1e-3, mask=both)}
-    augment = ff.augmentation.word_dropout(0.3)
+    augments = {"word dropout 0.3": ff.augmentation.word_dropout(0.3)}
 
     def net(hp: Any) -> ff.Task:
         name = hp["net"]
         rate = float(name.split()[1]) if name.startswith("dropout") else 0.0
-        model = ff.nn.MLP(hidden, 1, dropout=rate)
-        return make_task(model, penalty=penalties.get(name), augment=augment if name.startswith("word") else None)
+        return make_task(ff.nn.MLP(hidden, 1, dropout=rate), penalty=penalties.get(name), augment=augments.get(name))
 
-    data, where = load(config, words), config.run_dir / f"{size}, {words} words, {config.epochs} epochs"
+    where = config.run_dir / f"{size}, {words} words, {config.epochs} epochs"
     how: dict[str, Any] = {"seeds": seeds, "epochs": config.epochs, "batch_size": batch, "progress": f"{size}, {words} words"}
     return ff.fit_many(net, [{"net": name} for name in NETS[size]], data.train, validation=data.test, run_dir=where, **how)
 

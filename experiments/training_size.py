@@ -57,9 +57,10 @@ def make_task(name: str, dropout: float = 0.0, l2: float = 0.0) -> ff.Task:
 
 
 def main(config: Config) -> None:
+    sets = {name: ff.data.load(name.lower(), originals=config.originals) for name in ("MNIST", "sonar")}
     with Page("Training-set size", config.run_dir, ABOUT) as page:
-        for name in ("MNIST", "sonar"):
-            data, steps = ff.data.load(name.lower(), originals=config.originals), config.steps // (1 if name == "MNIST" else 2)
+        for name, data in sets.items():
+            steps = config.steps // (1 if name == "MNIST" else 2)
 
             def trained(rows: int, seed: int, remedy: str, name=name, data=data, steps=steps) -> list[Any]:
                 order = np.random.default_rng(seed).permutation(len(data.train))

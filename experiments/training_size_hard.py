@@ -60,9 +60,11 @@ ABOUT = """600 steps whatever the number of rows, Adam with learning rate 0.001 
 
 
 def main(config: Config) -> None:
+    sets = {"IMDB": reviews.load(config, config.vocabulary)}
+    sets["HIGGS"] = ff.data.load("higgs", rows=config.higgs_rows, originals=config.originals)
     with Page("Training-set size: reviews and collisions", config.run_dir, ABOUT) as page:
-        for name in ("IMDB", "HIGGS"):
-            study(config, page, name)
+        for name, data in sets.items():
+            study(config, page, name, data)
 
 
 @functools.cache
@@ -73,13 +75,10 @@ def make_task(name: str, remedy: str) -> ff.Task:
     return reviews.make_task(ff.nn.MLP(hidden, 1, activation=activation, dropout=how.get("dropout", 0.0)), penalty=penalty)
 
 
-def study(config: Config, page: Page, name: str) -> None:
-    if imdb := name == "IMDB":
-        data, sizes, batch = reviews.load(config, config.vocabulary), config.imdb, 512
-    else:
-        data = ff.data.load("higgs", rows=config.higgs_rows, originals=config.originals)
-        sizes, batch = config.higgs, 500
-    pool, most = data.train, sizes[-1]
+def study(config: Config, page: Page, name: str, data: ff.data.Splits) -> None:
+    imdb, pool = name == "IMDB", data.train
+    sizes, batch = (config.imdb, 512) if imdb else (config.higgs, 500)
+    most = sizes[-1]
 
     def trained(rows: int, seed: int, remedy: str) -> list[Any]:
         order = np.random.default_rng(seed).permutation(len(pool))
