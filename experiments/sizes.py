@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from claims import within
 from drawing import band
+from matplotlib.ticker import LogFormatter
 from pages import Page
 
 import flaxfit as ff
@@ -103,6 +104,8 @@ def sweep(
         ax.yaxis.set_major_formatter("{x:g}")
         if label == "test error":
             ax.yaxis.set_minor_formatter("{x:g}")
+        if label[0] == "o":
+            ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes[0].legend(frameon=False)
     page.plot(name, figure, f"{name}: means over seeds with 95% intervals (Student's), and the fitted law")
 
