@@ -40,6 +40,7 @@ STUDIES = (
     "batch_norm",
     "initial_scale",
     "training_size",
+    "training_size_hard",
     "sonar",
     "leakage",
     "cross_validation",
@@ -62,8 +63,10 @@ def main(config: Config) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     written = [name for name in STUDIES if (config.runs / name / "page.json").is_file()]
     for name in written:
+        others = tuple(f"{other}_" for other in STUDIES if other.startswith(f"{name}_"))
         for old in folder.glob(f"{name}_*.png"):
-            old.unlink()
+            if not old.name.startswith(others):
+                old.unlink()
         for picture in sorted((config.runs / name / "plots").glob("*.png")):
             (folder / f"{name}_{picture.name}").write_bytes(smaller(picture))
         (folder / f"{name}.md").write_text(markdown(config.runs / name, f"{name}_"), encoding="utf-8")

@@ -18,6 +18,7 @@ from flaxfit.cli.source import is_file
 from flaxfit.data import Dataset
 from flaxfit.data.encoding import Dropped
 from flaxfit.data.frames import cells_of
+from flaxfit.data.sources.imdb import KERAS
 from flaxfit.report.statistics import Interval
 from flaxfit.storage.directory import RunDirectory
 from flaxfit.storage.predictor import Predictor, load
@@ -148,7 +149,9 @@ def _of_name(model: Predictor, command: Evaluate) -> tuple[str, Dataset]:
         if command.data is not None:
             raise ValueError(f"there is no file {name}, and {unknown('data set', name, flaxfit_data.names())}")
         raise ValueError(f"{command.model} was not trained on a data set with a name: pass a file, flaxfit evaluate {command.model} DATA.")
-    options: dict[str, Any] = {"vocabulary": len(model.features or ())} if name == "imdb" else {}
+    features, options = tuple(model.features or ()), {}
+    if name == "imdb":
+        options = {"vocabulary": len(features), "layout": "keras" if features[: len(KERAS)] == KERAS else "words"}
     splits = flaxfit_data.load(name, originals=command.originals, **options)
     part = command.part or ("validation" if splits.test is None else "test")
     rows = splits.test

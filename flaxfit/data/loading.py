@@ -55,7 +55,9 @@ def load(
       seed: the seed of a random split, or None to split the examples in their order.
       originals: a directory of original files, which is searched before the network. By default it is the directory that the environment
         variable `FLAXFIT_ORIGINALS` names.
-      **options: options of a data set. "imdb" takes `vocabulary` (10,000): how many of the most frequent words become columns. "higgs"
+      **options: options of a data set. "imdb" takes `vocabulary` (10,000): how many of the most frequent words become columns; and
+        `layout`: "words", or "keras" for the columns of Keras's `imdb.load_data(num_words=vocabulary)`, of which the first four are no
+        words: padding (always 0), start (always 1), whether the review has a word that is not among the others, and an unused one. "higgs"
         takes `rows`: how many of the first rows to use in all. By default that is the sum of `train`, `validation` and `test`, or else
         11,000. If a file may stand in for an original, `original` names the file to use.
 
@@ -115,7 +117,7 @@ def _published(source: Source, directory: Any, counts: list[int | float | None],
     for option, value in options.items():
         if option not in source.options:
             raise TypeError(f"load({source.name!r}): {unknown('option', option, (*source.options, *_COMMON))}")
-        if option != "original" and value != source.options[option]:
+        if option in ("vocabulary", "rows") and value != source.options[option]:
             check_count(f"load({source.name!r}, {option}=...)", value, 1, "a count")
     options = {**source.options, **options}
     rows, original = options.pop("rows", None), options.pop("original", None)

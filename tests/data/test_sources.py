@@ -157,6 +157,27 @@ def test_imdb_ranks_are_those_of_the_published_index(originals, cache):
     np.testing.assert_array_equal(more.test.x[:, :100], splits.test.x)
     with pytest.raises(ValueError, match=r"vocabulary=\.\.\.\) must be from 1 to 88584, got 100000"):
         load("imdb", originals=originals, vocabulary=100_000)
+    keras, _ = load("imdb", originals=originals, vocabulary=1_000, layout="keras")
+    np.testing.assert_array_equal(keras.test.x[:, 4:], more.test.x[:, :996])
+
+
+def test_the_layout_of_keras_beside_reviews_by_hand():
+    """Ten columns keep six words: the offset of Keras's `imdb.load_data` is 3, and the word of rank 1 has the index 4."""
+    reviews = [[1, 3, 1], [6, 7, 0], [0], [9, 9, 2], []]
+    ranks, offsets = np.concatenate(reviews).astype(np.int32), np.cumsum([0, *map(len, reviews)])
+    parts = {"words": {"words": np.frombuffer(b"\n".join(b"the and a of to is br in it".split()), np.uint8)}}
+    x, features = imdb._assemble({"ranks": ranks, "offsets": offsets}, parts, 10, "keras")
+    assert features == (*imdb.KERAS, "the", "and", "a", "of", "to", "is")
+    assert x.tolist() == [
+        [0, 1, 0, 0, 1, 0, 1, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0, 0, 0, 0, 1],
+        [0, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 1, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+    ]
+    for vocabulary, layout, message in ((4, "keras", "from 5 to 13, got 4"), (14, "keras", "got 14"), (9, "kears", "did you mean 'keras'")):
+        with pytest.raises(ValueError, match=message):
+            imdb._assemble({"ranks": ranks, "offsets": offsets}, parts, vocabulary, layout)
 
 
 def test_tokens_are_keras_python_2_tokens():

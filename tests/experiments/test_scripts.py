@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from flaxfit.data.sources import SOURCES
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SCRIPTS = sorted(path.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob("*.py") if "__main__" in path.read_text())
-STUDIES = sorted(path.stem for path in EXPERIMENTS.glob("*.py") if "import Page" in path.read_text())
+STUDIES = [path.stem for path in SCRIPTS if "import Page" in (EXPERIMENTS / path).read_text()]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=str)
@@ -39,30 +40,40 @@ def test_quickstart(tmp_path, run):
 
 
 def test_results_are_made_of_pages(tmp_path, run):
-    with Page("Sonar", tmp_path / "runs" / "sonar", "Folds.") as page:
+    with Page("Sonar", tmp_path / "runs" / "training_size", "Folds.") as page:
         history = ff.History({"loss": [0.7, 0.5], "mse": [0.7, 0.5]})
         page.plot("folds", ff.plots.learning_curves({"one": history}), "Curves")
         page.claim("source", "it learns", True, "0.7 to 0.5")
         page.claim("ours", "it learns | fast", None, "p 0.3")
     folder = tmp_path / "docs" / "results"
     folder.mkdir(parents=True)
-    (folder / "sonar_older.png").touch()
+    (folder / "training_size_older.png").touch()
+    (folder / "training_size_hard_IMDB.png").touch()  # another study's
     (folder / "batch_norm.md").write_text("# Earlier\n\n| claim | verdict | why |\n| it helps | **did not hold** | p 0.01 |\n")
     (tmp_path / "RESULTS.md").write_text("# Results\n\nBy hand.\n\n## Studies\n\nOld.\n")
     assert f"RESULTS.md: 2 of {len(STUDIES)} studies, 1 written anew" in run("results.py")
     results = (tmp_path / "RESULTS.md").read_text().splitlines()
     assert results[:5] == ["# Results", "", "By hand.", "", "## Studies"]
-    assert results[-2:] == ["| [Earlier](docs/results/batch_norm.md) | 0 | 1 | 0 |", "| [Sonar](docs/results/sonar.md) | 1 | 0 | 1 |"]
-    written = (folder / "sonar.md").read_text()
+    assert results[-2:] == [
+        "| [Earlier](docs/results/batch_norm.md) | 0 | 1 | 0 |",
+        "| [Sonar](docs/results/training_size.md) | 1 | 0 | 1 |",
+    ]
+    written = (folder / "training_size.md").read_text()
     assert "| it learns | source | **held** | 0.7 to 0.5 |" in written
-    assert "![Curves](sonar_folds.png)" in written
-    assert sorted(path.name for path in folder.iterdir()) == ["batch_norm.md", "sonar.md", "sonar_folds.png"]
-    size = (tmp_path / "runs" / "sonar" / "plots" / "folds.png").stat().st_size
-    assert (folder / "sonar_folds.png").stat().st_size < size / 2
+    assert "![Curves](training_size_folds.png)" in written
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "batch_norm.md",
+        "training_size.md",
+        "training_size_folds.png",
+        "training_size_hard_IMDB.png",
+    ]
+    size = (tmp_path / "runs" / "training_size" / "plots" / "folds.png").stat().st_size
+    assert (folder / "training_size_folds.png").stat().st_size < size / 2
 
 
 # All but the one that measures loading, in processes of its own.
-WITH_ORIGINALS = [script for script in SCRIPTS if "config.originals" in (EXPERIMENTS / script).read_text() and script.stem != "loading"]
+READS = re.compile(r"config\.originals|^from reviews import", re.MULTILINE)
+WITH_ORIGINALS = [script for script in SCRIPTS if READS.search((EXPERIMENTS / script).read_text()) and script.stem != "loading"]
 
 
 @pytest.mark.parametrize("script", WITH_ORIGINALS, ids=str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 
+import numpy as np
 import pytest
 
 import flaxfit as ff
@@ -129,6 +130,25 @@ def test_training_size(tmp_path, inside, data, written):
     assert inside("training_size", tmp_path, **short).tables == page.tables
     assert written(tmp_path) == (count, times)  # nothing was trained again
     assert page.plots == ["MNIST", "sonar"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:(imdb|higgs) is not read from the published original file")
+def test_training_size_of_reviews_and_collisions(tmp_path, inside, data, written):
+    sizes = {"imdb": (100, 200, 400, 800), "higgs": (200, 400, 800, 1_600), "higgs_rows": 2_000}
+    short = {"seeds": 1, "higgs_seeds": 2, "steps": 50, "rows": 1_000, "vocabulary": 200, "first_seed": 7, **sizes}
+    page = inside("training_size_hard", tmp_path, **short)
+    assert [row[0] for row in page.table("HIGGS: 800")] == ["plain", "dropout 0.5", "L2 0.001", "1,600 rows, plain"]
+    assert [row[0] for row in page.tables["IMDB"]] == ["100", "200", "400", "800"]
+    assert page.verdict("HIGGS: a law fitted to at most 400 rows") in ("held", "did not hold", "undecided")
+    assert written(tmp_path)[0] == (4 + 2) * (1 + 2)  # the plain runs serve twice
+    assert page.plots == ["IMDB", "HIGGS"]
+
+
+def test_the_law_is_found_where_there_is_one():
+    sizes = (300, 1_000, 3_000, 10_000)
+    found = importlib.import_module("sizes").law(sizes, 0.1 + 2 * np.array(sizes, float) ** -0.5)
+    np.testing.assert_allclose(found, [0.1, 2, 0.5], rtol=1e-3)
 
 
 @pytest.mark.slow

@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from flaxfit.arguments import unknown
 from flaxfit.data.sources.source import File, Parts, Source
 
 _REVIEWS, _INDEX = "imdb/aclImdb_v1.tar.gz", "imdb/imdb_word_index.json"
+_LAYOUTS = ("words", "keras")
+KERAS = ("(padding)", "(start)", "(out of vocabulary)", "(unused)")  # what the first columns of the layout "keras" are
 _NAME = re.compile(r"aclImdb/(train|test)/(neg|pos)/(\d+)_\d+\.txt")
 # The tokenizer of Keras when the index was made, for the byte strings of Python 2: its filter, and lower case for ASCII letters only.
 _FILTER = b'!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
@@ -71,11 +74,21 @@ def _read(paths: Mapping[str, Path], rows: int | None) -> Parts:
     return {"train": part("train"), "test": part("test"), "words": {"words": np.frombuffer(b"\n".join(words), np.uint8)}}
 
 
-def _assemble(arrays: Mapping[str, np.ndarray], parts: Parts, vocabulary: int) -> tuple[Any, tuple[str, ...]]:
+def _assemble(arrays: Mapping[str, np.ndarray], parts: Parts, vocabulary: int, layout: str) -> tuple[Any, tuple[str, ...]]:
     words = bytes(parts["words"]["words"]).decode().split("\n")
-    if not 1 <= vocabulary <= len(words):
-        raise ValueError(f'load("imdb", vocabulary=...) must be from 1 to {len(words)}, got {vocabulary}.')
-    return multi_hot(arrays["ranks"], arrays["offsets"], vocabulary), tuple(words[:vocabulary])
+    if layout not in _LAYOUTS:
+        raise ValueError(f'load("imdb"): {unknown("layout", layout, _LAYOUTS)}')
+    extra = KERAS if layout == "keras" else ()
+    least, most = len(extra) + 1, len(extra) + len(words)
+    if not least <= vocabulary <= most:
+        raise ValueError(f'load("imdb", vocabulary=...) must be from {least} to {most}, got {vocabulary}.')
+    ranks, named = arrays["ranks"], (*extra, *words[: vocabulary - len(extra)])
+    if not extra:
+        return multi_hot(ranks, arrays["offsets"], vocabulary), named
+    shifted = np.where(ranks + len(extra) <= vocabulary, ranks + len(extra), 3)  # column 2 for words of a higher rank
+    hot = multi_hot(np.where(ranks, shifted, 0), arrays["offsets"], vocabulary)  # a word without a rank is dropped, as by Keras's tokenizer
+    hot[:, 1] = 1
+    return hot, named
 
 
 def multi_hot(ranks: np.ndarray, offsets: np.ndarray, vocabulary: int) -> np.ndarray:
@@ -127,5 +140,5 @@ IMDB = Source(
     read=_read,
     classes=("bad", "good"),
     assemble=_assemble,
-    options={"vocabulary": 10_000, "original": None},
+    options={"vocabulary": 10_000, "layout": "words", "original": None},
 )
