@@ -44,19 +44,19 @@ ABOUT = """784-512-10 with ReLU and dropout 0.2, trained by Adam on 1,000 images
     in pairs of one turn. Programs are compiled before. Each run saves a checkpoint and its best model at the end, as all runs do."""
 
 
-class SaveModels(ff.callbacks.Callback):
+def save_models(home: Path, name: str, rows: ff.Dataset) -> ff.callbacks.Callback:
     """Exports the whole model after each epoch, under a name with epoch and metrics."""
 
-    every_epochs = 1
+    class SaveModels(ff.callbacks.Callback):
+        every_epochs = 1
 
-    def __init__(self, home: Path, name: str, rows: ff.Dataset):
-        self.home, self.name, self.rows = home, name, rows
+        def on_chunk_end(self, progress: ff.callbacks.Progress) -> None:
+            """Exports the model where an epoch has ended."""
+            if len(progress.new.epochs):
+                file = name.format(**{**progress.history.row(-1), "epoch": progress.epoch})
+                ff.export(home / file, progress.run.task, progress.state.train, rows)
 
-    def on_chunk_end(self, progress: ff.callbacks.Progress) -> None:
-        """Exports the model where an epoch has ended."""
-        if len(progress.new.epochs):
-            name = self.name.format(**{**progress.history.row(-1), "epoch": progress.epoch})
-            ff.export(self.home / name, progress.run.task, progress.state.train, self.rows)
+    return SaveModels()
 
 
 def main(config: Config) -> None:
@@ -78,7 +78,7 @@ def names(config: Config, page: Page, task: ff.Task, data: Sequence[ff.Dataset])
     ways = {
         "weights, each epoch": ("weights", weights(NAMES, best_only=False)),
         "weights, the best by val_accuracy": ("weights", weights(NAMES, monitor="val_accuracy", mode="max")),
-        "whole models, each epoch": ("models", SaveModels(home / "whole models, each epoch" / "models", NAMES, data[1][:1])),
+        "whole models, each epoch": ("models", save_models(home / "whole models, each epoch" / "models", NAMES, data[1][:1])),
         f"checkpoints, each {BATCHES} batches": ("checkpoints", checkpoint(every_steps=BATCHES, keep=None)),
     }
     history = [fitted(config, task, home / way, data, callback).history for way, (_, callback) in ways.items()][-1]
@@ -101,7 +101,7 @@ def during(config: Config, page: Page, task: ff.Task, data: Sequence[ff.Dataset]
     ways: dict[str, list[ff.callbacks.Callback]] = {
         "nothing": [],
         "weights": [ff.callbacks.SaveWeights(NAMES, best_only=False)],
-        "whole models": [SaveModels(home / "models", NAMES, data[1][:1])],
+        "whole models": [save_models(home / "models", NAMES, data[1][:1])],
     }
     runs = measured({way: lambda way=way: fitted(config, task, home, data, *ways[way]) for way in ways}, config.seeds, home)
     page.table(f"A run of {config.epochs} epochs that saves after each", ("saved", "seconds"), [(way, spread(runs[way])) for way in ways])

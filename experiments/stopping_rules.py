@@ -45,20 +45,20 @@ ABOUT = """The network of [MNIST: batch norm, dropout and early stopping](mnist_
     0.9727."""
 
 
-class StopAtGap(ff.callbacks.Callback):
+def stop_at_gap(rows: ff.Dataset) -> ff.callbacks.Callback:
     """The gap rule, with the training accuracy evaluated after each epoch."""
 
-    every_epochs = 1
+    class StopAtGap(ff.callbacks.Callback):
+        every_epochs = 1
 
-    def __init__(self, rows: ff.Dataset):
-        self.rows = rows
+        def on_chunk_end(self, progress: ff.callbacks.Progress) -> None:
+            """Stops the run where the rule says so."""
+            if not progress.ended:
+                training = ff.evaluate(progress.run.task, progress.state.train, rows)["accuracy"]
+                if progress.history["val_accuracy"][-1] >= training:
+                    progress.stop()
 
-    def on_chunk_end(self, progress: ff.callbacks.Progress) -> None:
-        """Stops the run where the rule says so."""
-        if not progress.ended:
-            training = ff.evaluate(progress.run.task, progress.state.train, self.rows)["accuracy"]
-            if progress.history["val_accuracy"][-1] >= training:
-                progress.stop()
+    return StopAtGap()
 
 
 def main(config: Config) -> None:
@@ -66,7 +66,7 @@ def main(config: Config) -> None:
     how: dict[str, Any] = {"validation": splits.test, "seeds": config.every_seed, "epochs": config.epochs, "batch_size": 100}
     with Page("MNIST: when to stop", config.run_dir, ABOUT) as page:
         studies = []
-        for name, callbacks in (("whole", None), ("gap rule", lambda member: [StopAtGap(splits.train[:10_000])])):
+        for name, callbacks in (("whole", None), ("gap rule", lambda member: [stop_at_gap(splits.train[:10_000])])):
             where: dict[str, Any] = {"run_dir": config.run_dir / f"{name}, from seed {config.first_seed}", "progress": name}
             studies.append(ff.fit_many(make_task, [{"net": STOPPED}], splits.train, callbacks=callbacks, **where, **how))
         whole, gap = studies

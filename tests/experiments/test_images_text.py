@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import drawing
+import mnist_dropout
 import numpy as np
 import pytest
 import reviews
@@ -59,9 +60,8 @@ def test_the_first_two_steps_of_the_source_are_none():
 
 
 def test_a_rate_that_fells_a_run_ends_what_it_bears():
-    borne = runpy.run_path(str(EXPERIMENTS / "mnist_dropout.py"))["borne"]
     never, at_once, later = np.full(8, 80.0), np.r_[80.0, np.full(7, 70.0)], np.r_[80, 79, 76, 74, 80, 80, 80, 80.0]
-    assert borne(np.stack([never, at_once, later], 1)).tolist() == [0.9, 0.0, 0.2]
+    assert mnist_dropout.borne(np.stack([never, at_once, later], 1)).tolist() == [0.9, 0.0, 0.2]
 
 
 @pytest.mark.slow

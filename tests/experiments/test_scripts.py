@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pages import Page
+from results import STUDIES
 
 import flaxfit as ff
 from flaxfit.data.sources import SOURCES
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SCRIPTS = sorted(path.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob("*.py") if "__main__" in path.read_text())
-STUDIES = [path.stem for path in SCRIPTS if "import Page" in (EXPERIMENTS / path).read_text()]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=str)
@@ -51,6 +51,7 @@ def test_results_are_made_of_pages(tmp_path, run):
     (folder / "training_size_hard_IMDB.png").touch()  # another study's
     (folder / "batch_norm.md").write_text("# Earlier\n\n| claim | verdict | why |\n| it helps | **did not hold** | p 0.01 |\n")
     (tmp_path / "RESULTS.md").write_text("# Results\n\nBy hand.\n\n## Studies\n\nOld.\n")
+    assert {path.stem for path in SCRIPTS if "import Page" in (EXPERIMENTS / path).read_text()} <= set(STUDIES)
     assert f"RESULTS.md: 2 of {len(STUDIES)} studies, 1 written anew" in run("results.py")
     results = (tmp_path / "RESULTS.md").read_text().splitlines()
     assert results[:5] == ["# Results", "", "By hand.", "", "## Studies"]
