@@ -77,7 +77,7 @@ def main(config: Config) -> None:
     for name in STUDIES:
         path = folder / f"{name}.md"
         if not path.is_file():
-            print(f"{path} is missing: experiments/{name}.py has not come to its end.", file=sys.stderr)
+            print(f"{path} is missing: its study has not come to its end.", file=sys.stderr)
             continue
         page = path.read_text(encoding="utf-8")
         counts = [len(re.findall(rf"^\|.* \| \*\*{verdict}\*\* \| ", page, re.MULTILINE)) for verdict in VERDICTS.values()]
