@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from drawing import band
-from networks import BATCH, ROWS, by_adam, deep
+from few_images import BATCH, ROWS, by_adam, deep
 from options import WithOriginals, WithSeeds
 from pages import Page
 

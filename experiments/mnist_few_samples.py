@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from claims import within
 from drawing import band
-from networks import BATCH, ROWS, by_sgd, deep
+from few_images import BATCH, ROWS, by_sgd, deep
 from options import WithOriginals, WithSeeds
 from pages import Page
 

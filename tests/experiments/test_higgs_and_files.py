@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 
+
+@pytest.mark.slow
 def test_overfit_and_underfit(tmp_path, study, histories, page, run):
     shortened = ("--epochs", "2", "--seeds", "2", "--large-seeds", "1", "--first-seed", "0")
     made, text = study("overfit_and_underfit", *shortened)

@@ -51,7 +51,7 @@ def test_mnist_ensembles(tmp_path, study, histories):
 
 def test_the_first_two_steps_of_the_source_are_none():
     import jax
-    from networks import by_sgd, deep
+    from few_images import by_sgd, deep
 
     data, task = ff.Dataset(np.full((3, 28, 28, 1), 100, np.uint8), np.arange(3)), by_sgd(deep(4))
     start, same, moved = (ff.fit(task, data, batch_size=3, epochs=epochs).last.params for epochs in (1, 2, 3))
