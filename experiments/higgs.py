@@ -38,7 +38,7 @@ class HiggsConfig(WithOriginals):
 
 
 SIZES = ("Tiny", "Small", "Medium", "Large")
-# Beside a picture of its own, each network of a picture has a color of its own.
+# Places in the palette, which has seven colors: no two networks of one picture share one.
 COLORS = {"Tiny": 0, "Small": 1, "Medium": 2, "Large": 3, "L2": 4, "dropout": 5, "combined": 6, "AdamW": 1, "batch norm": 2, "noise": 5}
 GROUPS = {net: "sizes" if net in SIZES else "regularizers" if net in ("L2", "dropout", "combined") else "fixes" for net in COLORS}
 LOSS = "binary_crossentropy"

@@ -56,10 +56,10 @@ def load(
       originals: a directory of original files, which is searched before the network. By default it is the directory that the environment
         variable `FLAXFIT_ORIGINALS` names.
       **options: options of a data set. "imdb" takes `vocabulary` (10,000): how many of the most frequent words become columns; and
-        `layout`: "words", or "keras" for the columns of Keras's `imdb.load_data(num_words=vocabulary)`, of which the first four are no
-        words: padding (always 0), start (always 1), whether the review has a word that is not among the others, and an unused one. "higgs"
-        takes `rows`: how many of the first rows to use in all. By default that is the sum of `train`, `validation` and `test`, or else
-        11,000. If a file may stand in for an original, `original` names the file to use.
+        `layout`: "words", or "keras" for the columns of Keras's `imdb.load_data(num_words=vocabulary)`, the first four of which do
+        not stand for words: padding (always 0), start (always 1), whether the review has a word that is not among the others, and
+        an unused one. "higgs" takes `rows`: how many of the first rows to use in all. By default that is the sum of `train`,
+        `validation` and `test`, or else 11,000. If a file may stand in for an original, `original` names the file to use.
 
     Returns:
       `Splits`. Images are uint8 of shape (rows, height, width, 1), tables are float32, the multi-hot rows of IMDB are uint8, and class

@@ -69,7 +69,7 @@ def save_weights(path: str | os.PathLike[str], state: TrainState) -> None:
     at all. `flaxfit.load_weights` and `Predictor.with_weights` read it. `flaxfit.callbacks.SaveWeights` writes such files by itself.
 
     Args:
-      path: of the file, such as `weights.safetensors`. The end `.safetensors` is what `flaxfit.load_weights` knows it by.
+      path: of the file, such as `weights.safetensors`. `flaxfit.load_weights` needs the extension `.safetensors`.
       state: `result.best`, `result.last`, or `progress.state.train` of a callback. Of a task that evaluates averaged weights, pass
         `task.evaluated(state)`.
 

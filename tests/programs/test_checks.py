@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import flaxfit as ff
+from flaxfit.programs import checks
 
 
 def task_of(model, loss=ff.losses.binary_crossentropy, **fields):
@@ -271,3 +272,10 @@ def test_evaluate_and_predict_check_too(net, table):
         ff.evaluate(task_of(net()), None, table[0][:0])
     with pytest.raises(ValueError, match=r"predict\.x has NaN"):
         ff.predict(task_of(net()), None, np.full((2, 6), np.nan))
+
+
+@pytest.mark.parametrize("arrays", [np, jnp])
+def test_finite_numbers_whose_sum_overflows_are_finite(arrays):
+    checks.check_finite("x", arrays.full((4, 3), 3e38, arrays.float32))
+    with pytest.raises(ValueError, match="x has NaN or infinity in 1 of 4 rows, first in row 2"):
+        checks.check_finite("x", arrays.array([[3e38], [3e38], [-np.inf], [0.0]], arrays.float32))
