@@ -36,7 +36,47 @@ def stream(root: Key, name: str) -> Key:
       >>> bool(stream(root, "dropout") == stream(root, "order"))
       False
     """
-    return jax.random.fold_in(root, zlib.crc32(name.encode()))
+    return fold_in(root, zlib.crc32(name.encode()))
+
+
+def fold_in(key: Key, number: Any) -> Key:
+    """Returns what `jax.random.fold_in` does, faster in a loop and compiled sooner on a CPU, where JAX loops over the rounds of threefry.
+
+    Args:
+      key: a key of any kind. Those of other kinds than JAX's default are left to JAX.
+      number: an integer, which may be traced.
+    """
+    if not _is_threefry(key):
+        return jax.random.fold_in(key, number)
+    words = _threefry(*jax.random.key_data(key), jnp.zeros((), jnp.uint32), jnp.asarray(number, dtype=jnp.uint32))
+    return jax.random.wrap_key_data(jnp.stack(words), impl=jax.random.key_impl(key))
+
+
+def bits(key: Key, shape: tuple[int, ...]) -> Array:
+    """Returns what `jax.random.bits` does for 32-bit words, as `fold_in`."""
+    size = math.prod(shape)
+    if not _is_threefry(key) or size >= 2**32 or not jax.config.values["jax_threefry_partitionable"]:
+        return jax.random.bits(key, shape, jnp.uint32)
+    counts = jax.lax.iota(jnp.uint32, size).reshape(shape)
+    first, second = _threefry(*jax.random.key_data(key), jnp.zeros_like(counts), counts)
+    return first ^ second
+
+
+def _is_threefry(key: Key) -> bool:
+    return jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and str(jax.random.key_impl(key)) == "threefry2x32"
+
+
+@jax.jit
+def _threefry(key_first: Array, key_second: Array, first: Array, second: Array) -> tuple[Array, Array]:
+    """Computes the block cipher Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")."""
+    keys = key_first, key_second, key_first ^ key_second ^ jnp.uint32(0x1BD11BDA)
+    first, second = first + keys[0], second + keys[1]
+    for group in range(5):
+        for left in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            first = first + second
+            second = first ^ (second << jnp.uint32(left) | second >> jnp.uint32(32 - left))
+        first, second = first + keys[(group + 1) % 3], second + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+    return jax.lax.optimization_barrier((first, second))  # else each kernel that uses a word computes it anew
 
 
 def key_shape() -> Any:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from flaxfit.rng import mix32, stream
+from flaxfit.rng import bits, fold_in, mix32, stream
 from flaxfit.shapes import Key, Positions, RoundKeys, Step
 
 
@@ -33,7 +33,7 @@ def round_keys(root: Key, epoch: Step, rows: int) -> RoundKeys:
 
 def keys_of(key: Key, epoch: Step, rows: int) -> RoundKeys:
     """Returns what `round_keys` does, for the key of the random stream "order"."""
-    return jax.random.bits(jax.random.fold_in(key, epoch), (_rounds(rows), 2), jnp.uint32)
+    return bits(fold_in(key, epoch), (_rounds(rows), 2))
 
 
 def _halves(rows: int) -> tuple[int, int]:
@@ -104,4 +104,4 @@ def shuffled(positions: Positions, keys: RoundKeys, rows: int) -> Positions:
 
 def drawn(key: Key, step: Step, batch: int, rows: int) -> Positions:
     """Returns the rows that step `step` of a run draws with replacement: int32, shape (batch,)."""
-    return jax.random.randint(jax.random.fold_in(stream(key, "draw"), step), (batch,), 0, rows)
+    return jax.random.randint(fold_in(stream(key, "draw"), step), (batch,), 0, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from flaxfit.rng import key_shape
 from flaxfit.state import TrainState
 from flaxfit.task.labels import kind_of_loss
 from flaxfit.task.task import Task
-from flaxfit.task.traced import averages_a_single_row, gives_probabilities
+from flaxfit.task.traced import averages_a_single_row, bytes_of_a_row, gives_probabilities, widest
 
 _TRACER_ERRORS = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError)
 _LAST = " in the last batch, of {rows} rows (a batch size that divides the rows leaves none)"
@@ -87,10 +87,10 @@ def _shapes(tree: Any) -> str:
     return str(jax.tree.map(lambda a: ("rows", *a.shape[1:]), tree)).replace("'", "")
 
 
-def _traced(blame: str, function: Callable[..., Any], *args: Any) -> Any:
-    """The shapes that `function` gives, or a ValueError that says who is to blame."""
+def _traced(blame: str, function: Callable[..., Any], *args: Any, trace: Callable[..., Any] = jax.eval_shape) -> Any:
+    """The shapes that `function` gives, or what else `trace` finds; or a ValueError that says who is to blame."""
     try:
-        return jax.eval_shape(function, *args)
+        return trace(function, *args)
     except flax_errors.InvalidRngError as error:
         why = "draws from a random stream that it is not given; Task(rngs=...) names those of training"
         raise ValueError(f"the model {why}: {error}") from error
@@ -123,6 +123,46 @@ def check_model(task: Task, x: Any, rows: int) -> TrainState:
         raise ValueError("Task(trainable=...) leaves no parameter to train.")
     opt_state = _traced("the optimizer refuses the parameters", task.optimizer.init, trained)
     return TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, collections, opt_state)  # pyright: ignore[reportArgumentType]
+
+
+class Outline(NamedTuple):
+    """What a model shows when it is traced for a batch.
+
+    Attributes:
+      state: the shapes of the fresh state.
+      widest: the bytes for each example of the widest array that the model computes in evaluation, or None if that was not traced.
+      inputs: those of what it gets.
+      ending: the "sigmoid" or "softmax" that the model ends in, or None.
+    """
+
+    state: TrainState
+    widest: int | None
+    inputs: int
+    ending: str | None
+
+
+def outlined(programs: Programs, numbers: Mapping[str, Any], x: Any, rows: int, evaluates: bool) -> Outline:
+    """Traces the model for a batch of so many rows, once for a task: in evaluation only where it `evaluates`, or its loss takes logits.
+
+    Raises:
+      ValueError: as `check_model`; or the model refuses the batch in evaluation.
+    """
+    return programs.found(("outline", rows, evaluates), lambda n, x: _outline(programs.task(n), x, rows, evaluates), numbers, x)
+
+
+def _outline(task: Task, x: Any, rows: int, evaluates: bool) -> Outline:
+    state, x = check_model(task, x, rows), abstract(x, rows)
+    prepared = jax.eval_shape(task.prepared, x)
+    inputs = bytes_of_a_row(prepared)
+    if not evaluates and kind_of_loss(task) is None:
+        return Outline(state, None, inputs, None)
+
+    def traced(function: Any, *args: Any) -> Any:
+        return jax.make_jaxpr(function)(*args).jaxpr
+
+    refused = f"{task.network.name} refuses x of shape {_shapes(x)}"
+    jaxpr = _traced(refused, lambda s, x: task.apply(s.params, s.collections, x)[0], state, prepared, trace=traced)
+    return Outline(state, widest(jaxpr, rows), inputs, gives_probabilities(jaxpr))
 
 
 def check_inputs(task: Task, x: Any, rows: int) -> TrainState:
@@ -165,12 +205,14 @@ def check_program(
         collection changes its shape from step to step; the task needs the value of a traced number.
     """
     sizes = tuple(training), tuple(evaluation) or tuple(training[:1])
+    outline = (*training, *evaluation)[0], bool(evaluation)
     try:
-        return programs.found(("program", sizes), lambda n, rows: _check_program(programs.task(n), rows, *sizes), numbers, data[:1])
+        found = outlined(programs, numbers, data[:1].x, *outline)
+        return programs.found(("program", sizes), lambda n, rows: _check_program(programs.task(n), rows, *sizes, found), numbers, data[:1])
     except Exception as error:
         if not numbers:
             raise
-        _check_program(task, data[:1], *sizes)  # raises where the numbers are not to blame
+        _check_program(task, data[:1], *sizes, _outline(task, data[:1].x, *outline))  # raises where the numbers are not to blame
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, _TRACER_ERRORS):
             cause = cause.__cause__
@@ -184,9 +226,9 @@ def check_program(
 
 
 def _check_program(
-    task: Task, data: Dataset, training: tuple[int, ...], evaluation: tuple[int, ...]
+    task: Task, data: Dataset, training: tuple[int, ...], evaluation: tuple[int, ...], outline: Outline
 ) -> tuple[TrainState, Any, tuple[str, ...]]:
-    state, key = check_model(task, data.x, (training or evaluation)[0]), key_shape()
+    state, key = outline.state, key_shape()
     if data.sample_weight is not None and declared_of_batch(task.loss) is not None:
         raise ValueError(
             f"the loss {task.loss_name} is computed from a whole batch, so that examples cannot have weights: remove sample_weight."
@@ -197,7 +239,7 @@ def _check_program(
     for rows in evaluation:
         batch = abstract(data, rows)
         logits = _check_batch(task, state, batch, None, "" if rows == evaluation[0] else _LAST)
-    _warn_of_probabilities(task, state, abstract(data.x, (evaluation or training)[0]))
+    _warn_of_probabilities(task, outline.ending)
     penalty = _traced("the penalty refuses the parameters", task.penalized, state.params)
     if getattr(penalty, "shape", None) != ():
         raise ValueError(f"the penalty must be one number for all parameters, got {penalty}.")
@@ -210,12 +252,9 @@ def _check_program(
     return state, logits, tuple(jax.eval_shape(lambda state: measures(task, state), state))
 
 
-def _warn_of_probabilities(task: Task, state: TrainState, x: Any) -> None:
+def _warn_of_probabilities(task: Task, last: str | None) -> None:
     """Warns if the model ends in a sigmoid or softmax and the loss takes logits."""
-    if kind_of_loss(task) is None:
-        return
-    function = jax.make_jaxpr(lambda s, x: task.apply(s.params, s.collections, task.prepared(x))[0])
-    if (last := gives_probabilities(function(state, x).jaxpr)) is not None:
+    if last is not None and kind_of_loss(task) is not None:
         warnings.warn(
             f"{task.network.name} ends in a {last}, but the loss {task.loss_name} takes logits and applies the {last} itself. "
             f"Applied twice, it learns slowly: remove the {last} from the model, and apply jax.nn.{last} to what predict returns.",

@@ -336,20 +336,22 @@ def score(
     def put(outputs: Any, more: Any, index: Array | int) -> Any:
         return jax.tree.map(lambda all, some: lax.dynamic_update_slice_in_dim(all, some, index * batch_size, 0), outputs, more)
 
-    shapes = jax.eval_shape(lambda: part(0, batch_size if whole else rest))
-    sums, more = part(whole * batch_size, rest) if rest else (None, None)
-    outputs = more
-    if whole:
+    if whole + bool(rest) == 1:
+        sums, outputs = part(0, len(data))
+    else:
+        shapes = jax.eval_shape(lambda: part(0, batch_size))
         outputs = jax.tree.map(lambda s: jnp.zeros((len(data), *s.shape[1:]), s.dtype), shapes[1])
-        outputs = put(outputs, more, whole) if rest else outputs
-        sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0]) if sums is None else sums
+        if rest:
+            sums, more = part(whole * batch_size, rest)
+            outputs = put(outputs, more, whole)
+        else:
+            sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0])
 
         def step(index: Array, carry: tuple[dict[str, Array], Any]) -> tuple[dict[str, Array], Any]:
             sums, more = part(index * batch_size, batch_size)
             return jax.tree.map(jnp.add, carry[0], sums), put(carry[1], more, index)
 
         sums, outputs = lax.fori_loop(0, whole, step, (sums, outputs))
-    sums = sums or {}
     counted = len(data) if task.counted is None else jnp.maximum(sums.pop(COUNTED), jnp.finfo(jnp.float32).tiny)
     means = {name: value / (len(data) if name == SOWN else counted) for name, value in sums.items()}
     penalty = task.penalized(state.params)

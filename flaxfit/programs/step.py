@@ -12,7 +12,7 @@ from jax import Array, lax
 
 from flaxfit.losses import row_means
 from flaxfit.positions import at_positions
-from flaxfit.rng import stream
+from flaxfit.rng import fold_in, stream
 from flaxfit.shapes import Key, Rows, Scalar, Weights
 from flaxfit.state import TrainState
 from flaxfit.storage.predictor import COUNTED, SOWN
@@ -83,9 +83,9 @@ def train_step(
       is among the sums.
     """
     x = task.prepared(x)
-    rngs = {name: jax.random.fold_in(stream(key, name), state.step) for name in task.rngs}
+    rngs = {name: fold_in(stream(key, name), state.step) for name in task.rngs}
     if task.augment is not None:
-        x, y = task.augment(jax.random.fold_in(stream(key, "augment"), state.step), x, y)
+        x, y = task.augment(fold_in(stream(key, "augment"), state.step), x, y)
     rows = jax.tree.leaves(x)[0].shape[0]
 
     def objective(trained: Any) -> tuple[Scalar, tuple[Sums, Scalar, Any]]:

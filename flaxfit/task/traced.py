@@ -6,8 +6,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from jax.extend.core import Jaxpr, Literal
 
+_FREE = ("reshape", "squeeze", "broadcast_in_dim")
+"""Operations that compute nothing."""
 _SHAPES = {
     "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "convert_element_type", "transpose", "copy", "stop_gradient", "slice",
     "dynamic_slice", "gather",
@@ -22,6 +25,17 @@ def gives_probabilities(jaxpr: Jaxpr) -> str | None:
     if name == "logistic":
         return "sigmoid"
     return "softmax" if name == "div" and [source()[0] for source in inputs] == ["exp", "reduce_sum"] else None
+
+
+def widest(jaxpr: Jaxpr, rows: int) -> int:
+    """Returns the bytes for each example of the widest array that a model computes for so many rows."""
+    arrays: list[Any] = [out.aval for eqn in jaxpr.eqns if eqn.primitive.name not in _FREE for out in eqn.outvars]
+    return max((bytes_of_a_row(array) for array in arrays if getattr(array, "shape", ())[:1] == (rows,)), default=0)
+
+
+def bytes_of_a_row(tree: Any) -> int:
+    """Returns the bytes for each example of a tree of arrays with a leading axis of examples."""
+    return sum(math.prod(array.shape[1:]) * array.dtype.itemsize for array in jax.tree.leaves(tree))
 
 
 def averages_a_single_row(jaxpr: Jaxpr) -> bool:
