@@ -24,6 +24,7 @@ from flaxfit.rng import stream
 from flaxfit.shapes import RoundKeys
 from flaxfit.state import RunState, TrainState
 from flaxfit.storage.predictor import COUNTED, SOWN
+from flaxfit.task.packing import Packing, packing_of
 from flaxfit.task.task import Task
 
 IN_ORDER_BYTES = 2**24
@@ -161,7 +162,8 @@ def advance(
     def one_step(state: RunState, ordered: Dataset, rows: Array, size: int) -> RunState:
         batch = _slice(ordered, rows, size) if isinstance(data, Chunk) or gathers else ordered[rows]
         scale = None if state.plateau is None else state.plateau.scale
-        train, sums = train_step(task, state.train, state.key, *_fields(plan.placement.batch(batch)), scale, plan.placement.platform)
+        fields, platform = _fields(plan.placement.batch(batch)), plan.placement.platform
+        train, sums = train_step(task, state.train, state.key, *fields, scale, platform, packing)
         train = plan.placement.kept(train, train.params)
         sums = state.sums + jnp.stack([sums[name] for name in _summed(task)]).astype(jnp.float32)
         return _unless_ended(plan, state, train=train, sums=sums, step=state.step + 1)
@@ -194,14 +196,15 @@ def advance(
                 if (rows := validation) is None:
                     return {}
                 if plan.validation_every == 1:
-                    return validated(task, plan, state.train, rows)[0]
+                    return validated(task, plan, train, rows)[0]
 
                 def now() -> dict[str, Array]:
-                    return validated(task, plan, state.train, rows)[0]
+                    return validated(task, plan, train, rows)[0]
 
                 return lax.cond(_validates(plan, epoch), now, lambda: unvalidated(jax.eval_shape(now)))
 
-            changes, means = _end_epoch(task, plan, len(data), scores, state)
+            train = state.train if packing is None else packing.unpacked(state.train)
+            changes, means = _end_epoch(task, plan, len(data), scores, state, train, packing)
             row = jnp.stack([jnp.asarray(means[name], jnp.float32) for name in names])
             return _unless_ended(plan, state, **changes), lax.dynamic_update_slice_in_dim(table, row[None], epoch - first, 0)
 
@@ -217,7 +220,13 @@ def advance(
     base = stream(state.key, "order")
     names = columns(task, validation is not None, plan, jax.eval_shape(lambda train: measures(task, train), state.train))
     table = jnp.zeros((plan.capacity, len(names)), jnp.float32)
-    return lax.while_loop(goes_on, some_epoch, (state, table))
+    packing = None
+    if plan.placement.mesh is None and not task.averages(state.train):
+        packing = packing_of(task, state.train.params, state.train.opt_state)
+    if packing is None:
+        return lax.while_loop(goes_on, some_epoch, (state, table))
+    state, table = lax.while_loop(goes_on, some_epoch, (packing.packed(state), table))
+    return packing.unpacked(state), table
 
 
 def _gathers(plan: Plan, data: Dataset | Chunk) -> bool:
@@ -275,23 +284,33 @@ def end(task: Task, plan: Plan, rows: int, state: RunState, scores: dict[str, Ar
       As `advance`, with the metrics of one epoch.
     """
     scores = scores | {f"val_{name}": told[index] for index, name in enumerate(plan.on_host)}
-    changes, means = _end_epoch(task, plan, rows, lambda: scores, state)
+    changes, means = _end_epoch(task, plan, rows, lambda: scores, state, state.train)
     names = columns(task, True, plan, measures(task, state.train))
     return _unless_ended(plan, state, **changes), jnp.stack([jnp.asarray(means[name], jnp.float32) for name in names])[None]
 
 
 def _end_epoch(
-    task: Task, plan: Plan, rows: int, scores: Callable[[], dict[str, Array]], state: RunState
+    task: Task,
+    plan: Plan,
+    rows: int,
+    scores: Callable[[], dict[str, Array]],
+    state: RunState,
+    train: TrainState,
+    packing: Packing | None = None,
 ) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Asks the stopper and the plateau, keeps the best weights: what changes in the state, and what is logged."""
-    epoch, train = state.epoch + 1, state.train
-    evaluated = task.evaluated(train)
+    """Asks the stopper and the plateau, keeps the best weights: what changes in the state, and what is logged.
+
+    `train` is that of `state`, unpacked if there is a `packing`.
+    """
+    epoch, evaluated = state.epoch + 1, task.evaluated(train)
+    if packing is not None:
+        evaluated = packing.packed(evaluated)
     sums = dict(zip(_summed(task), state.sums / (rows if task.counted is None else state.sums[-1]), strict=True))
     means = {name: sums[name] for name in sums if name != COUNTED} | measures(task, train)
     means |= scores()
     missing = None if plan.validation_every == 1 else ~_validates(plan, state.epoch)
     loss, validation = jnp.isfinite(means["loss"]), jnp.isfinite(means.get("val_loss", 0.0))
-    finite = loss & (validation if missing is None else validation | missing) & _all_finite((train.params, train.collections))
+    finite = loss & (validation if missing is None else validation | missing) & _all_finite((state.train.params, train.collections))
     # An epoch that broke down is never best, whatever its monitor says.
     monitor = plan.stopping.column
     training = means.get(monitor.removeprefix("val_"))

@@ -17,6 +17,7 @@ from flaxfit.shapes import Key, Rows, Scalar, Weights
 from flaxfit.state import TrainState
 from flaxfit.storage.predictor import COUNTED, SOWN
 from flaxfit.task import optimizers
+from flaxfit.task.packing import Packing
 from flaxfit.task.task import Task
 
 Sums = dict[str, Scalar]
@@ -61,6 +62,7 @@ def train_step(
     weight: Weights | None = None,
     scale: Scalar | None = None,
     platform: str | None = None,
+    packing: Packing | None = None,
 ) -> tuple[TrainState, Sums]:
     """One update of the weights.
 
@@ -76,6 +78,7 @@ def train_step(
       scale: what the updates are multiplied by, as `flaxfit.Plateau` asks; None: nothing.
       platform: of the devices, such as "cpu", where the step is part of a compiled loop; else None. On a CPU, convolutions and pooling
         then take forms that are fast in a loop and equal to rounding.
+      packing: how the weights and the state of the optimizer in `state` are joined, if they are.
 
     Returns:
       The state after the update, and sums over the rows of `loss` (the objective), the data loss, `penalty` where there is one,
@@ -87,17 +90,20 @@ def train_step(
     if task.augment is not None:
         x, y = task.augment(fold_in(stream(key, "augment"), state.step), x, y)
     rows = jax.tree.leaves(x)[0].shape[0]
+    params = state.params if packing is None else packing.unpacked(state.params)
 
     def objective(trained: Any) -> tuple[Scalar, tuple[Sums, Scalar, Any]]:
-        params = optimizers.completed(trained, state.params)
-        logits, collections, sown = task.forward(params, state.collections, x, rngs, platform)
+        weights = optimizers.completed(trained, params)
+        logits, collections, sown = task.forward(weights, state.collections, x, rngs, platform)
         sums = _row_sums(task, logits, y, weight)
-        penalty = task.penalized(params)
+        penalty = task.penalized(weights)
         value = sums[task.loss_name] / _at_least_one(sums, rows) + penalty
         return value if sown is None else value + sown.mean(), (sums, penalty, collections)
 
-    before = task.trained(state.params)
+    before = task.trained(params)
     (value, (sums, penalty, collections)), gradients = jax.value_and_grad(objective, has_aux=True)(before)
+    if packing is not None:
+        gradients, before = lax.optimization_barrier(packing.packed(gradients)), state.params  # else two kernels would join them
     updates, opt_state = optimizers.update(task.optimizer, gradients, state.opt_state, before, value, lambda trained: objective(trained)[0])
     if scale is not None:
         updates = jax.tree.map(lambda update: (update * scale).astype(update.dtype), updates)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from flaxfit.data.order import drawn, round_keys, shuffled
+from flaxfit.rng import bits, fold_in
 
 
 def orders(rows, epochs, seed=0):
@@ -29,6 +30,27 @@ def test_every_row_comes_once_the_same_on_device_and_host(rows, seed, epoch):
     assert np.array_equal(np.sort(host), np.arange(rows))
     part = np.arange(rows)[rows // 3 :: 2]
     assert np.array_equal(shuffled(jnp.asarray(part), keys, rows), host[part])
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), number=st.integers(0, 2**32 - 1), shape=st.lists(st.integers(1, 9), max_size=3).map(tuple))
+def test_keys_and_words_are_those_of_jax(seed, number, shape):
+    key = jax.random.key(seed)
+    assert fold_in(key, number) == jax.random.fold_in(key, number)
+    assert jax.jit(fold_in)(key, jnp.uint32(number)) == jax.random.fold_in(key, number)
+    assert (bits(key, shape) == jax.random.bits(key, shape, jnp.uint32)).all()
+
+
+@pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
+def test_other_kinds_of_keys_and_words_are_those_of_jax(kind):
+    key = jax.random.key(3, impl=kind)
+    assert fold_in(key, 5) == jax.random.fold_in(key, 5)
+    assert (bits(key, (4, 2)) == jax.random.bits(key, (4, 2), jnp.uint32)).all()
+
+
+def test_words_without_partitioning_are_those_of_jax():
+    with jax.threefry_partitionable(False):
+        assert (bits(jax.random.key(3), (4, 2)) == jax.random.bits(jax.random.key(3), (4, 2), jnp.uint32)).all()
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
