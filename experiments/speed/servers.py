@@ -117,8 +117,10 @@ def variables(peer: Peer, precision: Precision, caches: Path | None = None) -> d
       peer: the peer.
       precision: the precision of products of matrices.
       caches: the directory of caches of compiled programs, or None for what the user has.
+
+    The modules of all peers are loaded as bytecode, as those of an installed package are.
     """
-    found = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")}
     if peer.environment is None:
         paths = str(HERE.parents[1]), os.environ.get("PYTHONPATH")  # flaxfit of this clone, and where this Python finds the rest
         found["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
