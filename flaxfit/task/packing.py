@@ -167,6 +167,7 @@ class _Values:
 
     def __init__(self) -> None:
         self._formulas: dict[Any, int] = {}
+        self._consts: list[Any] = []  # whose identities are in the formulas
 
     def _number(self, *formula: Any) -> int:
         return self._formulas.setdefault(formula, len(self._formulas))
@@ -182,11 +183,12 @@ class _Values:
           _Mixed: one of them is computed of numbers of several places.
         """
         jaxpr = closed.jaxpr
+        self._consts += closed.consts
         consts = [_Value(self._number("constant", id(const)), None) for const in closed.consts]
         known: dict[Any, _Value] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True))
 
         def value(atom: Any) -> _Value:
-            found = _Value(self._number("literal", str(atom.val)), None) if isinstance(atom, Literal) else known[atom]
+            found = _Value(self._number("literal", str(atom.val), str(atom.val.dtype)), None) if isinstance(atom, Literal) else known[atom]
             return found._replace(scalar=getattr(atom.aval, "shape", None) == ())
 
         for eqn in jaxpr.eqns:
