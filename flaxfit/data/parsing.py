@@ -63,6 +63,12 @@ def number(text: str, notation: str) -> float:
         return np.nan
 
 
+def by_value(text: str) -> tuple[float, str]:
+    """The key that sorts texts: numbers by their value, before other text."""
+    value = number(text, NOTATIONS[0])
+    return (value if np.isfinite(value) else np.inf, text)
+
+
 def truth(text: str) -> float:
     """1 for yes, true, y and t, 0 for their opposites, in any case; NaN for other text."""
     lower = text.lower()
