@@ -48,6 +48,14 @@ class Shown(ABC):
         return {"text/plain": str(self)}
 
 
+class Sentence(Shown):
+    """What is shown as one sentence, the text that its class gives it."""
+
+    def sections(self) -> list[Section]:
+        """Returns the sentence as a section of a report."""
+        return [Section("", [f"{self}."])]
+
+
 class Plain(str):
     """Text that a notebook and an interpreter show as `print` does."""
 
