@@ -27,19 +27,12 @@ FILES = (".csv", ".tsv", ".txt", ".data", ".gz", ".parquet", ".npz")
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """The examples of a command.
+    """The examples of a command."""
 
-    Attributes:
-      name: a short name for them.
-      data: the examples: a table of a file, or arrays.
-      groups: the group of each example, or None.
-      times: the time of each example, or None.
-    """
-
-    name: str
-    data: Table | Dataset | Splits
-    groups: np.ndarray | None = None
-    times: np.ndarray | None = None
+    name: str  # a short name for them
+    data: Table | Dataset | Splits  # the examples: a table of a file, or arrays
+    groups: np.ndarray | None = None  # the group of each example, or None
+    times: np.ndarray | None = None  # the time of each example, or None
 
 
 def is_file(data: str) -> bool:

@@ -31,17 +31,11 @@ _TITLES = {
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """A score of outputs.
+    """A score of outputs."""
 
-    Attributes:
-      name: the metric, such as "binary_crossentropy" or "rmse".
-      larger_is_better: whether larger scores are better.
-      bounds: the least and the largest value.
-    """
-
-    name: str
-    larger_is_better: bool
-    bounds: tuple[float, float]
+    name: str  # the metric, such as "binary_crossentropy" or "rmse"
+    larger_is_better: bool  # whether larger scores are better
+    bounds: tuple[float, float]  # the least and the largest value
     _rows: Callable[[Any, Any], Any] | None
     _whole: Callable[[Any, Any], float] | None = None
 

@@ -86,17 +86,11 @@ def fitting(names: set[str], epochs: int, batch_size: int, left: float, cost: Co
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run of the baseline took.
+    """What one run of the baseline took."""
 
-    Attributes:
-      compile: the seconds until its first step.
-      run: the seconds of its steps.
-      sizes: how many different sizes the training sets of folds have, each of which is compiled.
-    """
-
-    compile: float
-    run: float
-    sizes: int
+    compile: float  # the seconds until its first step
+    run: float  # the seconds of its steps
+    sizes: int  # how many different sizes the training sets of folds have, each of which is compiled
 
     def of_repeat(self, folds: int, fixes: Sequence[Fix]) -> float:
         """Returns the seconds of one more repeat, for which everything is compiled."""

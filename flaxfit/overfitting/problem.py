@@ -29,46 +29,27 @@ STOP = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What one member trains on and is scored on.
-
-    Attributes:
-      train: the training examples.
-      validation: the examples of the learning curves: those held out, or with early stopping those that decide it.
-      held_out: the examples that score the member.
-      fitted: what is fitted to the training examples for `make_task`.
-      sizes: how many examples it learns from, and how many are held out.
-    """
+    """What one member trains on and is scored on."""
 
     train: Dataset
-    validation: Dataset
-    held_out: Dataset
-    fitted: Mapping[str, Any] | None
-    sizes: tuple[int, int]
+    validation: Dataset  # the examples of the learning curves: those held out, or with early stopping those that decide it
+    held_out: Dataset  # the examples that score the member
+    fitted: Mapping[str, Any] | None  # what is fitted to the training examples for `make_task`
+    sizes: tuple[int, int]  # how many examples it learns from, and how many are held out
 
 
 @dataclass(eq=False)
 class Problem:
-    """The examples of a study, and how they are split.
-
-    Attributes:
-      data: all examples.
-      pool: the numbers of the examples for training and validation.
-      test: the numbers of the examples that only the final model sees.
-      folds: the number of folds; 1 if the examples are in the order of time.
-      groups: the group of each example, or None.
-      times: the time of each example, or None.
-      seed: the seed of all splits.
-      scaled: whether the task is given a scaling that standardizes the inputs with the training examples.
-    """
+    """The examples of a study, and how they are split."""
 
     data: Dataset | Table
-    pool: Rows
-    test: Rows
-    folds: int
-    groups: Rows | None
-    times: Rows | None
-    seed: int
-    scaled: bool = False
+    pool: Rows  # the numbers of the examples for training and validation
+    test: Rows  # the numbers of the examples that only the final model sees
+    folds: int  # the number of folds; 1 if the examples are in the order of time
+    groups: Rows | None  # the group of each example, or None
+    times: Rows | None  # the time of each example, or None
+    seed: int  # the seed of all splits
+    scaled: bool = False  # whether the task is given a scaling that standardizes the inputs with the training examples
     _parts: dict[Any, Part] = field(default_factory=dict, repr=False)
 
     @property

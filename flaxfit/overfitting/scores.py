@@ -20,19 +20,12 @@ from flaxfit.report.statistics import Comparison, Interval, compare, family, int
 
 @dataclass(eq=False)
 class Scores:
-    """The runs of each setting, and what their scores say.
+    """The runs of each setting, and what their scores say."""
 
-    Attributes:
-      problem: the examples and their splits.
-      measure: how members were scored.
-      margin: the smallest difference that matters, or None.
-      runs: the name of a setting -> its runs.
-    """
-
-    problem: Problem
-    measure: Measure
-    margin: float | None
-    runs: dict[str, list[Run]] = field(default_factory=dict)
+    problem: Problem  # the examples and their splits
+    measure: Measure  # how members were scored
+    margin: float | None  # the smallest difference that matters, or None
+    runs: dict[str, list[Run]] = field(default_factory=dict)  # the name of a setting -> its runs
 
     @property
     def how(self) -> dict[str, Any]:

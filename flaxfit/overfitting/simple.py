@@ -21,17 +21,11 @@ _MANY = 2_000  # examples from which histograms are faster than sorting
 
 @dataclass(frozen=True, eq=False)
 class Simple:
-    """A simple model.
+    """A simple model."""
 
-    Attributes:
-      name: what it is, for a reader.
-      scores: its score on each fold, shape (folds,).
-      rows: the scores of the held-out examples of each fold, or None if the measure is not a mean of them.
-    """
-
-    name: str
-    scores: np.ndarray
-    rows: Sequence[np.ndarray] | None
+    name: str  # what it is, for a reader
+    scores: np.ndarray  # its score on each fold, shape (folds,)
+    rows: Sequence[np.ndarray] | None  # the scores of the held-out examples of each fold, or None if the measure is not a mean of them
 
 
 def simple_models(task: Task, measure: Measure, parts: Sequence[Part], seconds: float) -> tuple[list[Simple], list[str]]:

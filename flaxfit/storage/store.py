@@ -29,21 +29,13 @@ CREATE TABLE IF NOT EXISTS states (name TEXT, part INTEGER, content BLOB, PRIMAR
 
 @dataclass(frozen=True)
 class Saved:
-    """A member as it was last saved.
+    """A member as it was last saved."""
 
-    Attributes:
-      record: the description of the member, as plain values.
-      position: the number of steps it has trained.
-      finished: whether it has ended.
-      history: its logged epochs.
-      notes: the states of its callbacks.
-    """
-
-    record: Mapping[str, Any]
-    position: int
-    finished: bool
-    history: History
-    notes: Mapping[str, Any]
+    record: Mapping[str, Any]  # the description of the member, as plain values
+    position: int  # the number of steps it has trained
+    finished: bool  # whether it has ended
+    history: History  # its logged epochs
+    notes: Mapping[str, Any]  # the states of its callbacks
 
 
 class Store:

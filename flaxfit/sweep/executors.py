@@ -138,17 +138,11 @@ def _gather(spool: Path, store: Store) -> None:
 
 @dataclass(eq=False)
 class _Batch:
-    """A batch of members.
+    """A batch of members."""
 
-    Attributes:
-      entries: the members that have not ended.
-      saved: member -> where it is, as `pack_member` returned it, if a worker sent it back.
-      wanted: the digests of the objects that its worker asked for.
-    """
-
-    entries: list[Entry]
-    saved: dict[str, bytes] = field(default_factory=dict)
-    wanted: Sequence[str] = ()
+    entries: list[Entry]  # the members that have not ended
+    saved: dict[str, bytes] = field(default_factory=dict)  # member -> where it is, as `pack_member` returned it, if a worker sent it back
+    wanted: Sequence[str] = ()  # the digests of the objects that its worker asked for
 
 
 class Workers:

@@ -37,25 +37,16 @@ SAVE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Trial:
-    """What a member is to be trained on.
-
-    Attributes:
-      setting: its hyperparameters.
-      seed: its seed.
-      train: its training rows.
-      validation: its validation rows, or None.
-      fold: its fold, or None.
-      fitted: what was fitted to its training rows, by name: trees of arrays that `make_task` gets besides the setting.
-      split: how many rows its fold has, or None.
-    """
+    """What a member is to be trained on."""
 
     setting: Mapping[str, Any]
     seed: int
-    train: Dataset
-    validation: Dataset | None
+    train: Dataset  # its training rows
+    validation: Dataset | None  # its validation rows, or None
     fold: int | None = None
+    # what was fitted to its training rows, by name: trees of arrays that `make_task` gets besides the setting
     fitted: Mapping[str, Any] | None = None
-    split: Split | None = None
+    split: Split | None = None  # how many rows its fold has, or None
 
 
 def member_of(make_task: MakeTask, trial: Trial, traced: set[str], config: TrainConfig) -> Member:

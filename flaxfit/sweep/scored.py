@@ -29,29 +29,18 @@ _IN_TIME = (
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """One score a member, or one a member and held-out row.
+    """One score a member, or one a member and held-out row."""
 
-    Attributes:
-      members: of the population.
-      history: of one of them, which knows the modes of metrics.
-      title: what was scored, and where.
-      name: of the metric, or empty for scores without a name.
-      values: shape (members,) or (members, rows).
-      sizes: of each member the rows learned from and held out; None where it is not of a split, or nothing is held out.
-      collapsed: which members were no better than a constant prediction, shape (members,).
-      notes: what else a table of them has to say.
-      in_time: whether members are of folds in the order of time, for whose mean no interval is known.
-    """
-
-    members: Sequence[Member]
-    history: History
-    title: str
-    name: str
-    values: np.ndarray
+    members: Sequence[Member]  # of the population
+    history: History  # of one of them, which knows the modes of metrics
+    title: str  # what was scored, and where
+    name: str  # of the metric, or empty for scores without a name
+    values: np.ndarray  # shape (members,) or (members, rows)
+    # of each member the rows learned from and held out; None where it is not of a split, or nothing is held out
     sizes: Sequence[tuple[int, int] | None]
-    collapsed: np.ndarray
-    notes: tuple[str, ...] = ()
-    in_time: bool = False
+    collapsed: np.ndarray  # which members were no better than a constant prediction, shape (members,)
+    notes: tuple[str, ...] = ()  # what else a table of them has to say
+    in_time: bool = False  # whether members are of folds in the order of time, for whose mean no interval is known
 
     @functools.cached_property
     def settings(self) -> list[Mapping[str, Any]]:
