@@ -54,12 +54,6 @@ class History(Shown, Mapping[str, np.ndarray]):
       KeyError: "no column 'val_los' in the history; did you mean 'val_loss'? There are: loss, mse, val_loss, val_mse"
     """
 
-    epochs: np.ndarray
-    rows: int | None
-    validation_rows: int | None
-    validation_every: int
-    best_epoch: int | None
-
     def __init__(
         self,
         columns: Mapping[str, Sequence[float] | np.ndarray],

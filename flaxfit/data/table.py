@@ -58,13 +58,6 @@ class Table(Shown):
       ('age', 'age is missing', 'city=Oslo', 'city=Rome')
     """
 
-    target: str
-    cells: dict[str, Cells]
-    kinds: dict[str, Kind]
-    y: np.ndarray
-    classes: tuple[str, ...] | None
-    tells: list[str]
-
     def __init__(
         self,
         frame: Any,

@@ -123,15 +123,6 @@ class Predictor:
       collections: the other Linen collections by name, as nested dicts of NumPy arrays.
     """
 
-    metadata: dict[str, Any]
-    about: Any
-    features: tuple[str, ...] | None
-    classes: tuple[str, ...] | None
-    scaling: Scaling | None
-    encoding: Encoding | None
-    params: Any
-    collections: Any
-
     def __init__(
         self, name: str, metadata: dict[str, Any], tensors: dict[str, np.ndarray], predict: Callable[..., Any], score: Callable[..., Any]
     ):
