@@ -99,9 +99,11 @@ class RunState:
     key: Array
 
 
+def by_path(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by path, such as `Dense_0/kernel`, in their order. The path of a single array is empty."""
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def paths(params: Any) -> list[str]:
     """Returns the path of each parameter, such as `Dense_0/kernel`, in the order of `jax.tree.leaves`."""
-    return [
-        "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
-        for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
-    ]
+    return list(by_path(params))

@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flaxfit.devices.distributed import ALONE, Team
-from flaxfit.state import paths
+from flaxfit.state import by_path
 
 Shard = Mapping[str, PartitionSpec] | Callable[[tuple[int, ...], Mesh], PartitionSpec]
 """A mapping from regular expressions on the path of a parameter to `PartitionSpec`s; or a function (shape, mesh) -> `PartitionSpec`."""
@@ -136,7 +136,7 @@ class Placement:
             return None
         specs = self._specs(params)
         shardings = []
-        for path, leaf in zip(paths(tree), jax.tree.leaves(tree), strict=True):
+        for path, leaf in by_path(tree).items():
             parts = path.split("/")
             names = ("/".join(parts[first:]) for first in range(len(parts)))
             shape, spec = next((specs[name] for name in names if name in specs), (None, None))
@@ -184,7 +184,7 @@ class Placement:
 
     def _specs(self, params: Any) -> dict[str, tuple[tuple[int, ...], PartitionSpec]]:
         """Returns path of a parameter -> its shape and its partition."""
-        shapes = {path: leaf.shape for path, leaf in zip(paths(params), jax.tree.leaves(params), strict=True)}
+        shapes = {path: leaf.shape for path, leaf in by_path(params).items()}
         assert self.mesh is not None
         if self.shard is None:
             return {}

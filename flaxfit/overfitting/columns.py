@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.encoding import Encoding
-from flaxfit.overfitting.measures import Measure, targets
+from flaxfit.overfitting.measures import Measure
 from flaxfit.overfitting.runs import Run
 from flaxfit.report.statistics import Interval, interval
 
@@ -51,7 +51,7 @@ def importances(runs: Sequence[Run], measure: Measure, places: Mapping[str, np.n
     lost = np.zeros((len(places), len(runs)))
     for fold, run in enumerate(runs):
         held, random = run.part.held_out, np.random.default_rng(fold)
-        x, y = np.asarray(held.x), targets(held)
+        x, y = np.asarray(held.x), np.asarray(held.y)
         for index, features in enumerate(places.values()):
             mixed = np.concatenate([x] * _PERMUTATIONS)
             orders = [random.permutation(len(x)) for _ in range(_PERMUTATIONS)]

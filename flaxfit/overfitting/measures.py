@@ -12,7 +12,6 @@ import numpy as np
 
 from flaxfit import losses
 from flaxfit.arguments import mode_of, unknown
-from flaxfit.data.dataset import Dataset
 from flaxfit.metrics import auc
 from flaxfit.report import statistics
 from flaxfit.report.statistics import Interval
@@ -95,11 +94,6 @@ def logits_of(task: Task, probabilities: np.ndarray) -> np.ndarray:
     """Returns logits for class probabilities of shape (rows, classes), in the shape that the task's loss takes."""
     logs = np.log(np.clip(probabilities, 1e-12, 1.0))
     return (logs[:, 1:] - logs[:, :1]).astype(np.float32) if kind_of_loss(task) == "binary" else logs.astype(np.float32)
-
-
-def targets(data: Dataset) -> Any:
-    """The targets of examples as NumPy arrays."""
-    return np.asarray(data.y)
 
 
 def interval_of(measure: Measure, outputs: Any, y: Any) -> Interval:

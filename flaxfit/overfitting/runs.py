@@ -13,7 +13,7 @@ import numpy as np
 
 from flaxfit.history import History
 from flaxfit.overfitting.fixes import NEUTRAL, TRACED, Fix
-from flaxfit.overfitting.measures import Measure, targets
+from flaxfit.overfitting.measures import Measure
 from flaxfit.overfitting.problem import Part, Problem, Rows
 from flaxfit.programs.compiled import MakeTask
 from flaxfit.programs.evaluate import predict_member
@@ -133,7 +133,8 @@ class Trainer:
             self.broken[fix.name] += 1
         else:
             logits = outputs_of(member, state, held.x)
-            score = self.measure(logits, targets(held), held.sample_weight)
-            rows = self.measure.rows(logits, targets(held)) if self.measure.by_example else None
+            y = np.asarray(held.y)
+            score = self.measure(logits, y, held.sample_weight)
+            rows = self.measure.rows(logits, y) if self.measure.by_example else None
         epochs, timing = len(result.history.epochs), result.timing
         return Run(fix, cell, score, rows, result.history, epochs, timing.train, timing.compile, part, member, state)

@@ -23,7 +23,7 @@ from flaxfit.overfitting.doubts import doubts
 from flaxfit.overfitting.findings import Rival, Signal
 from flaxfit.overfitting.fixes import BASELINE, NEUTRAL, Fix, fixes_for
 from flaxfit.overfitting.growth import Growth, growth
-from flaxfit.overfitting.measures import Measure, interval_of, measure_for, targets
+from flaxfit.overfitting.measures import Measure, interval_of, measure_for
 from flaxfit.overfitting.network import Network, studied
 from flaxfit.overfitting.plan import CELLS, PERMUTATIONS, SIZES, Cost, Plan, duration, epochs_for, fitting, seconds_of
 from flaxfit.overfitting.problem import Problem, problem_of
@@ -117,7 +117,7 @@ def overfitting_study(
     """
     began = time.monotonic() if began is None else began
     check_executor(executor)
-    say = progress if callable(progress) else _printed if progress else _ignored
+    say = progress if callable(progress) else _printed if progress else lambda _: None
     budget_seconds = seconds_of(budget)
     if isinstance(make_task, Dataset | Table | Splits):
         raise TypeError("overfitting_study takes what is studied first: overfitting_study(make_task, data), where make_task may be None.")
@@ -295,7 +295,7 @@ class _Study:
         study = train_all(trainer.make_task, [trial], trainer.traced, config, **where)
         member, result = study.members[0], study.results[0]
         state = result.best if fix.stops else result.last
-        outputs, y = outputs_of(member, state, test.x), targets(test)
+        outputs, y = outputs_of(member, state, test.x), np.asarray(test.y)
         scores = {self.measure.title: interval_of(self.measure, outputs, y)}
         for name, metric in member.task.metrics.items():
             rows = np.asarray(metric(outputs, y), float)
@@ -402,7 +402,3 @@ def _diagnosed(runs: Sequence[Run], rows: int) -> Diagnosis:
 
 def _printed(line: str) -> None:
     sys.stderr.write(f"{line}\n")
-
-
-def _ignored(line: str) -> None:
-    pass

@@ -282,7 +282,8 @@ class Workers:
         future.add_done_callback(self._done.put)
 
     def _asked(self, entry: Entry, batch: _Batch) -> Asked:
-        trial, name, key = entry.trial, entry.member.name, _part_of(entry)
+        trial, name = entry.trial, entry.member.name
+        key = id(trial.train), id(trial.validation), id(trial.fitted)
         if key not in self._parts:
             self._parts[key] = write_object(Part(trial.train, trial.validation, trial.fitted), self._place)
         saved = batch.saved.get(name)
@@ -349,10 +350,6 @@ class Workers:
             warnings.warn(
                 f"workers have {', '.join(changed)}, which this process does not have: bits may differ.", UserWarning, stacklevel=2
             )
-
-
-def _part_of(entry: Entry) -> tuple[int, int, int]:
-    return id(entry.trial.train), id(entry.trial.validation), id(entry.trial.fitted)
 
 
 def _added(one: Timing, other: Timing) -> Timing:

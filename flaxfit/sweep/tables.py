@@ -159,7 +159,8 @@ class Comparisons(_Tabled):
 
     def section(self) -> Section:
         """Returns the comparisons with their remarks as a section of a report."""
-        lines = [[c.names[1], c.difference.short, f"{c.p_value:.2g}", _short(c.correlation), c.verdict] for c in self.rows]
+        correlations = ["-" if np.isnan(c.correlation) else f"{c.correlation:+.2f}" for c in self.rows]
+        lines = [[c.names[1], c.difference.short, f"{c.p_value:.2g}", r, c.verdict] for c, r in zip(self.rows, correlations, strict=True)]
         lines += [[name, "-", "-", "-", f"{count} runs not finite"] for name, count in self.broken.items()]
         level = f"{self.rows[0].difference.level:.0%}" if self.rows else ""
         several = f"p-values are corrected by Holm's method; intervals hold at {level} for all {len(self.rows)} together."
@@ -170,7 +171,3 @@ class Comparisons(_Tabled):
                 notes.append(f"{c.names[1]}: an interval of ± {c.margin:g} takes {number}.")
         title = f"{self.metric}: difference from {self.baseline}"
         return Section(title, notes, ["setting", "difference", "p", "r of pairs", "verdict"], lines)
-
-
-def _short(correlation: float) -> str:
-    return "-" if np.isnan(correlation) else f"{correlation:+.2f}"
