@@ -36,14 +36,14 @@ class Importance:
         return not self.loss.low > 0
 
 
-def importances(runs: Sequence[Run], measure: Measure, places: Mapping[str, np.ndarray], test_ratio: float | None) -> list[Importance]:
+def importances(runs: Sequence[Run], measure: Measure, places: Mapping[str, np.ndarray], how: Mapping[str, Any]) -> list[Importance]:
     """Returns the importance of each column, the most important first.
 
     Args:
       runs: the members of one setting, one for each fold.
       measure: how they are scored.
       places: column -> the features that it became.
-      test_ratio: held-out examples for each training example, or None if folds share none.
+      how: arguments of `flaxfit.statistics.interval` for scores of folds.
     """
     if not places or len(places) > _MOST:
         return []
@@ -58,7 +58,6 @@ def importances(runs: Sequence[Run], measure: Measure, places: Mapping[str, np.n
             mixed[:, features] = np.concatenate([x[order][:, features] for order in orders])
             outputs = np.split(run.predict(mixed), _PERMUTATIONS)
             lost[index, fold] = sign * (np.mean([measure(each, y, held.sample_weight) for each in outputs]) - run.score)
-    how: dict[str, Any] = {} if test_ratio is None else {"method": "corrected", "test_ratio": test_ratio}
     found = [Importance(column, interval(each, **how)) for column, each in zip(places, lost, strict=True)]
     return sorted(found, key=lambda each: -each.loss.mean)
 

@@ -15,7 +15,7 @@ from flaxfit.report.statistics import Interval
 if TYPE_CHECKING:
     from flaxfit.overfitting.answer import OverfittingStudy
 
-_COLORS = {"helps": PALETTE[2], "harms": PALETTE[1]}
+COLORS = {"helps": PALETTE[2], "harms": PALETTE[1]}
 
 
 def figures(study: OverfittingStudy) -> dict[str, Figure]:
@@ -40,7 +40,7 @@ def _fixes(study: OverfittingStudy) -> Figure:
     figure, (ax,) = panels(1, (8, 1.2 + 0.3 * len(compared)))
     for place, tried in enumerate(compared):
         assert tried.comparison is not None
-        _bar(ax, place, tried.comparison.difference, _COLORS.get(tried.verdict, "0.45"))
+        _bar(ax, place, tried.comparison.difference, COLORS.get(tried.verdict, "0.45"))
     ax.axvline(0.0, color="0.2", linewidth=1)
     if study.margin is not None:
         ax.axvspan(-study.margin, study.margin, color="0.9", zorder=0)

@@ -58,9 +58,9 @@ class Problem:
         return class_labels(self.data)
 
     @property
-    def test_ratio(self) -> float:
-        """Held-out examples for each training example of a fold."""
-        return 1 / (self.folds - 1)
+    def how(self) -> dict[str, Any]:
+        """How the scores of folds are averaged and compared: corrected for the examples that the folds share, if there are several."""
+        return {"method": "corrected", "test_ratio": 1 / (self.folds - 1)} if self.folds > 1 else {}
 
     def split(self, repeat: int) -> list[tuple[Rows, Rows]]:
         """Returns the training and the held-out examples of each fold of a repeat."""

@@ -337,15 +337,13 @@ class _Study:
             sizes.append(round(float(np.mean([len(cell.train) for cell in smaller]))))
         scores.append([run.score for run in runs])
         sizes.append(round(float(np.mean([len(cell.train) for cell in cells]))))
-        ratio = self.problem.test_ratio if self.problem.folds > 1 else None
         if not np.isfinite(scores).all():
             return None
-        return growth(sizes, np.array(scores), self.measure.larger_is_better, ratio)
+        return growth(sizes, np.array(scores), self.measure.larger_is_better, self.problem.how)
 
     def _signal(self, cells: Sequence[Cell]) -> Signal | None:
         """Early stopping with true and with permuted targets: of all settings it is the one that nothing was chosen by."""
-        stopping = next((runs for name, runs in self.scores.runs.items() if name == "early stopping"), None)
-        if stopping is None:
+        if (stopping := self.scores.runs.get("early stopping")) is None:
             return None
         count = len(cells)
         permuted = [
@@ -362,18 +360,13 @@ class _Study:
 
     def _columns(self, fix: Fix) -> list[Importance]:
         runs = self.scores.runs[fix.name]
-        if not all(np.isfinite(run.score) for run in runs):
+        if len(runs) < 2 or not all(np.isfinite(run.score) for run in runs):
             return []
-        ratio = self.problem.test_ratio if self.problem.folds > 1 else None
-        if len(runs) < 2:
-            return []
-        return importances(runs, self.measure, places_of(runs[0].part.held_out, self.problem.encoding), ratio)
+        return importances(runs, self.measure, places_of(runs[0].part.held_out, self.problem.encoding), self.problem.how)
 
     def _described(self) -> str:
         problem = self.problem
-        target = ""
-        if isinstance(problem.data, Table):
-            target = f" to predict {problem.data.target}"
+        target = f" to predict {problem.data.target}" if isinstance(problem.data, Table) else ""
         kind = "in groups" if problem.groups is not None else "in the order of time" if problem.times is not None else "at random"
         return (
             f"{len(problem.data)} examples{target}, split {kind}: {len(problem.pool)} to train and validate on, and {len(problem.test)} "
