@@ -157,8 +157,8 @@ class OverfittingStudy(Shown):
             rose = f"the validation loss, averaged over {d.runs} runs, rises from {d.validation[0]:.3g} to {d.validation[1]:.3g}"
             alone = f"all {d.runs} runs overfit" if d.agree == d.runs else f"{d.agree} of the {d.runs} runs overfit"
             return (
-                f"The baseline {how[d.verdict]} from epoch {d.epoch}{onset} on: {rose} at the end of training, while the training loss falls "
-                f"to {d.training[1]:.3g}. Judged one by one, {alone}."
+                f"The baseline {how[d.verdict]} from epoch {d.epoch}{onset} on: {rose} at the end of training, while the training loss "
+                f"falls to {d.training[1]:.3g}. Judged one by one, {alone}."
             )
         said = {
             "memorized": "does not become worse, but ends far from its training score: it memorizes training examples",

@@ -25,7 +25,7 @@ from flaxfit.storage.directory import RunDirectory, versions
 from flaxfit.storage.parcels import pack_member, unpack_member, write_object
 from flaxfit.storage.store import Store
 from flaxfit.sweep.members import Entry
-from flaxfit.sweep.strategies import Way, kind_of
+from flaxfit.sweep.strategies import Way, alike
 from flaxfit.sweep.tally import Tally
 from flaxfit.sweep.worker import STOP, Answer, Asked, Batch, Part, Recipe, file_of, work
 from flaxfit.train.result import Timing
@@ -193,10 +193,7 @@ class Workers:
           RuntimeError: workers were lost, and nothing can take their place.
         """
         self._entries, self._directory, self._store, self._tally = entries, directory, store, tally
-        groups: dict[Any, list[Entry]] = {}
-        for entry in entries:
-            groups.setdefault(kind_of(entry), []).append(entry)
-        batches = [group[at : at + self._size] for group in groups.values() for at in range(0, len(group), self._size)]
+        batches = [group[at : at + self._size] for group in alike(entries) for at in range(0, len(group), self._size)]
         if not batches:
             return
         with _spool(directory) as self._place:
