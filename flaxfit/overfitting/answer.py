@@ -18,7 +18,6 @@ from flaxfit.overfitting.findings import Rival, Signal, Tried
 from flaxfit.overfitting.fixes import Fix
 from flaxfit.overfitting.growth import Growth
 from flaxfit.overfitting.plan import Plan, duration
-from flaxfit.overfitting.words import a, article
 from flaxfit.report.diagnosis import Diagnosis
 from flaxfit.report.statistics import Comparison, Interval
 from flaxfit.sections import Section, Shown, as_html, as_markdown
@@ -133,14 +132,15 @@ class OverfittingStudy(Shown):
         found.append(self._overfits())
         found.append(self._helps())
         main, interval = next(iter(self.test.items()))
+        an = "an" if main[:1] in "aeiouRMA" and not main.startswith("u") else "a"
         others = "".join(f", {name} {value.short}" for name, value in list(self.test.items())[1:])
-        change = "Keep the baseline" if self.recommended.kind == "baseline" else f"Use {article(self.recommended)}"
+        change = "Keep the baseline" if self.recommended.kind == "baseline" else f"Use {_article(self.recommended)}"
         if self.recommended.stops:
             change += f" (it ended after {self.row(self.recommended).epochs:.0f} epochs on average)"
         if self.recommended != self.best:
             change += ", the simplest setting within one standard error of the best"
         found.append(
-            f"{change}. Trained without the {self.test_rows} test examples, it has {a(main)} of {interval.short}{others} on these. "
+            f"{change}. Trained without the {self.test_rows} test examples, it has {an} {main} of {interval.short}{others} on these. "
             "Every ± and [] is a 95% interval."
         )
         return found
@@ -179,7 +179,7 @@ class OverfittingStudy(Shown):
         kinds = dict.fromkeys(each.fix.kind for each in helpful if each.fix.kind != top.fix.kind)
         also = f" Also shown to help, at one strength or more: {', '.join(kinds)}." if kinds else ""
         return (
-            f"What helps most{beyond} is {article(top.fix)}: {self._where} the {self.metric} is {top.score.short} instead of "
+            f"What helps most{beyond} is {_article(top.fix)}: {self._where} the {self.metric} is {top.score.short} instead of "
             f"{self.tried[0].score.short}, a difference of {top.comparison.difference.short}.{also}"
         )
 
@@ -193,7 +193,7 @@ class OverfittingStudy(Shown):
         sections += [Section("Does the baseline overfit?", judged, figure="curves"), self._fixes()]
         if self.rivals:
             rows = [[r.name, r.score.short, r.comparison.difference.short, _judged(r)] for r in self.rivals]
-            told = f"Trained and scored on the same examples. The network is {article(self.recommended)}."
+            told = f"Trained and scored on the same examples. The network is {_article(self.recommended)}."
             sections.append(Section("Simple models", [told], ["model", self.metric, "network minus model", "the network"], rows))
         sections.append(self._more_data())
         if self.columns:
@@ -339,6 +339,20 @@ class OverfittingStudy(Shown):
         with contextlib.suppress(ImportError):
             self.report(directory / "report.html")
         return directory / "study.md"
+
+
+def _article(fix: Fix) -> str:
+    """A fix as it appears in a sentence."""
+    names = {
+        "smaller network": "a smaller network",
+        "larger network": "a larger network",
+        "L2 penalty": "an L2 penalty",
+        "L1 penalty": "an L1 penalty",
+    }
+    kind = names.get(fix.kind, "the baseline" if fix.kind == "baseline" else fix.kind)
+    if fix.strength[:1] in ("", "("):
+        return f"{kind} {fix.strength}".strip()
+    return f"{kind} of {fix.strength.replace(', ', ' and ')}"
 
 
 def _judged(rival: Rival) -> str:
