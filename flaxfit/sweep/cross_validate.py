@@ -190,7 +190,7 @@ class CrossValidation(Shown):
 
     def sections(self) -> list[Section]:
         """Returns the table of each metric as a section of a report."""
-        return [table.section() for table in self._tables()]
+        return [section for table in self._tables() for section in table.sections()]
 
     def _tables(self) -> list[Table]:
         return [self.table(metric) for metric in self.scores if metric not in ("loss", "penalty")]

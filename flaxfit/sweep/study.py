@@ -68,7 +68,7 @@ class Study(Shown):
     def sections(self) -> list[Section]:
         """Returns the table of the default metric as a section of a report."""
         try:
-            table = self.table().section()
+            (table,) = self.table().sections()
         except ValueError as error:  # settings that cannot be compared by it
             return [Section("Study", [f"{self!r}.", f"There is no table: {error}"])]
         return [replace(table, paragraphs=[f"{self!r}.", *table.paragraphs])]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
@@ -41,19 +40,11 @@ class Row:
 class _Tabled(Shown):
     """A table with remarks, which is shown as one section."""
 
-    @abstractmethod
-    def section(self) -> Section:
-        """Returns the table with its remarks as a section of a report."""
-
-    def sections(self) -> list[Section]:
-        """Returns the section alone in a list."""
-        return [self.section()]
-
     def __str__(self) -> str:
         """The table with its remarks below it, at most 80 columns wide."""
         from rich.table import Table as RichTable
 
-        section = self.section()
+        section = self.sections()[0]
         table = RichTable(title=section.title)
         for column in section.columns:
             table.add_column(column, overflow="fold")
@@ -97,7 +88,7 @@ class Table(_Tabled):
             ]
         )
 
-    def section(self) -> Section:
+    def sections(self) -> list[Section]:
         """Returns the table with its remarks as a section of a report."""
         title = f"mean, {self.rows[0].interval.level:.0%} interval" if self.covers else "mean"
         names = list(self.rows[0].setting)
@@ -116,7 +107,7 @@ class Table(_Tabled):
                     f"No better than a constant prediction: {len(row.collapsed)} of {row.runs} runs ({rate.mean:.0%}, {rate.low:.0%} to "
                     f"{rate.high:.0%}): {some}{without}."
                 )
-        return Section(self.metric, notes, [*names, "runs", title, "sd"], lines)
+        return [Section(self.metric, notes, [*names, "runs", title, "sd"], lines)]
 
 
 @dataclass(frozen=True)
@@ -157,7 +148,7 @@ class Comparisons(_Tabled):
             ]
         )
 
-    def section(self) -> Section:
+    def sections(self) -> list[Section]:
         """Returns the comparisons with their remarks as a section of a report."""
         correlations = ["-" if np.isnan(c.correlation) else f"{c.correlation:+.2f}" for c in self.rows]
         lines = [[c.names[1], c.difference.short, f"{c.p_value:.2g}", r, c.verdict] for c, r in zip(self.rows, correlations, strict=True)]
@@ -170,4 +161,4 @@ class Comparisons(_Tabled):
                 number = f"{c.needed:.0f} runs" if np.isfinite(c.needed) else "more held-out rows"
                 notes.append(f"{c.names[1]}: an interval of ± {c.margin:g} takes {number}.")
         title = f"{self.metric}: difference from {self.baseline}"
-        return Section(title, notes, ["setting", "difference", "p", "r of pairs", "verdict"], lines)
+        return [Section(title, notes, ["setting", "difference", "p", "r of pairs", "verdict"], lines)]
