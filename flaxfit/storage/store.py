@@ -37,6 +37,18 @@ class Saved:
     history: History  # its logged epochs
     notes: Mapping[str, Any]  # the states of its callbacks
 
+    def packed(self) -> tuple[dict[str, Any], np.ndarray]:
+        """Returns the member without its record and its logged values as plain values, and these, float64 of shape (epochs, columns)."""
+        columns = list(self.history)
+        about = {"position": self.position, "finished": self.finished, "columns": columns, "notes": dict(self.notes)}
+        return about, np.stack([self.history[column] for column in columns], axis=1)
+
+    @classmethod
+    def unpacked(cls, record: Mapping[str, Any], about: Mapping[str, Any], rows: np.ndarray) -> Saved:
+        """Returns the member of which `packed` returned the other two."""
+        history = History(dict(zip(about["columns"], rows.T, strict=True)))
+        return cls(record, about["position"], about["finished"], history, about["notes"])
+
 
 class Store:
     """The saved members of a population by name, finished or not. It is a context manager for any thread of one process at a time.
@@ -94,9 +106,7 @@ class Store:
             about = json.loads(text)
             if about["format"] != FORMAT:
                 raise ValueError(f"{name} has format {about['format']}, but this version of flaxfit reads format {FORMAT}")
-        rows = np.frombuffer(history).reshape(-1, len(about["columns"]))
-        columns = History({column: rows[:, index] for index, column in enumerate(about["columns"])})
-        return Saved(json.loads(record), about["position"], about["finished"], columns, about["notes"])
+        return Saved.unpacked(json.loads(record), about, np.frombuffer(history).reshape(-1, len(about["columns"])))
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Returns the state of a member as arrays by path.
@@ -123,10 +133,9 @@ class Store:
         Warns:
           RuntimeWarning: it could not be written. What was saved before is still there.
         """
-        content, columns = pack_arrays(arrays), list(saved.history)
-        about = {"format": FORMAT, "position": saved.position, "finished": saved.finished, "columns": columns, "notes": dict(saved.notes)}
-        rows = np.stack([saved.history[column] for column in columns], axis=1).tobytes()
-        texts = json.dumps(dict(saved.record)), json.dumps(about | {"state": zlib.crc32(content)})
+        content, (about, history) = pack_arrays(arrays), saved.packed()
+        texts = json.dumps(dict(saved.record)), json.dumps({"format": FORMAT, **about, "state": zlib.crc32(content)})
+        rows = history.tobytes()
         parts = [(name, n, content[first : first + PART_BYTES]) for n, first in enumerate(range(0, len(content), PART_BYTES))]
         with self._lock:
             if self._together and self._failed:
