@@ -32,15 +32,10 @@ class Originals:
     local: Mapping[str, tuple[File, Path]]
 
     @property
-    def checksums(self) -> dict[str, str]:
-        """Path of a file -> the SHA-256 checksum that it must have."""
-        files = [self.local.get(original.path, (original,))[0] for original in self.source.originals]
-        return {file.path: file.sha256 for file in files}
-
-    @property
     def digest(self) -> str:
-        """A short checksum of all the checksums."""
-        return hashlib.sha256(json.dumps(self.checksums, sort_keys=True).encode()).hexdigest()[:12]
+        """A short checksum of the checksums that the files must have."""
+        files = [self.local.get(original.path, (original,))[0] for original in self.source.originals]
+        return hashlib.sha256(json.dumps({file.path: file.sha256 for file in files}, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def note(self) -> str:
@@ -106,10 +101,10 @@ def find(source: Source, directory: Path | None, name: str | None = None) -> Ori
     if directory is not None and not directory.is_dir():
         raise FileNotFoundError(f"the directory of originals {directory} does not exist: check --originals or FLAXFIT_ORIGINALS.")
     files, local = (*source.originals, *source.substitutes), {}
-    there = [(file, directory / file.path) for file in files] if directory is not None else []
-    for file, path in there:
-        if path.is_file() and name in (None, path.name):
-            local.setdefault(file.stands_for or file.path, (file, path))
+    if directory is not None:
+        for file in files:
+            if (path := directory / file.path).is_file() and name in (None, path.name):
+                local.setdefault(file.stands_for or file.path, (file, path))
     if name is not None and all(path.name != name for _, path in local.values()):
         names = [Path(file.path).name for file in files]
         if name not in names:
