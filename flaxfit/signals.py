@@ -16,8 +16,7 @@ import jax
 
 from flaxfit.devices.distributed import ALONE, Team
 
-SAME_SECONDS = 0.5
-"""Signals within this time are one."""
+SAME_SECONDS = 0.5  # signals within this time are one
 
 
 class Signals:

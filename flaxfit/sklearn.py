@@ -29,8 +29,7 @@ from flaxfit.rng import key_shape
 from flaxfit.task.task import Task
 from flaxfit.train.fit import fit
 
-_ROWS = 256
-"""Rows of a prediction step, always as many, so that a row's prediction does not depend on the rows beside it."""
+_ROWS = 256  # rows of a prediction step, always as many, so that a row's prediction does not depend on the rows beside it
 
 
 @dataclass(eq=False, repr=False)

@@ -20,12 +20,9 @@ Kind = Literal["number", "boolean", "datetime", "category", "embedding", "drop"]
 """What a column may be taken for."""
 
 KINDS = get_args(Kind)
-MAX_LEVELS = 64
-"""How many levels of a category have a column of their own; the others share one."""
-FEW = 20
-"""With fewer rows nothing is called an identifier, and no level rare."""
-FARTHEST = 1e4
-"""Numbers further than so many standard deviations from the mean are taken as so many."""
+MAX_LEVELS = 64  # how many levels of a category have a column of their own; the others share one
+FEW = 20  # with fewer rows nothing is called an identifier, and no level rare
+FARTHEST = 1e4  # numbers further than so many standard deviations from the mean are taken as so many
 _PERIODS = {"day": 86400.0, "week": 7 * 86400.0, "year": 365.2425 * 86400.0}
 _ID = re.compile(r"(?i)(^|[_ .-])(id|uuid|guid|index|row_?(nr|no|num|number)?)$|[a-z](Id|ID)$|^unnamed: 0$|^$")
 

@@ -16,12 +16,9 @@ import numpy as np
 from flaxfit.arguments import needed, unknown
 from flaxfit.data.sources.source import File, Parts, Source, sha256
 
-ATTEMPTS = 3
-"""How often a download is tried if the connection breaks, or if the file that arrives has another checksum."""
-LONGEST_LINE = 2**24
-"""The largest number of bytes in a line of a file of which only the first rows are downloaded."""
-TIMEOUT = 30
-"""How many seconds to wait for the next bytes from a host."""
+ATTEMPTS = 3  # how often a download is tried if the connection breaks, or if the file that arrives has another checksum
+LONGEST_LINE = 2**24  # the largest number of bytes in a line of a file of which only the first rows are downloaded
+TIMEOUT = 30  # how many seconds to wait for the next bytes from a host
 
 
 @dataclass(frozen=True)

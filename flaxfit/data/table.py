@@ -19,8 +19,7 @@ from flaxfit.data.frames import Cells, cells_of
 from flaxfit.data.provenance import Provenance
 from flaxfit.sections import Section, Shown
 
-_MOST_CLASSES = 20
-"""A target of whole numbers is taken for classes if it has at most so many different ones."""
+_MOST_CLASSES = 20  # a target of whole numbers is taken for classes if it has at most so many different ones
 
 
 class Table(Shown):

@@ -18,8 +18,7 @@ import jax
 import numpy as np
 
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND")
-HEARTBEAT_SECONDS = 100
-"""So long a process may be silent, such as one that is stopped, until the others end."""
+HEARTBEAT_SECONDS = 100  # so long a process may be silent, such as one that is stopped, until the others end
 _lost: list[str] = []  # Why this process must not wait for the others at its end: they are gone, or wait for it.
 
 

@@ -13,8 +13,7 @@ from flaxfit.overfitting.fixes import Fix, fixes_for
 
 PERMUTATIONS = 19
 SIZES = (0.25, 0.4, 0.63)
-CELLS = 5
-"""The folds on which smaller training sets and permuted targets are tried."""
+CELLS = 5  # the folds on which smaller training sets and permuted targets are tried
 _TARGET_STEPS = 2500
 _MOST_REPEATS = 10
 

@@ -21,10 +21,8 @@ from flaxfit.data.splits import Splits, class_labels, class_name, column, folds,
 from flaxfit.data.table import Table
 
 Rows = np.ndarray
-LEAST = 50
-"""The fewest examples of a study."""
-STOP = 0.2
-"""The share of the training examples on which early stopping is decided."""
+LEAST = 50  # the fewest examples of a study
+STOP = 0.2  # the share of the training examples on which early stopping is decided
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,8 +37,7 @@ from flaxfit.state import RunState
 from flaxfit.storage import shards
 from flaxfit.storage.directory import checksum_of_rows, seal
 
-FORMATS = (3, 4)
-"""One process writes 3, several together write 4, which has checksums of each array's parts in "parts"."""
+FORMATS = (3, 4)  # one process writes 3, several together write 4, which has checksums of each array's parts in "parts"
 Notes = Mapping[str, Any] | None
 _one_at_a_time = threading.Lock()  # Orbax mixes up what several threads save at the same time.
 

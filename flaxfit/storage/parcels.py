@@ -16,8 +16,7 @@ import numpy as np
 from flaxfit.storage.store import Saved
 from flaxfit.storage.weights import pack_arrays, unpack_arrays
 
-_ALIGNED = 64
-"""Arrays begin at multiples of this number of bytes, as compiled programs like them to."""
+_ALIGNED = 64  # arrays begin at multiples of this number of bytes, as compiled programs like them to
 
 
 def pack_member(name: str, saved: Saved, arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -19,8 +19,7 @@ from flaxfit.history import History
 from flaxfit.storage.weights import pack_arrays, unpack_arrays
 
 FORMAT = 1
-PART_BYTES = 2**28
-"""The size of the parts in which states are stored, because SQLite takes no value above a gigabyte."""
+PART_BYTES = 2**28  # the size of the parts in which states are stored, because SQLite takes no value above a gigabyte
 _TABLES = """
 CREATE TABLE IF NOT EXISTS members (name TEXT PRIMARY KEY, record TEXT, about TEXT, history BLOB, crc INTEGER);
 CREATE TABLE IF NOT EXISTS states (name TEXT, part INTEGER, content BLOB, PRIMARY KEY (name, part));

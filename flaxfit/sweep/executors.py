@@ -32,16 +32,11 @@ from flaxfit.train.result import Timing
 
 Executors = Executor | Callable[[], Executor]
 """An executor, or a function that makes one."""
-SIDE_BY_SIDE = 8
-"""The members of a batch that trains side by side, unless `workers` says."""
-STOP_SECONDS = 30.0
-"""How long workers may take to end their chunk and to save, when the population ends early."""
-MOST_LOSSES = 10
-"""So many times in a row may workers be lost, without a member that gets on, before the population ends."""
-HOLD_SECONDS = 10.0
-"""How long other batches of a worker wait while it is sent the rows, unless it answers before."""
-SILENT_SECONDS = 900.0
-"""If for this long no worker has saved or returned a member, there may be none."""
+SIDE_BY_SIDE = 8  # the members of a batch that trains side by side, unless `workers` says
+STOP_SECONDS = 30.0  # how long workers may take to end their chunk and to save, when the population ends early
+MOST_LOSSES = 10  # so many times in a row may workers be lost, without a member that gets on, before the population ends
+HOLD_SECONDS = 10.0  # how long other batches of a worker wait while it is sent the rows, unless it answers before
+SILENT_SECONDS = 900.0  # if for this long no worker has saved or returned a member, there may be none
 _SPOOL = ".workers-"
 
 

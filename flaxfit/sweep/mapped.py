@@ -19,8 +19,7 @@ from flaxfit.state import RunState
 from flaxfit.train.job import START, Job, Member
 from flaxfit.train.loop import few_left
 
-MEMORY_SHARE = 0.75
-"""Of a device's memory, so much may be used: results and other programs need some."""
+MEMORY_SHARE = 0.75  # of a device's memory, so much may be used: results and other programs need some
 _AXIS = "members"
 
 

@@ -31,8 +31,7 @@ from flaxfit.train.loop import Trainee, why_ended
 from flaxfit.train.record import Resume, check_same_run, described, plain
 from flaxfit.train.result import Result, Timing, result_of
 
-SAVE_SECONDS = 60.0
-"""How often members in training are saved, unless a `Checkpoint` says."""
+SAVE_SECONDS = 60.0  # how often members in training are saved, unless a `Checkpoint` says
 
 
 @dataclass(frozen=True)

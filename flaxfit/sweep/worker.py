@@ -36,12 +36,10 @@ from flaxfit.train.job import Job, Member, Split
 from flaxfit.train.result import Timing
 from flaxfit.train.validate import validate
 
-STOP = "stop"
-"""The file that tells workers to end after their chunk."""
+STOP = "stop"  # the file that tells workers to end after their chunk
 SEND_SECONDS = 600.0
 """How long a worker trains at most before it sends its members back, if it cannot save them in a directory that both sides see."""
-KEEP_BYTES = 2**31
-"""So many bytes of rows a worker keeps for its next batches."""
+KEEP_BYTES = 2**31  # so many bytes of rows a worker keeps for its next batches
 SETTINGS = (
     "jax_enable_x64",
     "jax_default_dtype_bits",
