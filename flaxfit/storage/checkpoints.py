@@ -81,7 +81,6 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 1, or None to keep all checkpoints, got {keep}.")
         self.directory, self._keep, self._sign, self._run = Path(directory).resolve(), keep, 1 if mode == "min" else -1, run
         self._team = team
-        self._values: dict[int, float] = {}
         self._link: tempfile.TemporaryDirectory[str] | None = None
         self._saving: tuple[int, Future[None]] | None = None
         self._thread = ThreadPoolExecutor(1, "checkpoints")
@@ -240,7 +239,6 @@ class Checkpoints:
                     new.rename(self._path(position))
                     sync(self.directory)
         if team.leads:
-            self._values[position] = self._signed(about["value"])
             with suppress(OSError):  # The next save tries again.
                 self._delete()
 
@@ -256,19 +254,13 @@ class Checkpoints:
             for position in positions:
                 if position not in kept:
                     self._path(position).rename(place / str(position))
-                    del self._values[position]
 
     def _value(self, position: int) -> float:
-        """Returns the monitored value, signed so that smaller is better."""
-        if position not in self._values:
-            try:
-                self._values[position] = self._signed(self._about(self._path(position))["value"])
-            except Exception:  # a damaged description
-                self._values[position] = math.inf
-        return self._values[position]
-
-    def _signed(self, value: float | None) -> float:
-        return math.inf if value is None else self._sign * value
+        """Returns the monitored value, signed so that smaller is better; infinity if it is not finite, or its description is damaged."""
+        with suppress(Exception):
+            if (value := self._about(self._path(position))["value"]) is not None:
+                return self._sign * value
+        return math.inf
 
     def _plain(self, path: Path) -> Path:
         """Returns a path that Orbax can take: it globs in `[*?`, and TensorStore reads a backslash as a slash."""
