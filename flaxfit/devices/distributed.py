@@ -67,13 +67,9 @@ def _leave() -> None:
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of a run, all of which call the same methods in the same order.
+    """The processes of a run, all of which call the same methods in the same order."""
 
-    Attributes:
-      size: the number of processes. With 1, no method communicates.
-    """
-
-    size: int = 1
+    size: int = 1  # with 1, no method communicates
 
     @property
     def index(self) -> int:

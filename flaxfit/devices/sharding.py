@@ -52,14 +52,10 @@ def fsdp(min_size: int = 2**14) -> Callable[[tuple[int, ...], Mesh], PartitionSp
 
 @dataclass(frozen=True)
 class Placement:
-    """The placement of a run on its devices.
+    """The placement of a run on its devices."""
 
-    Attributes:
-      mesh: the examples of each step are spread along the first axis of this mesh. None means one device.
-      shard: how parameters and the optimizer's state of each are spread over the mesh. None means whole on each device.
-    """
-
-    mesh: Mesh | None = None
+    mesh: Mesh | None = None  # the examples of each step are spread along its first axis; None means one device
+    # How parameters and the optimizer's state of each are spread over the mesh. None means whole on each device.
     shard: tuple[tuple[str, PartitionSpec], ...] | Callable[[tuple[int, ...], Mesh], PartitionSpec] | None = None
 
     @classmethod

@@ -67,16 +67,13 @@ class Pool:
     Args:
       given: the executor, or the function.
 
-    Attributes:
-      busy: whether work that nobody waits for is left in it.
-
     Raises:
       TypeError, ValueError: as `check_executor`.
     """
 
     def __init__(self, given: Executors):
         check_executor(given)
-        self._given, self.busy = given, False
+        self._given, self.busy = given, False  # busy: work that nobody waits for is left in it
         self._executor = given if isinstance(given, Executor) else None
 
     def __enter__(self) -> Self:
