@@ -64,7 +64,6 @@ class Recipe:
     traced: set[str]
     config: TrainConfig
     callbacks: Callable[[Member], Sequence[Callback]] | None
-    # the settings of JAX
     settings: Mapping[str, Any] = field(default_factory=lambda: {name: jax.config.values.get(name) for name in SETTINGS})
     process: tuple[str, int] = field(default_factory=_process)  # the host and the process that calls
 
