@@ -29,10 +29,15 @@ class Originals:
     local: Mapping[str, tuple[File, Path]]
 
     @property
-    def digest(self) -> str:
-        """A short checksum of the checksums that the files must have."""
+    def checksums(self) -> dict[str, str]:
+        """Path of a file -> the SHA-256 checksum that it must have."""
         files = [self.local.get(original.path, (original,))[0] for original in self.source.originals]
-        return hashlib.sha256(json.dumps({file.path: file.sha256 for file in files}, sort_keys=True).encode()).hexdigest()[:12]
+        return {file.path: file.sha256 for file in files}
+
+    @property
+    def digest(self) -> str:
+        """A short checksum of all the checksums."""
+        return hashlib.sha256(json.dumps(self.checksums, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def note(self) -> str:
