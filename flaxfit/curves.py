@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-CAPACITY = 128
-"""Blocks are merged in pairs when there are this many."""
+CAPACITY = 128  # blocks are merged in pairs when there are this many
 
 _FACTORS = {2: 1.0, 3: 1.0, 4: 1.0, 8: 1.4, 16: 1.8, 32: 2.4}  # width of a window as a part of the curve -> factor on the threshold
 _FIRST, _LAST = np.array([(a, b) for a in _FACTORS for b in _FACTORS if b > 2]).T[..., None]

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-ABANDONED_SECONDS = 3600.0
-"""A temporary directory this old belongs to no process that still writes."""
+ABANDONED_SECONDS = 3600.0  # a temporary directory this old belongs to no process that still writes
 _PREFIX = ".flaxfit-"
 _NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF, errno.EISDIR)  # what systems answer that cannot sync a directory
 

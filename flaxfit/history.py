@@ -35,10 +35,7 @@ class History(Shown, Mapping[str, np.ndarray]):
     Attributes:
       epochs: the number of each epoch, int array of shape (epochs,).
       best_epoch: the best epoch by the monitored metric, from 1, or None if there was none or it was not logged.
-      rows: the number of training examples, or None if it is not known.
-      validation_rows: the number of validation examples, or None.
-      modes: metric name -> "min" or "max".
-      validation_every: as it was given.
+      rows, validation_rows, modes, validation_every: as they were given.
 
     Raises:
       ValueError: the columns have different lengths, or one of them is called `epoch`, which is the index.
@@ -53,12 +50,6 @@ class History(Shown, Mapping[str, np.ndarray]):
       ...
       KeyError: "no column 'val_los' in the history; did you mean 'val_loss'? There are: loss, mse, val_loss, val_mse"
     """
-
-    epochs: np.ndarray
-    rows: int | None
-    validation_rows: int | None
-    validation_every: int
-    best_epoch: int | None
 
     def __init__(
         self,

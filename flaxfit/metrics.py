@@ -310,18 +310,12 @@ def auc(logits: Any, y: Any, *, average: Literal["macro", "micro"] | None = None
     weights = np.ones(rows) if weight is None else np.asarray(weight, np.float64)
     if weights.shape != (rows,) or not (weights >= 0).all():
         raise ValueError(f"auc(weight=...) is one number of 0 or more for each of {rows} rows, got shape {weights.shape}.")
-    columns = scores.shape[1] if several else 1
-    scores, labels = scores.reshape(rows, columns), labels.reshape(rows, columns)
-    if columns > 1 and average == "micro":
-        weights, scores, labels = weights.repeat(columns), scores.reshape(-1, 1), labels.reshape(-1, 1)
-
-    def area(scores: np.ndarray, labels: np.ndarray) -> float:
-        counted = labels[weights > 0]
-        if np.isnan(scores).any() or not counted.size or counted.min() == counted.max():
-            return float("nan")
-        return float(roc_auc_score(labels, np.nan_to_num(scores), sample_weight=weights))  # which takes no infinity
-
-    return float(np.mean([area(*column) for column in zip(scores.T, labels.T, strict=True)]))
+    scores, labels = (scores, labels) if several else (scores.ravel(), labels.ravel())
+    counted = labels[weights > 0].ravel() if average == "micro" else labels[weights > 0]
+    if np.isnan(scores).any() or not counted.size or (counted.min(0) == counted.max(0)).any():
+        return float("nan")
+    finite = np.nan_to_num(scores)  # scikit-learn takes no infinity
+    return float(roc_auc_score(labels, finite, average=average or "macro", sample_weight=weights))
 
 
 def confusion_matrix(logits: Any, y: Any) -> np.ndarray:

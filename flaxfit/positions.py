@@ -45,13 +45,9 @@ def positions(logits: Any, y: Any) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Counted:
-    """Which labels count: all but the one that stands for "no label".
+    """Which labels count: all but the one that stands for "no label"."""
 
-    Attributes:
-      label: the label that does not count.
-    """
-
-    label: float
+    label: float  # the one that does not count
 
     def mask(self, logits: Any, y: Any) -> Any:
         """Returns whether each position counts, booleans of the shape that `positions` returns."""

@@ -14,21 +14,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Section:
-    """One section of a report.
+    """One section of a report."""
 
-    Attributes:
-      title: its heading, or nothing.
-      paragraphs: its text. A paragraph that begins with "- " is an item of a list.
-      columns: the headings of its table, or nothing.
-      rows: the cells of its table.
-      figure: the name of its figure, or None.
-    """
-
-    title: str
-    paragraphs: Sequence[str]
-    columns: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = field(default=())
-    figure: str | None = None
+    title: str  # its heading, or nothing
+    paragraphs: Sequence[str]  # its text. A paragraph that begins with "- " is an item of a list.
+    columns: Sequence[str] = ()  # the headings of its table, or nothing
+    rows: Sequence[Sequence[str]] = field(default=())  # the cells of its table
+    figure: str | None = None  # the name of its figure, or None
 
 
 class Shown(ABC):
@@ -46,6 +38,14 @@ class Shown(ABC):
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         return {"text/plain": str(self)}
+
+
+class Sentence(Shown):
+    """What is shown as one sentence, the text that its class gives it."""
+
+    def sections(self) -> list[Section]:
+        """Returns the sentence as a section of a report."""
+        return [Section("", [f"{self}."])]
 
 
 class Plain(str):

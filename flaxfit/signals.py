@@ -16,8 +16,7 @@ import jax
 
 from flaxfit.devices.distributed import ALONE, Team
 
-SAME_SECONDS = 0.5
-"""Signals within this time are one."""
+SAME_SECONDS = 0.5  # signals within this time are one
 
 
 class Signals:
@@ -28,13 +27,10 @@ class Signals:
 
     Args:
       says: whether to say on standard error that a signal was noted.
-
-    Attributes:
-      heard: the first signal, or None.
     """
 
     def __init__(self, says: bool = True) -> None:
-        self.heard: signal.Signals | None = None
+        self.heard: signal.Signals | None = None  # the first one
         self._says = says
         self._when, self._over = 0.0, threading.Event()
         self._old: dict[int, Any] = {}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Self
 
 import jax
 import numpy as np
 import optax
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
@@ -27,43 +29,27 @@ from flaxfit.rng import key_shape
 from flaxfit.task.task import Task
 from flaxfit.train.fit import fit
 
-_ROWS = 256
-"""Rows of a prediction step, always as many, so that a row's prediction does not depend on the rows beside it."""
+_ROWS = 256  # rows of a prediction step, always as many, so that a row's prediction does not depend on the rows beside it
 
 
+@dataclass(eq=False, repr=False)
 class _Estimator(BaseEstimator):
     """What both estimators share. Fitted, it holds arrays and plain values only, so that it can be pickled."""
 
-    encoding_: Encoding | None
-
-    def __init__(
-        self,
-        hidden: Sequence[int] = (64,),
-        *,
-        model: Any = None,
-        loss: Callable[..., Any] | None = None,
-        optimizer: Any = None,
-        learning_rate: float = 1e-2,
-        penalty: Callable[[Any], Any] | None = None,
-        dropout: float = 0.0,
-        epochs: int = 200,
-        batch_size: int = 200,
-        early_stopping: EarlyStopping | None = None,
-        validation_fraction: float = 0.1,
-        random_state: Any = None,
-    ):
-        self.hidden = hidden
-        self.model = model
-        self.loss = loss
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.penalty = penalty
-        self.dropout = dropout
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.random_state = random_state
+    hidden: Sequence[int] = (64,)
+    _: KW_ONLY
+    model: Any = None
+    loss: Callable[..., Any] | None = None
+    optimizer: Any = None
+    learning_rate: float = 1e-2
+    penalty: Callable[[Any], Any] | None = None
+    dropout: float = 0.0
+    epochs: int = 200
+    batch_size: int = 200
+    early_stopping: EarlyStopping | None = None
+    validation_fraction: float = 0.1
+    random_state: Any = None
+    encoding_: Encoding | None = field(init=False)
 
     def _train(self, X: Any, y: np.ndarray, weight: np.ndarray | None, validation: tuple[Any, np.ndarray] | None, stratified: bool) -> Self:
         """Trains on checked targets: those of `validation` too."""
@@ -154,6 +140,7 @@ class _Estimator(BaseEstimator):
         return 1
 
 
+@dataclass(eq=False, repr=False)
 class FlaxClassifier(ClassifierMixin, _Estimator):
     """A classifier for scikit-learn: a Flax model on standardized inputs, with a softmax, or for two classes a sigmoid.
 
@@ -187,38 +174,7 @@ class FlaxClassifier(ClassifierMixin, _Estimator):
       True
     """
 
-    def __init__(
-        self,
-        hidden: Sequence[int] = (64,),
-        *,
-        model: Any = None,
-        loss: Callable[..., Any] | None = None,
-        optimizer: Any = None,
-        learning_rate: float = 1e-2,
-        penalty: Callable[[Any], Any] | None = None,
-        dropout: float = 0.0,
-        epochs: int = 200,
-        batch_size: int = 200,
-        early_stopping: EarlyStopping | None = None,
-        validation_fraction: float = 0.1,
-        class_weight: Any = None,
-        random_state: Any = None,
-    ):
-        super().__init__(
-            hidden,
-            model=model,
-            loss=loss,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            penalty=penalty,
-            dropout=dropout,
-            epochs=epochs,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            random_state=random_state,
-        )
-        self.class_weight = class_weight
+    class_weight: Any = field(default=None, kw_only=True)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: tuple[Any, Any] | None = None) -> Self:
         """Trains on rows.
@@ -249,13 +205,11 @@ class FlaxClassifier(ClassifierMixin, _Estimator):
         logits = self._outputs(X)
         if logits.shape[1] == 1:
             logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-        powers = np.exp(logits - logits.max(1, keepdims=True))
-        return powers / powers.sum(1, keepdims=True)
+        return softmax(logits, 1)
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each row, shape (rows,)."""
-        probabilities = self.predict_proba(X)
-        return self.classes_[probabilities.argmax(1)]
+        return self.classes_[self.predict_proba(X).argmax(1)]
 
     def _units(self) -> int:
         return 1 if len(self.classes_) == 2 else len(self.classes_)
@@ -266,6 +220,7 @@ class FlaxClassifier(ClassifierMixin, _Estimator):
         return np.searchsorted(self.classes_, y).astype(np.int32)
 
 
+@dataclass(eq=False, repr=False)
 class FlaxRegressor(RegressorMixin, _Estimator):
     """A regressor for scikit-learn: a Flax model on standardized inputs and targets, fitted by squared error.
 

@@ -36,65 +36,39 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CurveState:
-    """A learning curve of any length as means over blocks of epochs, which are merged in pairs when there are too many.
+    """A learning curve of any length as means over blocks of epochs, which are merged in pairs when there are too many."""
 
-    Attributes:
-      levels: the mean of each block, float32, shape (`flaxfit.curves.CAPACITY`,).
-      count: the number of complete blocks, int32 scalar.
-      size: the number of epochs in a block, int32 scalar.
-      sum: the sum over the epochs of the current block, float32 scalar.
-      filled: the number of these epochs, int32 scalar.
-      first: the value of the first epoch, float32 scalar.
-      training: the first and the best value of the training curve, float32, shape (2,); NaN if they are not known.
-    """
-
-    levels: Array
-    count: Array
-    size: Array
-    sum: Array
-    filled: Array
-    first: Array
-    training: Array
+    levels: Array  # the mean of each block, float32, shape (`flaxfit.curves.CAPACITY`,)
+    count: Array  # the number of complete blocks, int32 scalar
+    size: Array  # the number of epochs in a block, int32 scalar
+    sum: Array  # the sum over the epochs of the current block, float32 scalar
+    filled: Array  # the number of these epochs, int32 scalar
+    first: Array  # the value of the first epoch, float32 scalar
+    training: Array  # the first and the best value of the training curve, float32, shape (2,); NaN if they are not known
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StopperState:
-    """The state of early stopping.
+    """The state of early stopping."""
 
-    Attributes:
-      best: the best value of the monitored metric, float32 scalar.
-      best_epoch: the epoch of that value, from 1; 0 if there is none yet. int32 scalar.
-      wait: the number of epochs since then without improvement, int32 scalar.
-      improved: whether the last epoch was the best so far, bool scalar.
-      stopped: whether training should stop, bool scalar.
-      curve: the monitored metric so far, with `patience="auto"`; else None.
-    """
-
-    best: Array
-    best_epoch: Array
-    wait: Array
-    improved: Array
-    stopped: Array
-    curve: CurveState | None = None
+    best: Array  # the best value of the monitored metric, float32 scalar
+    best_epoch: Array  # the epoch of that value, from 1; 0 if there is none yet. int32 scalar.
+    wait: Array  # the number of epochs since then without improvement, int32 scalar
+    improved: Array  # whether the last epoch was the best so far, bool scalar
+    stopped: Array  # whether training should stop, bool scalar
+    curve: CurveState | None = None  # the monitored metric so far, with `patience="auto"`; else None
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PlateauState:
-    """The state of a `Plateau`.
+    """The state of a `Plateau`."""
 
-    Attributes:
-      scale: the factor that updates are multiplied by, float32 scalar.
-      best: the best value of the monitored metric, float32 scalar.
-      wait: the number of epochs since then without improvement, int32 scalar.
-      cooldown: the number of epochs that are still left out of the count after a reduction, int32 scalar.
-    """
-
-    scale: Array
-    best: Array
-    wait: Array
-    cooldown: Array
+    scale: Array  # the factor that updates are multiplied by, float32 scalar
+    best: Array  # the best value of the monitored metric, float32 scalar
+    wait: Array  # the number of epochs since then without improvement, int32 scalar
+    cooldown: Array  # the number of epochs that are still left out of the count after a reduction, int32 scalar
 
 
 @jax.tree_util.register_dataclass
@@ -125,9 +99,11 @@ class RunState:
     key: Array
 
 
+def by_path(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by path, such as `Dense_0/kernel`, in their order. The path of a single array is empty."""
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def paths(params: Any) -> list[str]:
     """Returns the path of each parameter, such as `Dense_0/kernel`, in the order of `jax.tree.leaves`."""
-    return [
-        "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
-        for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
-    ]
+    return list(by_path(params))

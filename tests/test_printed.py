@@ -72,7 +72,7 @@ def overfitting_study():
         plan=Plan(40, 32, 10, 2, 2, 100.0), baseline="a network of 64-64 units, trained with Adam", diagnosis=diagnosis,
         verdicts="18 overfitted, 2 no change detected", curves={}, tried=tried, missing=missing, recommended=fixes[1], best=fixes[-1],
         test=test,        test_rows=200, rivals=[rival], signal=Signal(0.41, 0.69 + 0.01 * rng.normal(size=19), 0.05),
-        growth=growth(sizes, 0.4 + 3 / np.repeat(np.array(sizes)[:, None], 5, 1) + 0.002 * rng.normal(size=(4, 5)), False, 1 / 9),
+        growth=growth(sizes, 0.4 + 3 / np.repeat(np.array(sizes)[:, None], 5, 1) + 0.002 * rng.normal(size=(4, 5)), False, how),
         columns=[Importance("age", means[0]), Importance("city", ff.statistics.interval(rng.normal(size=10) * 0.01))],
         warnings=["rare classes are not in this example, but a warning that is long enough to need a second line is."],
         covers="the choice of training and held-out examples, corrected for those that folds share", margin=None, task=task,

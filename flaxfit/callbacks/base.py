@@ -81,13 +81,6 @@ class Progress:
       stop_reason: why the run has ended, or None while it is training.
     """
 
-    run: Run
-    epoch: int
-    step: int
-    seconds: float
-    trained: float
-    stop_reason: StopReason | None
-
     def __init__(
         self,
         run: Run,

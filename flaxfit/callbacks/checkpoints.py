@@ -108,9 +108,7 @@ class SaveWeights(Callback):
       name: a template of the file's name, such as `"{epoch:02d}-{val_loss:.5f}"`.
       every_epochs: how often to write, in epochs.
       best_only: whether to write only if the monitored metric has improved.
-      monitor: the metric that decides which weights are best. By default it is the metric that the run monitors.
-      mode: "min" if that metric is best when small, "max" if it is best when large, "auto" if the metric itself says so.
-      verbose: whether to print a line for each file.
+      monitor, mode, verbose: as for `Checkpoint`.
 
     Raises:
       ValueError: the template or the monitor names a metric that is not logged; the mode of the monitor is not known; a mode is given

@@ -21,23 +21,14 @@ _VARIANTS = ((0, True, True), (1, True, True), (2, True, True), (2, False, True)
 
 @dataclass(frozen=True)
 class Status:
-    """What the line says.
+    """What the line says."""
 
-    Attributes:
-      name: what is going on.
-      done: how much of it is done.
-      total: how much there is.
-      rate: how fast it is.
-      left: the seconds that are left.
-      values: four texts on how well it goes, from the longest to the shortest.
-    """
-
-    name: str
-    done: int
-    total: int
-    rate: str = ""
-    left: float | None = None
-    values: Sequence[str] = ("", "", "", "")
+    name: str  # what is going on
+    done: int  # how much of it is done
+    total: int  # how much there is
+    rate: str = ""  # how fast it is
+    left: float | None = None  # the seconds that are left
+    values: Sequence[str] = ("", "", "", "")  # four texts on how well it goes, from the longest to the shortest
 
     def fitted(self, width: int) -> Text:
         """Returns the line for a terminal. If it is too long, what matters least is left out. The last value is never."""

@@ -12,23 +12,18 @@ import tyro
 
 from flaxfit import __version__
 from flaxfit.arguments import unknown
-from flaxfit.cli.options import COMMANDS, Common, DataCommand, Describe, List, named
+from flaxfit.cli.options import COMMANDS, Common, DataCommand, named
 
 _MODULES = {
-    "study": "study",
-    "fit": "fit",
     "predict": "models",
     "evaluate": "models",
-    "compare": "compare",
     "show": "runs",
-    "report": "report",
     "resume": "runs",
     "export": "runs",
     "list": "data",
     "describe": "data",
-    "doctor": "doctor",
 }
-
+"""Where commands are that have no module of their own."""
 
 _USAGE = (ValueError, TypeError, ImportError, LookupError, FileNotFoundError, FileExistsError)
 _USAGE += (IsADirectoryError, NotADirectoryError, PermissionError)
@@ -63,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if isinstance(command, DataCommand):
         command = command.command
-    name = {List: "list", Describe: "describe"}.get(type(command)) or next(n for n, kind in COMMANDS.items() if kind is type(command))
-    return run(lambda: getattr(importlib.import_module(f"flaxfit.cli.{_MODULES[name]}"), name)(command), command)
+    name = type(command).__name__.lower()
+    return run(lambda: getattr(importlib.import_module(f"flaxfit.cli.{_MODULES.get(name, name)}"), name)(command), command)
 
 
 def run(function: Callable[[], Any], options: Common) -> int:

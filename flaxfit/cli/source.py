@@ -27,19 +27,12 @@ FILES = (".csv", ".tsv", ".txt", ".data", ".gz", ".parquet", ".npz")
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """The examples of a command.
+    """The examples of a command."""
 
-    Attributes:
-      name: a short name for them.
-      data: the examples: a table of a file, or arrays.
-      groups: the group of each example, or None.
-      times: the time of each example, or None.
-    """
-
-    name: str
-    data: Table | Dataset | Splits
-    groups: np.ndarray | None = None
-    times: np.ndarray | None = None
+    name: str  # a short name for them
+    data: Table | Dataset | Splits  # the examples: a table of a file, or arrays
+    groups: np.ndarray | None = None  # the group of each example, or None
+    times: np.ndarray | None = None  # the time of each example, or None
 
 
 def is_file(data: str) -> bool:
@@ -72,7 +65,8 @@ def examples(options: Source) -> Examples:
 
 
 def _table(options: Source, path: Path) -> Examples:
-    target: str | int = _column_name(options.target or "")
+    named = options.target or ""
+    target: str | int = int(named) if named.lstrip("-").isdigit() else named
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Table: the column .* tells")  # a study says it, and what it does
         plain = flaxfit_data.read_table(path, target)
@@ -106,10 +100,6 @@ def number_or_name(table: Table, name: str) -> str:
     if name == table.target:
         raise ValueError(f"the column {name!r} is the target.")
     raise ValueError(unknown("column", name, table.cells))
-
-
-def _column_name(text: str) -> str | int:
-    return int(text) if text.lstrip("-").isdigit() else text
 
 
 def _columns(frame: Any) -> list[str]:

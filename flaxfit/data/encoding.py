@@ -20,69 +20,68 @@ Kind = Literal["number", "boolean", "datetime", "category", "embedding", "drop"]
 """What a column may be taken for."""
 
 KINDS = get_args(Kind)
-MAX_LEVELS = 64
-"""How many levels of a category have a column of their own; the others share one."""
-FEW = 20
-"""With fewer rows nothing is called an identifier, and no level rare."""
-FARTHEST = 1e4
-"""Numbers further than so many standard deviations from the mean are taken as so many."""
+MAX_LEVELS = 64  # how many levels of a category have a column of their own; the others share one
+FEW = 20  # with fewer rows nothing is called an identifier, and no level rare
+FARTHEST = 1e4  # numbers further than so many standard deviations from the mean are taken as so many
 _PERIODS = {"day": 86400.0, "week": 7 * 86400.0, "year": 365.2425 * 86400.0}
 _ID = re.compile(r"(?i)(^|[_ .-])(id|uuid|guid|index|row_?(nr|no|num|number)?)$|[a-z](Id|ID)$|^unnamed: 0$|^$")
 
 
 @dataclass(frozen=True)
-class Number:
-    """A column of numbers: the median where one is missing, standardized, and a flag of what was missing."""
+class _Flagged:
+    """A column of one feature, unless it is constant, with a flag where a value is missing, if any is."""
 
-    kind: ClassVar[str] = "number"
     fill: float
-    mean: float
-    scale: float
     constant: bool
     flag: bool
-    notation: str | None = None
 
     @property
     def names(self) -> list[str]:
         """What is appended to the column's name, for each feature."""
         return [*([] if self.constant else [""]), *([" is missing"] if self.flag else [])]
+
+    def _features(self, values: np.ndarray, missing: np.ndarray) -> np.ndarray:
+        return np.column_stack([*([] if self.constant else [values]), *([missing] if self.flag else [])])
+
+    def _gaps(self, fill: str) -> str:
+        return f", missing values -> {fill} and a flag" if self.flag else ""
+
+
+@dataclass(frozen=True)
+class Number(_Flagged):
+    """A column of numbers: the median where one is missing, standardized, and a flag of what was missing."""
+
+    kind: ClassVar[str] = "number"
+    mean: float
+    scale: float
+    notation: str | None = None
 
     def encode(self, cells: Cells) -> np.ndarray:
         """Features of shape (rows, features)."""
         values = parsing.numbers(cells, self.notation)
         missing = np.isnan(values)
-        scaled = _scaled(np.where(missing, self.fill, values), self.mean, self.scale)
-        return np.column_stack([*([] if self.constant else [scaled]), *([missing] if self.flag else [])])
+        return self._features(_scaled(np.where(missing, self.fill, values), self.mean, self.scale), missing)
 
     def __str__(self) -> str:
-        gaps = f", missing values -> {self.fill:.6g} and a flag" if self.flag else ""
         text = f" (written like {self.notation})" if self.notation else ""
-        return f"standardized, mean {self.mean:.6g}, deviation {self.scale:.6g}{text}{gaps}" if not self.constant else f"constant{gaps}"
+        how = "constant" if self.constant else f"standardized, mean {self.mean:.6g}, deviation {self.scale:.6g}{text}"
+        return how + self._gaps(f"{self.fill:.6g}")
 
 
 @dataclass(frozen=True)
-class Boolean:
+class Boolean(_Flagged):
     """A column of yes and no: 1 and 0, the more frequent one where it is missing, and a flag of what was missing."""
 
     kind: ClassVar[str] = "boolean"
-    fill: float
-    constant: bool
-    flag: bool
-
-    @property
-    def names(self) -> list[str]:
-        """What is appended to the column's name, for each feature."""
-        return [*([] if self.constant else [""]), *([" is missing"] if self.flag else [])]
 
     def encode(self, cells: Cells) -> np.ndarray:
         """Features of shape (rows, features)."""
         values = parsing.truths(cells)
         missing = np.isnan(values)
-        return np.column_stack([*([] if self.constant else [np.where(missing, self.fill, values)]), *([missing] if self.flag else [])])
+        return self._features(np.where(missing, self.fill, values), missing)
 
     def __str__(self) -> str:
-        gaps = f", missing values -> {self.fill:g} and a flag" if self.flag else ""
-        return ("constant" if self.constant else "yes -> 1, no -> 0") + gaps
+        return ("constant" if self.constant else "yes -> 1, no -> 0") + self._gaps(f"{self.fill:g}")
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,7 @@ class Datetime:
     def __str__(self) -> str:
         form = f"{self.time.notation} -> " if self.time.notation else ""
         waves = f", sine and cosine of the time in the {', '.join(self.periods)}" if self.periods else ""
-        gaps = ", missing values -> the median and a flag" if self.time.flag else ""
-        return f"{form}seconds since 1970, standardized{waves}{gaps}"
+        return f"{form}seconds since 1970, standardized{waves}{self.time._gaps('the median')}"
 
 
 @dataclass(frozen=True)
@@ -339,9 +337,8 @@ def _learned(column: str, cells: Cells, kind: Kind | None, weight: np.ndarray | 
 def _refitted(how: Column, cells: Cells | None, weight: np.ndarray | None) -> Column:
     if isinstance(how, Datetime) and cells is not None:
         seconds = Cells("number", parsing.moments(cells, how.time.notation))
-        return replace(
-            how, time=replace(cast(Number, _refitted(replace(how.time, notation=None), seconds, weight)), notation=how.time.notation)
-        )
+        time = cast(Number, _refitted(replace(how.time, notation=None), seconds, weight))
+        return replace(how, time=replace(time, notation=how.time.notation))
     if isinstance(how, Number) and cells is not None:
         found = _number(cells, how.notation, weight)
         return replace(how, fill=found.fill, mean=found.mean, scale=found.scale) if isinstance(found, Number) else how
@@ -372,14 +369,8 @@ def _number(cells: Cells, notation: str | None, weight: np.ndarray | None) -> Co
     filled = np.where(missing, fill, values)
     constant = bool((values[~missing] == fill).all())
     scaler: Any = StandardScaler().fit(filled[:, None], sample_weight=weight)
-    return Number(
-        fill,
-        float(scaler.mean_[0]),
-        float(scaler.scale_[0]),
-        constant,
-        bool(missing.any()),
-        None if notation == parsing.NOTATIONS[0] else notation,
-    )
+    written = None if notation == parsing.NOTATIONS[0] else notation
+    return Number(fill, constant, bool(missing.any()), float(scaler.mean_[0]), float(scaler.scale_[0]), written)
 
 
 def _boolean(cells: Cells, _: str | None, weight: np.ndarray | None) -> Column:
@@ -398,7 +389,7 @@ def _datetime(cells: Cells, form: str | None, weight: np.ndarray | None) -> Colu
         return time
     present = seconds[~np.isnan(seconds)]
     spanned = [name for name, length in _PERIODS.items() if np.ptp(present) >= length and len(np.unique(present % length)) > 1]
-    return Datetime(Number(**{**asdict(time), "notation": form}), tuple(spanned))
+    return Datetime(replace(time, notation=form), tuple(spanned))
 
 
 def _category(cells: Cells, asked: bool, embedded: bool) -> Column:
@@ -411,15 +402,10 @@ def _category(cells: Cells, asked: bool, embedded: bool) -> Column:
     kept = [level for level, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_LEVELS] if count >= least]
     if not asked and 2 * sum(counts[level] for level in kept) < counts.total():
         return Dropped("identifiers or free text, hardly any value twice")
-    return Category(tuple(sorted(kept, key=_natural)), len(counts) - len(kept), missing, embedded)
+    return Category(tuple(sorted(kept, key=parsing.by_value)), len(counts) - len(kept), missing, embedded)
 
 
 _MAKERS: dict[str, Any] = {"number": _number, "boolean": _boolean, "datetime": _datetime}
-
-
-def _natural(level: str) -> tuple[float, str]:
-    value = parsing.number(level, parsing.NOTATIONS[0])
-    return (value if math.isfinite(value) else math.inf, level)
 
 
 def _is_id(column: str, values: np.ndarray) -> bool:

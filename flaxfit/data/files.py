@@ -23,8 +23,7 @@ from flaxfit.data.sources.source import sha256
 
 LONGEST_LINE = 2**24
 """The largest number of bytes in a line of a table. A file without line ends would otherwise be read into memory as a whole."""
-MOST_DEFLATED = 1032
-"""How many bytes one compressed byte of a zip can stand for at most."""
+MOST_DEFLATED = 1032  # how many bytes one compressed byte of a zip can stand for at most
 
 
 def read_csv(

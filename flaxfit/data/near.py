@@ -18,19 +18,12 @@ _MAPPABLE = 3  # features; of fewer, a map brings any rows near to some
 
 @dataclass(frozen=True)
 class Copies:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-      pairs: row numbers of near copies, in the first set and in the second.
-      of: how many rows of the second set were looked for.
-      own: how many rows of the first set have a near copy among its other rows.
-      own_of: of how many.
-    """
-
-    pairs: tuple[tuple[int, int], ...]
-    of: int
-    own: int
-    own_of: int
+    pairs: tuple[tuple[int, int], ...]  # row numbers of near copies, in the first set and in the second
+    of: int  # how many rows of the second set were looked for
+    own: int  # how many rows of the first set have a near copy among its other rows
+    own_of: int  # of how many
 
 
 def near_copies(first: Any, second: Any) -> Copies:

@@ -16,12 +16,9 @@ import numpy as np
 from flaxfit.arguments import needed, unknown
 from flaxfit.data.sources.source import File, Parts, Source, sha256
 
-ATTEMPTS = 3
-"""How often a download is tried if the connection breaks, or if the file that arrives has another checksum."""
-LONGEST_LINE = 2**24
-"""The largest number of bytes in a line of a file of which only the first rows are downloaded."""
-TIMEOUT = 30
-"""How many seconds to wait for the next bytes from a host."""
+ATTEMPTS = 3  # how often a download is tried if the connection breaks, or if the file that arrives has another checksum
+LONGEST_LINE = 2**24  # the largest number of bytes in a line of a file of which only the first rows are downloaded
+TIMEOUT = 30  # how many seconds to wait for the next bytes from a host
 
 
 @dataclass(frozen=True)
@@ -106,10 +103,10 @@ def find(source: Source, directory: Path | None, name: str | None = None) -> Ori
     if directory is not None and not directory.is_dir():
         raise FileNotFoundError(f"the directory of originals {directory} does not exist: check --originals or FLAXFIT_ORIGINALS.")
     files, local = (*source.originals, *source.substitutes), {}
-    there = [(file, directory / file.path) for file in files] if directory is not None else []
-    for file, path in there:
-        if path.is_file() and name in (None, path.name):
-            local.setdefault(file.stands_for or file.path, (file, path))
+    if directory is not None:
+        for file in files:
+            if (path := directory / file.path).is_file() and name in (None, path.name):
+                local.setdefault(file.stands_for or file.path, (file, path))
     if name is not None and all(path.name != name for _, path in local.values()):
         names = [Path(file.path).name for file in files]
         if name not in names:

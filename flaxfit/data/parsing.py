@@ -15,8 +15,7 @@ from flaxfit.data.frames import Cells, seconds_of, text_of
 MISSING = frozenset({"", "?", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "nat"})
 """Lower-case words that stand for a missing value."""
 
-ENOUGH = 0.95
-"""The share of a text column's values that must be numbers, or dates, for the column to be taken as such."""
+ENOUGH = 0.95  # the share of a text column's values that must be numbers, or dates, for the column to be taken as such
 
 NOTATIONS = ("1234.5", "1,234.5", "1234,5", "1.234,5", "1 234.5", "1 234,5", "1'234.5")
 """Notations of numbers: the decimal sign, and what groups thousands. A unit may follow, as in "1,234.5 kg"."""
@@ -29,8 +28,7 @@ _NO_NUMBERS = MISSING | {"-", "--", ".", "..", "*"}
 _TRUTH = ({"true": 1.0, "false": 0.0}, {"yes": 1.0, "no": 0.0}, {"y": 1.0, "n": 0.0}, {"t": 1.0, "f": 0.0})
 _TIMES = ("", " %H:%M", " %H:%M:%S")
 _DATES = ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%Y/%m/%d", "%d-%m-%Y", "%d-%b-%Y", "%d %b %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y")
-FORMATS = ("ISO 8601", *(date + time for date in _DATES for time in _TIMES))
-"""Formats of dates, in the order in which they are tried."""
+FORMATS = ("ISO 8601", *(date + time for date in _DATES for time in _TIMES))  # formats of dates, in the order in which they are tried
 
 
 def is_code(text: str) -> bool:
@@ -61,6 +59,12 @@ def number(text: str, notation: str) -> float:
         return np.nan if "_" in text else float(text)
     except ValueError:
         return np.nan
+
+
+def by_value(text: str) -> tuple[float, str]:
+    """The key that sorts texts: numbers by their value, before other text."""
+    value = number(text, NOTATIONS[0])
+    return (value if np.isfinite(value) else np.inf, text)
 
 
 def truth(text: str) -> float:

@@ -103,36 +103,27 @@ def split(
         raise ValueError(f"split({'stratified=True' if stratified else 'groups=...'}) draws examples at random: pass a seed.")
     if (groups is not None) + (times is not None) + stratified > 1 or (times is not None and seed is not None):
         raise ValueError("split takes only one of stratified=True, groups=... and times=..., and no seed with times=...")
+    places: dict[str, Any]
     if groups is not None:
         assert seed is not None
-        drawn = _grouped(column("split(groups=...)", groups, rows), asked, seed)
-        sizes = {name: len(place) for name, place in drawn.items()}
-        for message in small(sizes, one_row):
-            warnings.warn(message, stacklevel=2)
-        return _parts(data, drawn)
-    for message in small(sizes, one_row):
-        warnings.warn(message, stacklevel=2)
-    if times is not None:
+        places = _grouped(column("split(groups=...)", groups, rows), asked, seed)
+        sizes = {name: len(place) for name, place in places.items()}
+    elif times is not None:
         order, ends = np.argsort(column("split(times=...)", times, rows), kind="stable"), sizes["train"] + sizes["validation"]
         pieces = np.split(order[: ends + sizes["test"]], [sizes["train"], ends])
-        return _parts(data, dict(zip(("train", "validation", "test"), pieces, strict=True)))
-    places: dict[str, Any] = {
-        name: slice(end - size, end) for (name, size), end in zip(sizes.items(), accumulate(sizes.values()), strict=True)
-    }
-    if seed is not None:
-        order = np.random.default_rng(seed).permutation(rows)
-        places = _stratified(labels, sizes, seed) if stratified else {name: order[place] for name, place in places.items()}
-    return _parts(data, {name: place for name, place in places.items() if sizes[name]})
-
-
-def _parts(data: Dataset | Table, places: Mapping[str, Any]) -> Splits:
-    """Returns the examples at these places. Those of a table are encoded with what is learned from the training examples."""
-    parts = {name: data[places[name]] for name in ("train", "validation", "test") if name in places and not _none(places[name])}
+        places = dict(zip(("train", "validation", "test"), pieces, strict=True))
+    elif stratified:
+        assert seed is not None
+        places = _stratified(labels, sizes, seed)
+    else:
+        places = {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), accumulate(sizes.values()), strict=True)}
+        if seed is not None:
+            order = np.random.default_rng(seed).permutation(rows)
+            places = {name: order[place] for name, place in places.items()}
+    for message in small(sizes, one_row):
+        warnings.warn(message, stacklevel=2)
+    parts = {name: data[places[name]] for name in ("train", "validation", "test") if sizes.get(name)}
     return Splits(**dict(zip(parts, encoded(*parts.values()), strict=True)))
-
-
-def _none(place: Any) -> bool:
-    return isinstance(place, np.ndarray) and not len(place)
 
 
 def _grouped(groups: np.ndarray, asked: Mapping[str, float | None], seed: int) -> dict[str, np.ndarray]:

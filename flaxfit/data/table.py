@@ -19,8 +19,7 @@ from flaxfit.data.frames import Cells, cells_of
 from flaxfit.data.provenance import Provenance
 from flaxfit.sections import Section, Shown
 
-_MOST_CLASSES = 20
-"""A target of whole numbers is taken for classes if it has at most so many different ones."""
+_MOST_CLASSES = 20  # a target of whole numbers is taken for classes if it has at most so many different ones
 
 
 class Table(Shown):
@@ -57,13 +56,6 @@ class Table(Shown):
       >>> table.dataset().features
       ('age', 'age is missing', 'city=Oslo', 'city=Rome')
     """
-
-    target: str
-    cells: dict[str, Cells]
-    kinds: dict[str, Kind]
-    y: np.ndarray
-    classes: tuple[str, ...] | None
-    tells: list[str]
 
     def __init__(
         self,
@@ -120,29 +112,27 @@ class Table(Shown):
 
     def __getitem__(self, rows: Any) -> Table:
         """The rows of a slice, an index array or a boolean mask, as a table from which an encoding has yet to be learned."""
-        part = copy.copy(self)
-        vars(part).pop("encoding", None)
+        part = self._with()
         part._take(rows)
         return part
 
     def without(self, columns: Sequence[str]) -> Table:
         """Returns the same rows, with some columns left out of the encoding."""
-        part = copy.copy(self)
-        vars(part).pop("encoding", None)
-        part.kinds = {**self.kinds, **dict.fromkeys(columns, "drop")}
-        return part
+        return self._with(kinds={**self.kinds, **dict.fromkeys(columns, "drop")})
 
     def weighted(self, sample_weight: Any) -> Table:
         """Returns the same rows with other weights, shape (rows,)."""
-        part = copy.copy(self)
-        vars(part).pop("encoding", None)
-        part.sample_weight = np.asarray(sample_weight, np.float32)
-        return part
+        return self._with(sample_weight=np.asarray(sample_weight, np.float32))
 
     def with_targets(self, y: np.ndarray) -> Table:
         """Returns the same rows with other targets, shape (rows,)."""
+        return self._with(y=y)
+
+    def _with(self, **changed: Any) -> Table:
+        """Returns a copy with other attributes, which learns an encoding of its own."""
         part = copy.copy(self)
-        part.y = y
+        vars(part).pop("encoding", None)
+        vars(part).update(changed)
         return part
 
     @cached_property
@@ -243,13 +233,9 @@ def _targets(name: str, labels: Cells, kind: str | None, decimal_comma: bool) ->
         texts = np.array([None if v != v else str(bool(v)) for v in labels.values], object)
     else:
         texts = parsing.levels(labels)
-    order = {text: i for i, text in enumerate(sorted({t for t, gone in zip(texts, missing, strict=True) if not gone}, key=_by_value))}
+    present = {text for text, gone in zip(texts, missing, strict=True) if not gone}
+    order = {text: place for place, text in enumerate(sorted(present, key=parsing.by_value))}
     return np.array([order.get(text, 0) for text in texts], np.int32), tuple(order), ~missing
-
-
-def _by_value(text: str) -> tuple[float, str]:
-    value = parsing.number(text, parsing.NOTATIONS[0])
-    return (value if np.isfinite(value) else np.inf, text)
 
 
 def _tells(cells: Cells, y: np.ndarray) -> bool:

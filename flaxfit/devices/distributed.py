@@ -18,8 +18,7 @@ import jax
 import numpy as np
 
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND")
-HEARTBEAT_SECONDS = 100
-"""So long a process may be silent, such as one that is stopped, until the others end."""
+HEARTBEAT_SECONDS = 100  # so long a process may be silent, such as one that is stopped, until the others end
 _lost: list[str] = []  # Why this process must not wait for the others at its end: they are gone, or wait for it.
 
 
@@ -68,13 +67,9 @@ def _leave() -> None:
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of a run, all of which call the same methods in the same order.
+    """The processes of a run, all of which call the same methods in the same order."""
 
-    Attributes:
-      size: the number of processes. With 1, no method communicates.
-    """
-
-    size: int = 1
+    size: int = 1  # with 1, no method communicates
 
     @property
     def index(self) -> int:

@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flaxfit.devices.distributed import ALONE, Team
-from flaxfit.state import paths
+from flaxfit.state import by_path
 
 Shard = Mapping[str, PartitionSpec] | Callable[[tuple[int, ...], Mesh], PartitionSpec]
 """A mapping from regular expressions on the path of a parameter to `PartitionSpec`s; or a function (shape, mesh) -> `PartitionSpec`."""
@@ -52,14 +52,10 @@ def fsdp(min_size: int = 2**14) -> Callable[[tuple[int, ...], Mesh], PartitionSp
 
 @dataclass(frozen=True)
 class Placement:
-    """The placement of a run on its devices.
+    """The placement of a run on its devices."""
 
-    Attributes:
-      mesh: the examples of each step are spread along the first axis of this mesh. None means one device.
-      shard: how parameters and the optimizer's state of each are spread over the mesh. None means whole on each device.
-    """
-
-    mesh: Mesh | None = None
+    mesh: Mesh | None = None  # the examples of each step are spread along its first axis; None means one device
+    # How parameters and the optimizer's state of each are spread over the mesh. None means whole on each device.
     shard: tuple[tuple[str, PartitionSpec], ...] | Callable[[tuple[int, ...], Mesh], PartitionSpec] | None = None
 
     @classmethod
@@ -136,7 +132,7 @@ class Placement:
             return None
         specs = self._specs(params)
         shardings = []
-        for path, leaf in zip(paths(tree), jax.tree.leaves(tree), strict=True):
+        for path, leaf in by_path(tree).items():
             parts = path.split("/")
             names = ("/".join(parts[first:]) for first in range(len(parts)))
             shape, spec = next((specs[name] for name in names if name in specs), (None, None))
@@ -184,7 +180,7 @@ class Placement:
 
     def _specs(self, params: Any) -> dict[str, tuple[tuple[int, ...], PartitionSpec]]:
         """Returns path of a parameter -> its shape and its partition."""
-        shapes = {path: leaf.shape for path, leaf in zip(paths(params), jax.tree.leaves(params), strict=True)}
+        shapes = {path: leaf.shape for path, leaf in by_path(params).items()}
         assert self.mesh is not None
         if self.shard is None:
             return {}

@@ -18,7 +18,6 @@ from flaxfit.overfitting.findings import Rival, Signal, Tried
 from flaxfit.overfitting.fixes import Fix
 from flaxfit.overfitting.growth import Growth
 from flaxfit.overfitting.plan import Plan, duration
-from flaxfit.overfitting.words import a, article
 from flaxfit.report.diagnosis import Diagnosis
 from flaxfit.report.statistics import Comparison, Interval
 from flaxfit.sections import Section, Shown, as_html, as_markdown
@@ -103,10 +102,7 @@ class OverfittingStudy(Shown):
           KeyError: it was not tried.
         """
         name = fix if isinstance(fix, str) else fix.name
-        for tried in self.tried:
-            if tried.fix.name == name:
-                return tried
-        raise KeyError(name)
+        return {tried.fix.name: tried for tried in self.tried}[name]
 
     @property
     def helpful(self) -> list[Tried]:
@@ -136,14 +132,15 @@ class OverfittingStudy(Shown):
         found.append(self._overfits())
         found.append(self._helps())
         main, interval = next(iter(self.test.items()))
+        an = "an" if main[:1] in "aeiouRMA" and not main.startswith("u") else "a"
         others = "".join(f", {name} {value.short}" for name, value in list(self.test.items())[1:])
-        change = "Keep the baseline" if self.recommended.kind == "baseline" else f"Use {article(self.recommended)}"
+        change = "Keep the baseline" if self.recommended.kind == "baseline" else f"Use {_article(self.recommended)}"
         if self.recommended.stops:
             change += f" (it ended after {self.row(self.recommended).epochs:.0f} epochs on average)"
         if self.recommended != self.best:
             change += ", the simplest setting within one standard error of the best"
         found.append(
-            f"{change}. Trained without the {self.test_rows} test examples, it has {a(main)} of {interval.short}{others} on these. "
+            f"{change}. Trained without the {self.test_rows} test examples, it has {an} {main} of {interval.short}{others} on these. "
             "Every ± and [] is a 95% interval."
         )
         return found
@@ -155,15 +152,13 @@ class OverfittingStudy(Shown):
     def _overfits(self) -> str:
         d = self.diagnosis
         if "overfitted" in d.verdict and d.epoch is not None:
-            how = {"overfitted": "overfits", "slightly overfitted": "overfits slightly", "possibly overfitted": "possibly overfits"}[
-                d.verdict
-            ]
+            how = {"overfitted": "overfits", "slightly overfitted": "overfits slightly", "possibly overfitted": "possibly overfits"}
             onset = f" ({d.onset[0]} to {d.onset[1]})" if d.onset and d.onset[0] < d.onset[1] else ""
             rose = f"the validation loss, averaged over {d.runs} runs, rises from {d.validation[0]:.3g} to {d.validation[1]:.3g}"
             alone = f"all {d.runs} runs overfit" if d.agree == d.runs else f"{d.agree} of the {d.runs} runs overfit"
             return (
-                f"The baseline {how} from epoch {d.epoch}{onset} on: {rose} at the end of training, while the training loss falls to "
-                f"{d.training[1]:.3g}. Judged one by one, {alone}."
+                f"The baseline {how[d.verdict]} from epoch {d.epoch}{onset} on: {rose} at the end of training, while the training loss "
+                f"falls to {d.training[1]:.3g}. Judged one by one, {alone}."
             )
         said = {
             "memorized": "does not become worse, but ends far from its training score: it memorizes training examples",
@@ -184,7 +179,7 @@ class OverfittingStudy(Shown):
         kinds = dict.fromkeys(each.fix.kind for each in helpful if each.fix.kind != top.fix.kind)
         also = f" Also shown to help, at one strength or more: {', '.join(kinds)}." if kinds else ""
         return (
-            f"What helps most{beyond} is {article(top.fix)}: {self._where} the {self.metric} is {top.score.short} instead of "
+            f"What helps most{beyond} is {_article(top.fix)}: {self._where} the {self.metric} is {top.score.short} instead of "
             f"{self.tried[0].score.short}, a difference of {top.comparison.difference.short}.{also}"
         )
 
@@ -194,24 +189,12 @@ class OverfittingStudy(Shown):
         if self.warnings:
             sections.append(Section("What to distrust", [f"- {warning}" for warning in self.warnings]))
         sections.append(Section("Data and plan", [self.data, f"Baseline: {self.baseline}.", self._planned()]))
-        sections.append(
-            Section(
-                "Does the baseline overfit?",
-                [f"{self.diagnosis}.", f"Judged one by one: {self.verdicts}."],
-                figure="curves",
-            )
-        )
-        sections.append(self._fixes())
+        judged = [f"{self.diagnosis}.", f"Judged one by one: {self.verdicts}."]
+        sections += [Section("Does the baseline overfit?", judged, figure="curves"), self._fixes()]
         if self.rivals:
             rows = [[r.name, r.score.short, r.comparison.difference.short, _judged(r)] for r in self.rivals]
-            sections.append(
-                Section(
-                    "Simple models",
-                    [f"Trained and scored on the same examples. The network is {article(self.recommended)}."],
-                    ["model", self.metric, "network minus model", "the network"],
-                    rows,
-                )
-            )
+            told = f"Trained and scored on the same examples. The network is {_article(self.recommended)}."
+            sections.append(Section("Simple models", [told], ["model", self.metric, "network minus model", "the network"], rows))
         sections.append(self._more_data())
         if self.columns:
             rows = [[c.column, c.loss.short, "" if not c.useless else "not shown to be needed"] for c in self.columns]
@@ -231,16 +214,8 @@ class OverfittingStudy(Shown):
         rows = []
         for tried in self.tried:
             difference = "-" if tried.comparison is None else tried.comparison.difference.short
-            rows.append(
-                [
-                    tried.fix.name,
-                    tried.score.short,
-                    difference,
-                    tried.verdict,
-                    f"{tried.epochs:.0f}",
-                    f"{tried.seconds:.2g}" if tried.seconds == tried.seconds else "-",
-                ]
-            )
+            seconds = "-" if math.isnan(tried.seconds) else f"{tried.seconds:.2g}"
+            rows.append([tried.fix.name, tried.score.short, difference, tried.verdict, f"{tried.epochs:.0f}", seconds])
         better = "Larger" if self.larger_is_better else "Smaller"
         margin = "" if self.margin is None else f" A difference of {self.margin:g} or less does not matter."
         notes = [
@@ -309,13 +284,7 @@ class OverfittingStudy(Shown):
                 "metric": self.metric,
                 "data": self.data,
                 "plan": self.plan.record(),
-                "diagnosis": {
-                    "verdict": self.diagnosis.verdict,
-                    "epoch": self.diagnosis.epoch,
-                    "onset": self.diagnosis.onset,
-                    "runs": self.diagnosis.runs,
-                    "agree": self.diagnosis.agree,
-                },
+                "diagnosis": {name: getattr(self.diagnosis, name) for name in ("verdict", "epoch", "onset", "runs", "agree")},
                 "fixes": [
                     {
                         "name": t.fix.name,
@@ -323,8 +292,10 @@ class OverfittingStudy(Shown):
                         "setting": dict(t.fix.setting),
                         "score": t.score.record(),
                         "verdict": t.verdict,
+                        "comparison": compared(t.comparison),
+                        "epochs": t.epochs,
+                        "seconds": t.seconds,
                     }
-                    | {"comparison": compared(t.comparison), "epochs": t.epochs, "seconds": t.seconds}
                     for t in self.tried
                 ],
                 "not_tried": dict(self.missing),
@@ -370,10 +341,23 @@ class OverfittingStudy(Shown):
         return directory / "study.md"
 
 
+def _article(fix: Fix) -> str:
+    """A fix as it appears in a sentence."""
+    names = {
+        "smaller network": "a smaller network",
+        "larger network": "a larger network",
+        "L2 penalty": "an L2 penalty",
+        "L1 penalty": "an L1 penalty",
+    }
+    kind = names.get(fix.kind, "the baseline" if fix.kind == "baseline" else fix.kind)
+    if fix.strength[:1] in ("", "("):
+        return f"{kind} {fix.strength}".strip()
+    return f"{kind} of {fix.strength.replace(', ', ' and ')}"
+
+
 def _judged(rival: Rival) -> str:
-    return {"better": "is better", "worse": "is worse", "equivalent": "is as good"}.get(
-        rival.comparison.verdict, "is not shown to be better"
-    )
+    known = {"better": "is better", "worse": "is worse", "equivalent": "is as good"}
+    return known.get(rival.comparison.verdict, "is not shown to be better")
 
 
 def _finite(value: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxfit.data.dataset import Dataset
 from flaxfit.data.encoding import Encoding
-from flaxfit.overfitting.measures import Measure, targets
+from flaxfit.overfitting.measures import Measure
 from flaxfit.overfitting.runs import Run
 from flaxfit.report.statistics import Interval, interval
 
@@ -36,14 +36,14 @@ class Importance:
         return not self.loss.low > 0
 
 
-def importances(runs: Sequence[Run], measure: Measure, places: Mapping[str, np.ndarray], test_ratio: float | None) -> list[Importance]:
+def importances(runs: Sequence[Run], measure: Measure, places: Mapping[str, np.ndarray], how: Mapping[str, Any]) -> list[Importance]:
     """Returns the importance of each column, the most important first.
 
     Args:
       runs: the members of one setting, one for each fold.
       measure: how they are scored.
       places: column -> the features that it became.
-      test_ratio: held-out examples for each training example, or None if folds share none.
+      how: arguments of `flaxfit.statistics.interval` for scores of folds.
     """
     if not places or len(places) > _MOST:
         return []
@@ -51,14 +51,13 @@ def importances(runs: Sequence[Run], measure: Measure, places: Mapping[str, np.n
     lost = np.zeros((len(places), len(runs)))
     for fold, run in enumerate(runs):
         held, random = run.part.held_out, np.random.default_rng(fold)
-        x, y = np.asarray(held.x), targets(held)
+        x, y = np.asarray(held.x), np.asarray(held.y)
         for index, features in enumerate(places.values()):
             mixed = np.concatenate([x] * _PERMUTATIONS)
             orders = [random.permutation(len(x)) for _ in range(_PERMUTATIONS)]
             mixed[:, features] = np.concatenate([x[order][:, features] for order in orders])
             outputs = np.split(run.predict(mixed), _PERMUTATIONS)
             lost[index, fold] = sign * (np.mean([measure(each, y, held.sample_weight) for each in outputs]) - run.score)
-    how: dict[str, Any] = {} if test_ratio is None else {"method": "corrected", "test_ratio": test_ratio}
     found = [Importance(column, interval(each, **how)) for column, each in zip(places, lost, strict=True)]
     return sorted(found, key=lambda each: -each.loss.mean)
 

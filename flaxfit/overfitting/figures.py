@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flaxfit.report.bands import band, limits
@@ -15,7 +17,7 @@ from flaxfit.report.statistics import Interval
 if TYPE_CHECKING:
     from flaxfit.overfitting.answer import OverfittingStudy
 
-_COLORS = {"helps": PALETTE[2], "harms": PALETTE[1]}
+COLORS = {"helps": PALETTE[2], "harms": PALETTE[1]}
 
 
 def figures(study: OverfittingStudy) -> dict[str, Figure]:
@@ -28,29 +30,33 @@ def figures(study: OverfittingStudy) -> dict[str, Figure]:
     return made
 
 
-def _bar(ax: Any, place: float, interval: Interval, color: str) -> None:
-    if np.isfinite(interval.low):
-        ax.plot([interval.low, interval.high], [place, place], color=color, linewidth=2.5, solid_capstyle="butt")
-    ax.plot([interval.mean], [place], "o", color=color, markersize=6)
+def _intervals(rows: Sequence[tuple[str, Interval, str]], label: str, title: str) -> tuple[Figure, Axes]:
+    """Intervals with their names and colors, one below the other, with a line at 0."""
+    figure, (ax,) = panels(1, (8, 1.2 + 0.3 * len(rows)))
+    for place, (_, interval, color) in enumerate(rows):
+        if np.isfinite(interval.low):
+            ax.plot([interval.low, interval.high], [place, place], color=color, linewidth=2.5, solid_capstyle="butt")
+        ax.plot([interval.mean], [place], "o", color=color, markersize=6)
+    ax.axvline(0.0, color="0.2", linewidth=1)
+    ax.set(yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+    ax.set_yticklabels([name for name, *_ in rows])
+    ax.set_title(title, fontsize=10)
+    return figure, ax
 
 
 def _fixes(study: OverfittingStudy) -> Figure:
     """The difference of each fix from the baseline."""
-    compared = [t for t in study.tried if t.comparison is not None]
-    figure, (ax,) = panels(1, (8, 1.2 + 0.3 * len(compared)))
-    for place, tried in enumerate(compared):
-        assert tried.comparison is not None
-        _bar(ax, place, tried.comparison.difference, _COLORS.get(tried.verdict, "0.45"))
-    ax.axvline(0.0, color="0.2", linewidth=1)
+    compared = [(t, t.comparison.difference) for t in study.tried if t.comparison is not None]
+    better = "right" if study.larger_is_better else "left"
+    figure, ax = _intervals(
+        [(t.fix.name, difference, COLORS.get(t.verdict, "0.45")) for t, difference in compared],
+        f"{study.metric}: difference from the baseline, 95% for all fixes together",
+        f"Better to the {better}. Green: shown to help. Orange: to harm. Bold: recommended.",
+    )
     if study.margin is not None:
         ax.axvspan(-study.margin, study.margin, color="0.9", zorder=0)
-    ax.set(yticks=range(len(compared)), ylim=(len(compared) - 0.5, -0.5))
-    ax.set_yticklabels([t.fix.name for t in compared])
-    for label, tried in zip(ax.get_yticklabels(), compared, strict=True):
-        label.set_fontweight("bold" if tried.fix == study.recommended else "normal")
-    better = "right" if study.larger_is_better else "left"
-    ax.set_xlabel(f"{study.metric}: difference from the baseline, 95% for all fixes together")
-    ax.set_title(f"Better to the {better}. Green: shown to help. Orange: to harm. Bold: recommended.", fontsize=10)
+    for text, (tried, _) in zip(ax.get_yticklabels(), compared, strict=True):
+        text.set_fontweight("bold" if tried.fix == study.recommended else "normal")
     return figure
 
 
@@ -103,12 +109,5 @@ def _growth(study: OverfittingStudy) -> Figure:
 
 def _columns(study: OverfittingStudy) -> Figure:
     """How much worse the score becomes without each column."""
-    shown = study.columns[:25]
-    figure, (ax,) = panels(1, (8, 1.2 + 0.3 * len(shown)))
-    for place, each in enumerate(shown):
-        _bar(ax, place, each.loss, "0.6" if each.useless else PALETTE[0])
-    ax.axvline(0.0, color="0.2", linewidth=1)
-    ax.set(yticks=range(len(shown)), ylim=(len(shown) - 0.5, -0.5), xlabel=f"{study.metric}: worse by, if the column is permuted")
-    ax.set_yticklabels([each.column for each in shown])
-    ax.set_title("Gray: not shown to be needed", fontsize=10)
-    return figure
+    rows = [(each.column, each.loss, "0.6" if each.useless else PALETTE[0]) for each in study.columns[:25]]
+    return _intervals(rows, f"{study.metric}: worse by, if the column is permuted", "Gray: not shown to be needed")[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,18 +47,18 @@ class Growth:
         return {"sizes": list(self.sizes), "scores": scores, "exponent": self.exponent, "doubled": doubled, "helps": self.helps}
 
 
-def growth(sizes: Sequence[int], scores: np.ndarray, larger_is_better: bool, test_ratio: float | None) -> Growth:
+def growth(sizes: Sequence[int], scores: np.ndarray, larger_is_better: bool, how: Mapping[str, Any]) -> Growth:
     """Fits the law to scores by least squares, fold by fold with a common exponent.
 
     Args:
       sizes: the numbers of training examples, ascending.
       scores: the score of each size and fold, shape (sizes, folds).
       larger_is_better: whether larger scores are better.
-      test_ratio: held-out examples for each training example, or None if folds share none.
+      how: arguments of `flaxfit.statistics.interval` for scores of folds.
 
     Example:
       >>> sizes, noise = [100, 200, 400, 800], np.array([[-3, 1, 2], [2, -3, 1], [1, 2, -3], [0, 1, -1]]) / 1000
-      >>> found = growth(sizes, 0.3 + 2 / np.array(sizes)[:, None] ** 0.5 + noise, False, 1 / 2)
+      >>> found = growth(sizes, 0.3 + 2 / np.array(sizes)[:, None] ** 0.5 + noise, False, {"method": "corrected", "test_ratio": 1 / 2})
       >>> found.exponent, round(found.doubled.mean, 3), found.helps
       (0.5, 0.021, True)
     """
@@ -72,8 +72,5 @@ def growth(sizes: Sequence[int], scores: np.ndarray, larger_is_better: bool, tes
     sign = -1 if larger_is_better else 1
     gains = sign * fits[exponent][1][1] * (n[-1] ** -exponent - (2 * n[-1]) ** -exponent)
 
-    def over(values: np.ndarray) -> Interval:
-        return interval(values) if test_ratio is None else interval(values, method="corrected", test_ratio=test_ratio)
-
     floor, factor = fits[exponent][1].mean(1)
-    return Growth(list(sizes), [over(row) for row in scores], (float(floor), float(factor)), exponent, over(gains))
+    return Growth(list(sizes), [interval(row, **how) for row in scores], (float(floor), float(factor)), exponent, interval(gains, **how))

@@ -12,7 +12,6 @@ import numpy as np
 
 from flaxfit import losses
 from flaxfit.arguments import mode_of, unknown
-from flaxfit.data.dataset import Dataset
 from flaxfit.metrics import auc
 from flaxfit.report import statistics
 from flaxfit.report.statistics import Interval
@@ -31,17 +30,11 @@ _TITLES = {
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """A score of outputs.
+    """A score of outputs."""
 
-    Attributes:
-      name: the metric, such as "binary_crossentropy" or "rmse".
-      larger_is_better: whether larger scores are better.
-      bounds: the least and the largest value.
-    """
-
-    name: str
-    larger_is_better: bool
-    bounds: tuple[float, float]
+    name: str  # the metric, such as "binary_crossentropy" or "rmse"
+    larger_is_better: bool  # whether larger scores are better
+    bounds: tuple[float, float]  # the least and the largest value
     _rows: Callable[[Any, Any], Any] | None
     _whole: Callable[[Any, Any], float] | None = None
 
@@ -101,11 +94,6 @@ def logits_of(task: Task, probabilities: np.ndarray) -> np.ndarray:
     """Returns logits for class probabilities of shape (rows, classes), in the shape that the task's loss takes."""
     logs = np.log(np.clip(probabilities, 1e-12, 1.0))
     return (logs[:, 1:] - logs[:, :1]).astype(np.float32) if kind_of_loss(task) == "binary" else logs.astype(np.float32)
-
-
-def targets(data: Dataset) -> Any:
-    """The targets of examples as NumPy arrays."""
-    return np.asarray(data.y)
 
 
 def interval_of(measure: Measure, outputs: Any, y: Any) -> Interval:

@@ -24,17 +24,11 @@ _CHANNELS = (16, 32)
 
 
 class Rescaled(nn.Module):
-    """A network for regression: the outputs of another one, in the unit of the targets.
-
-    Attributes:
-      model: the network.
-      center: the mean of the targets.
-      unit: their standard deviation.
-    """
+    """A network for regression: the outputs of another one, in the unit of the targets."""
 
     model: nn.Module
-    center: float
-    unit: float
+    center: float  # the mean of the targets
+    unit: float  # their standard deviation
 
     @nn.compact
     def __call__(self, x: Any, *, train: bool) -> Any:
@@ -43,16 +37,12 @@ class Rescaled(nn.Module):
 
 
 class standardized_mse:
-    """The squared error divided by the variance of the targets, so that learning rates and penalties mean the same whatever their unit.
-
-    Args:
-      unit: the standard deviation of the targets.
-    """
+    """The squared error divided by the variance of the targets, so that learning rates and penalties mean the same whatever their unit."""
 
     __name__ = "standardized_mse"
 
     def __init__(self, unit: float):
-        self.unit = unit
+        self.unit = unit  # the standard deviation of the targets
 
     def __call__(self, logits: Any, y: Any) -> Any:
         """Returns the error of each example, shape (rows,)."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flaxfit import __version__
+from flaxfit.overfitting.figures import COLORS
 from flaxfit.overfitting.plan import duration
 from flaxfit.report import html
 from flaxfit.report.colors import PALETTE
@@ -17,8 +18,6 @@ from flaxfit.storage.directory import environment
 if TYPE_CHECKING:
     from flaxfit.overfitting.answer import OverfittingStudy
 
-_COLORS = {"helps": PALETTE[2], "harms": PALETTE[1]}
-
 
 def page(study: OverfittingStudy) -> str:
     """Returns the page."""
@@ -28,7 +27,7 @@ def page(study: OverfittingStudy) -> str:
     differences = [t.comparison.difference for t in compared if t.comparison is not None]
     note = f"Better to the {'right' if study.larger_is_better else 'left'}. Green: shown to help. Orange: shown to harm."
     if compared:
-        colors = [_COLORS.get(t.verdict, "#888888") for t in compared]
+        colors = [COLORS.get(t.verdict, "#888888") for t in compared]
         figures["fixes"] = html.intervals(names, differences, colors, f"{study.metric}: difference from the baseline", note, study.margin)
     first = next(iter(study.curves.values()))[0]
     onsets = {"baseline": study.diagnosis.epoch} if study.diagnosis.epoch is not None else {}

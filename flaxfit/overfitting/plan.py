@@ -13,8 +13,7 @@ from flaxfit.overfitting.fixes import Fix, fixes_for
 
 PERMUTATIONS = 19
 SIZES = (0.25, 0.4, 0.63)
-CELLS = 5
-"""The folds on which smaller training sets and permuted targets are tried."""
+CELLS = 5  # the folds on which smaller training sets and permuted targets are tried
 _TARGET_STEPS = 2500
 _MOST_REPEATS = 10
 
@@ -86,17 +85,11 @@ def fitting(names: set[str], epochs: int, batch_size: int, left: float, cost: Co
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run of the baseline took.
+    """What one run of the baseline took."""
 
-    Attributes:
-      compile: the seconds until its first step.
-      run: the seconds of its steps.
-      sizes: how many different sizes the training sets of folds have, each of which is compiled.
-    """
-
-    compile: float
-    run: float
-    sizes: int
+    compile: float  # the seconds until its first step
+    run: float  # the seconds of its steps
+    sizes: int  # how many different sizes the training sets of folds have, each of which is compiled
 
     def of_repeat(self, folds: int, fixes: Sequence[Fix]) -> float:
         """Returns the seconds of one more repeat, for which everything is compiled."""

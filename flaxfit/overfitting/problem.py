@@ -21,54 +21,33 @@ from flaxfit.data.splits import Splits, class_labels, class_name, column, folds,
 from flaxfit.data.table import Table
 
 Rows = np.ndarray
-LEAST = 50
-"""The fewest examples of a study."""
-STOP = 0.2
-"""The share of the training examples on which early stopping is decided."""
+LEAST = 50  # the fewest examples of a study
+STOP = 0.2  # the share of the training examples on which early stopping is decided
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What one member trains on and is scored on.
-
-    Attributes:
-      train: the training examples.
-      validation: the examples of the learning curves: those held out, or with early stopping those that decide it.
-      held_out: the examples that score the member.
-      fitted: what is fitted to the training examples for `make_task`.
-      sizes: how many examples it learns from, and how many are held out.
-    """
+    """What one member trains on and is scored on."""
 
     train: Dataset
-    validation: Dataset
-    held_out: Dataset
-    fitted: Mapping[str, Any] | None
-    sizes: tuple[int, int]
+    validation: Dataset  # the examples of the learning curves: those held out, or with early stopping those that decide it
+    held_out: Dataset  # the examples that score the member
+    fitted: Mapping[str, Any] | None  # what is fitted to the training examples for `make_task`
+    sizes: tuple[int, int]  # how many examples it learns from, and how many are held out
 
 
 @dataclass(eq=False)
 class Problem:
-    """The examples of a study, and how they are split.
-
-    Attributes:
-      data: all examples.
-      pool: the numbers of the examples for training and validation.
-      test: the numbers of the examples that only the final model sees.
-      folds: the number of folds; 1 if the examples are in the order of time.
-      groups: the group of each example, or None.
-      times: the time of each example, or None.
-      seed: the seed of all splits.
-      scaled: whether the task is given a scaling that standardizes the inputs with the training examples.
-    """
+    """The examples of a study, and how they are split."""
 
     data: Dataset | Table
-    pool: Rows
-    test: Rows
-    folds: int
-    groups: Rows | None
-    times: Rows | None
-    seed: int
-    scaled: bool = False
+    pool: Rows  # the numbers of the examples for training and validation
+    test: Rows  # the numbers of the examples that only the final model sees
+    folds: int  # the number of folds; 1 if the examples are in the order of time
+    groups: Rows | None  # the group of each example, or None
+    times: Rows | None  # the time of each example, or None
+    seed: int  # the seed of all splits
+    scaled: bool = False  # whether the task is given a scaling that standardizes the inputs with the training examples
     _parts: dict[Any, Part] = field(default_factory=dict, repr=False)
 
     @property
@@ -77,17 +56,15 @@ class Problem:
         return class_labels(self.data)
 
     @property
-    def test_ratio(self) -> float:
-        """Held-out examples for each training example of a fold."""
-        return 1 / (self.folds - 1)
+    def how(self) -> dict[str, Any]:
+        """How the scores of folds are averaged and compared: corrected for the examples that the folds share, if there are several."""
+        return {"method": "corrected", "test_ratio": 1 / (self.folds - 1)} if self.folds > 1 else {}
 
     def split(self, repeat: int) -> list[tuple[Rows, Rows]]:
         """Returns the training and the held-out examples of each fold of a repeat."""
         some = self.data[self.pool]
         if self.times is not None:
-            order = self.pool[np.argsort(self.times[self.pool], kind="stable")]
-            cut = round(0.75 * len(order))
-            return [(order[:cut], order[cut:])]
+            return [self._in_time(self.pool, 0.75)]
         groups = None if self.groups is None else self.groups[self.pool]
         found = folds(some, self.folds, stratified=self.labels is not None, groups=groups, seed=self.seed + repeat)
         return [(self.pool[train], self.pool[held]) for train, held in found]
@@ -122,15 +99,20 @@ class Problem:
 
     def _stopping(self, rows: Rows) -> tuple[Rows, Rows]:
         if self.times is not None:
-            order = rows[np.argsort(self.times[rows], kind="stable")]
-            cut = round((1 - STOP) * len(order))
-            return order[:cut], order[cut:]
+            return self._in_time(rows, 1 - STOP)
         stratified, groups = self.labels is not None and self.groups is None, None if self.groups is None else self.groups[rows]
         if stratified:  # a class of one example cannot be drawn for both parts
             labels = np.asarray(self.labels)[rows]
             stratified = np.unique(labels, return_counts=True)[1].min() > 1 and round(STOP * len(rows)) >= len(np.unique(labels))
         keep, deciding = hold_outs(self.data[rows], STOP, stratified=stratified, groups=groups, seed=self.seed)[0]
         return rows[keep], rows[deciding]
+
+    def _in_time(self, rows: Rows, share: float) -> tuple[Rows, Rows]:
+        """The oldest of some examples, so large a share of them, and the newest."""
+        assert self.times is not None
+        order = rows[np.argsort(self.times[rows], kind="stable")]
+        cut = round(share * len(order))
+        return order[:cut], order[cut:]
 
     def _datasets(self, train: Rows, *others: Rows, permuted: int | None = None) -> list[Dataset]:
         data = self.data
@@ -187,18 +169,14 @@ def problem_of(data: Any, groups: Any, times: Any, test: float, folds: int | Non
     warnings: list[str] = []
     held = None
     if isinstance(data, Splits):
-        parts = [part for part in (data.train, data.validation) if part is not None]
-        if data.test is not None:
-            parts.append(data.test)
-            held = len(data.test)
-        data = _joined(parts)
+        held = None if data.test is None else len(data.test)
+        data = _joined([part for _, part in data.items()])
     if not isinstance(data, Dataset | Table):
         raise TypeError(f"overfitting_study needs a Dataset, a Table or Splits, got {type(data).__name__}.")
     rows = len(data)
     if rows < LEAST:
         raise ValueError(f"at least {LEAST} examples are needed to tell anything, but there are {rows}.")
-    asked = None if folds is None else check_count("folds", folds, 2, "folds")
-    chosen = asked or 10
+    chosen = 10 if folds is None else check_count("folds", folds, 2, "folds")
     check_count("seed", seed, 0, "the seed of splits and runs")
     if not 0 < test < 1:
         raise ValueError(f"the share of the examples to set aside must be above 0 and below 1, got {test!r}.")
@@ -250,7 +228,7 @@ def problem_of(data: Any, groups: Any, times: Any, test: float, folds: int | Non
     if groups is not None:
         fewest["the data"] = len(np.unique(groups[pool])), "group"
     for who, (count, unit) in fewest.items():
-        chosen = 5 if asked is None and count < chosen else chosen
+        chosen = 5 if folds is None and count < chosen else chosen
         if count < chosen:
             raise ValueError(
                 f"{who} has only {count} {unit}{'s' * (count != 1)} to train and validate on, but at least {chosen} are needed."

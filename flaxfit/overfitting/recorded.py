@@ -21,10 +21,6 @@ class Recorded:
       asked: what was asked for, which must be the same when the study is resumed.
       report: a function that is called with each line of progress. The lines are also written to `study.log`.
 
-    Attributes:
-      plan: the plan, or None if there is none yet.
-      resumed: whether the plan is that of an earlier call.
-
     Raises:
       ValueError: the directory has another study.
       FileExistsError: it has other files.
@@ -33,8 +29,8 @@ class Recorded:
     def __init__(self, run_dir: str | os.PathLike[str] | None, asked: Mapping[str, Any], report: Callable[[str], None]):
         self._directory = None if run_dir is None else RunDirectory(run_dir)
         self._asked, self._report = json.loads(json.dumps(asked)), report
-        self.plan: Plan | None = None
-        self.resumed = False
+        self.plan: Plan | None = None  # None if there is none yet
+        self.resumed = False  # whether the plan is that of an earlier call
         if self._directory is None:
             return
         path = self._directory.path

@@ -13,7 +13,7 @@ import numpy as np
 
 from flaxfit.history import History
 from flaxfit.overfitting.fixes import NEUTRAL, TRACED, Fix
-from flaxfit.overfitting.measures import Measure, targets
+from flaxfit.overfitting.measures import Measure
 from flaxfit.overfitting.problem import Part, Problem, Rows
 from flaxfit.programs.compiled import MakeTask
 from flaxfit.programs.evaluate import predict_member
@@ -28,49 +28,29 @@ from flaxfit.train.result import Result
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One fold.
+    """One fold."""
 
-    Attributes:
-      number: its number, counted over repeats, which is also the seed of its members.
-      train: the numbers of the training examples.
-      held_out: the numbers of the examples that score.
-      permuted: the seed of a permutation of the targets, or None for the true ones.
-    """
-
-    number: int
-    train: Rows
-    held_out: Rows
-    permuted: int | None = None
+    number: int  # its number, counted over repeats, which is also the seed of its members
+    train: Rows  # the numbers of the training examples
+    held_out: Rows  # the numbers of the examples that score
+    permuted: int | None = None  # the seed of a permutation of the targets, or None for the true ones
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One trained member.
+    """One trained member."""
 
-    Attributes:
-      fix: what was trained.
-      cell: its fold.
-      score: its score on the held-out examples.
-      rows: the score of each held-out example, or None if the score is no mean of them.
-      history: its learning curves.
-      epochs: how many epochs it trained.
-      seconds: how long its steps took.
-      compile: how long it took until the first step.
-      part: what it was trained on.
-      member, state: the trained member with its weights.
-    """
-
-    fix: Fix
+    fix: Fix  # what was trained
     cell: Cell
-    score: float
-    rows: np.ndarray | None
+    score: float  # its score on the held-out examples
+    rows: np.ndarray | None  # the score of each held-out example, or None if the score is no mean of them
     history: History
-    epochs: int
-    seconds: float
-    compile: float
-    part: Part
+    epochs: int  # how many epochs it trained
+    seconds: float  # how long its steps took
+    compile: float  # how long it took until the first step
+    part: Part  # what it was trained on
     member: Member
-    state: Any
+    state: Any  # the weights of the member
 
     def predict(self, x: Any) -> np.ndarray:
         """Returns the outputs for some inputs."""
@@ -84,31 +64,18 @@ def outputs_of(member: Member, state: Any, x: Any) -> np.ndarray:
 
 @dataclass(eq=False)
 class Trainer:
-    """Trains the members of a study.
-
-    Attributes:
-      problem: the examples.
-      make_task: what makes the task of each setting.
-      names: the hyperparameters that `make_task` takes.
-      measure: how members are scored.
-      epochs: how many epochs each member trains.
-      batch_size: the number of examples of a step.
-      run_dir: the directory for the populations, or None.
-      executor: what trains the members, or None for this process.
-      progress: whether to show how many members have ended, on standard error.
-      so_far: what the progress says of the results so far.
-    """
+    """Trains the members of a study."""
 
     problem: Problem
-    make_task: MakeTask
-    names: Collection[str]
-    measure: Measure
-    epochs: int
-    batch_size: int
-    run_dir: str | os.PathLike[str] | None = None
-    executor: Pool | None = None
-    progress: bool = False
-    so_far: str = ""
+    make_task: MakeTask  # what makes the task of each setting
+    names: Collection[str]  # the hyperparameters that `make_task` takes
+    measure: Measure  # how members are scored
+    epochs: int  # how many epochs each member trains
+    batch_size: int  # the number of examples of a step
+    run_dir: str | os.PathLike[str] | None = None  # the directory for the populations, or None
+    executor: Pool | None = None  # what trains the members, or None for this process
+    progress: bool = False  # whether to show how many members have ended, on standard error
+    so_far: str = ""  # what the progress says of the results so far
     broken: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @property
@@ -166,7 +133,8 @@ class Trainer:
             self.broken[fix.name] += 1
         else:
             logits = outputs_of(member, state, held.x)
-            score = self.measure(logits, targets(held), held.sample_weight)
-            rows = self.measure.rows(logits, targets(held)) if self.measure.by_example else None
+            y = np.asarray(held.y)
+            score = self.measure(logits, y, held.sample_weight)
+            rows = self.measure.rows(logits, y) if self.measure.by_example else None
         epochs, timing = len(result.history.epochs), result.timing
         return Run(fix, cell, score, rows, result.history, epochs, timing.train, timing.compile, part, member, state)

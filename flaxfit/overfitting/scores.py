@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -20,24 +19,12 @@ from flaxfit.report.statistics import Comparison, Interval, compare, family, int
 
 @dataclass(eq=False)
 class Scores:
-    """The runs of each setting, and what their scores say.
+    """The runs of each setting, and what their scores say."""
 
-    Attributes:
-      problem: the examples and their splits.
-      measure: how members were scored.
-      margin: the smallest difference that matters, or None.
-      runs: the name of a setting -> its runs.
-    """
-
-    problem: Problem
-    measure: Measure
-    margin: float | None
-    runs: dict[str, list[Run]] = field(default_factory=dict)
-
-    @property
-    def how(self) -> dict[str, Any]:
-        """How scores of folds are averaged and compared."""
-        return {"method": "corrected", "test_ratio": self.problem.test_ratio} if self.problem.folds > 1 else {}
+    problem: Problem  # the examples and their splits
+    measure: Measure  # how members were scored
+    margin: float | None  # the smallest difference that matters, or None
+    runs: dict[str, list[Run]] = field(default_factory=dict)  # the name of a setting -> its runs
 
     def add(self, runs: Sequence[Run]) -> None:
         """Adds runs to those of their settings."""
@@ -56,12 +43,12 @@ class Scores:
         finite = values[np.isfinite(values.reshape(len(values), -1)).all(1)]
         if not len(finite):
             return Interval(math.nan, math.nan, math.nan, math.nan, 0)
-        how = self.how or {"method": "crossed" if finite.ndim == 2 else "t"}
+        how = self.problem.how or {"method": "crossed" if finite.ndim == 2 else "t"}
         return interval(finite, bounds=self.measure.bounds, **how)
 
     def compared(self, first: np.ndarray, second: np.ndarray, names: tuple[str, str]) -> Comparison:
         """Returns the difference of two settings, the second minus the first."""
-        how = self.how or {"method": "paired"}
+        how = self.problem.how or {"method": "paired"}
         larger = self.measure.larger_is_better
         return compare(first, second, larger_is_better=larger, names=names, margin=self.margin, bounds=self.measure.bounds, **how)
 
@@ -100,7 +87,7 @@ class Scores:
         near = []
         for t in of_kind.values():
             behind = sign * (self.values(t.fix.name) - self.values(best.fix.name))
-            how = self.how or {"method": "crossed" if behind.ndim == 2 else "t"}
+            how = self.problem.how or {"method": "crossed" if behind.ndim == 2 else "t"}
             error = interval(behind, 0.6827, **how) if len(behind) > 1 else None
             half = 0.0 if error is None or math.isnan(error.high) else (error.high - error.low) / 2
             if float(behind.mean()) <= half:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flaxfit.data.dataset import Dataset
-from flaxfit.overfitting.measures import Measure, logits_of, targets
+from flaxfit.overfitting.measures import Measure, logits_of
 from flaxfit.overfitting.problem import Part
 from flaxfit.task.labels import kind_of_loss
 from flaxfit.task.task import Task
@@ -21,17 +21,11 @@ _MANY = 2_000  # examples from which histograms are faster than sorting
 
 @dataclass(frozen=True, eq=False)
 class Simple:
-    """A simple model.
+    """A simple model."""
 
-    Attributes:
-      name: what it is, for a reader.
-      scores: its score on each fold, shape (folds,).
-      rows: the scores of the held-out examples of each fold, or None if the measure is not a mean of them.
-    """
-
-    name: str
-    scores: np.ndarray
-    rows: Sequence[np.ndarray] | None
+    name: str  # what it is, for a reader
+    scores: np.ndarray  # its score on each fold, shape (folds,)
+    rows: Sequence[np.ndarray] | None  # the scores of the held-out examples of each fold, or None if the measure is not a mean of them
 
 
 def simple_models(task: Task, measure: Measure, parts: Sequence[Part], seconds: float) -> tuple[list[Simple], list[str]]:
@@ -52,7 +46,7 @@ def simple_models(task: Task, measure: Measure, parts: Sequence[Part], seconds: 
         scores, rows, began = [], [], time.perf_counter()
         for part in parts:
             outputs = _predicted(task, make, part.train, part.held_out)
-            y = targets(part.held_out)
+            y = np.asarray(part.held_out.y)
             scores.append(measure(outputs, y, part.held_out.sample_weight))
             rows.append(measure.rows(outputs, y) if measure.by_example else None)
             spent = time.perf_counter() - began
@@ -85,14 +79,14 @@ def _models(task: Task, rows: int) -> dict[str, Callable[[], Any]]:
 def _predicted(task: Task, make: Callable[[], Any], train: Dataset, held_out: Dataset) -> np.ndarray:
     """The outputs of a model in the form of the task's network."""
     x, z = (np.asarray(data.x, np.float32).reshape(len(data), -1) for data in (train, held_out))
-    y, model = targets(train), make()
+    y, model = np.asarray(train.y), make()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of convergence
         model.fit(x, y, **({} if train.sample_weight is None else {"sample_weight": train.sample_weight}))
     if kind_of_loss(task) is None:
         return np.asarray(model.predict(z), np.float32)[:, None]
     known = model.predict_proba(z)
-    classes = max(2, len(train.classes or ()), int(y.max()) + 1, int(targets(held_out).max()) + 1)
+    classes = max(2, len(train.classes or ()), int(y.max()) + 1, int(np.max(held_out.y)) + 1)
     probabilities = np.zeros((len(z), classes))
     probabilities[:, model.classes_.astype(int)] = known
     return logits_of(task, probabilities)

@@ -23,7 +23,7 @@ from flaxfit.overfitting.doubts import doubts
 from flaxfit.overfitting.findings import Rival, Signal
 from flaxfit.overfitting.fixes import BASELINE, NEUTRAL, Fix, fixes_for
 from flaxfit.overfitting.growth import Growth, growth
-from flaxfit.overfitting.measures import Measure, interval_of, measure_for, targets
+from flaxfit.overfitting.measures import Measure, interval_of, measure_for
 from flaxfit.overfitting.network import Network, studied
 from flaxfit.overfitting.plan import CELLS, PERMUTATIONS, SIZES, Cost, Plan, duration, epochs_for, fitting, seconds_of
 from flaxfit.overfitting.problem import Problem, problem_of
@@ -117,7 +117,7 @@ def overfitting_study(
     """
     began = time.monotonic() if began is None else began
     check_executor(executor)
-    say = progress if callable(progress) else _printed if progress else _ignored
+    say = progress if callable(progress) else _printed if progress else lambda _: None
     budget_seconds = seconds_of(budget)
     if isinstance(make_task, Dataset | Table | Splits):
         raise TypeError("overfitting_study takes what is studied first: overfitting_study(make_task, data), where make_task may be None.")
@@ -295,7 +295,7 @@ class _Study:
         study = train_all(trainer.make_task, [trial], trainer.traced, config, **where)
         member, result = study.members[0], study.results[0]
         state = result.best if fix.stops else result.last
-        outputs, y = outputs_of(member, state, test.x), targets(test)
+        outputs, y = outputs_of(member, state, test.x), np.asarray(test.y)
         scores = {self.measure.title: interval_of(self.measure, outputs, y)}
         for name, metric in member.task.metrics.items():
             rows = np.asarray(metric(outputs, y), float)
@@ -337,15 +337,13 @@ class _Study:
             sizes.append(round(float(np.mean([len(cell.train) for cell in smaller]))))
         scores.append([run.score for run in runs])
         sizes.append(round(float(np.mean([len(cell.train) for cell in cells]))))
-        ratio = self.problem.test_ratio if self.problem.folds > 1 else None
         if not np.isfinite(scores).all():
             return None
-        return growth(sizes, np.array(scores), self.measure.larger_is_better, ratio)
+        return growth(sizes, np.array(scores), self.measure.larger_is_better, self.problem.how)
 
     def _signal(self, cells: Sequence[Cell]) -> Signal | None:
         """Early stopping with true and with permuted targets: of all settings it is the one that nothing was chosen by."""
-        stopping = next((runs for name, runs in self.scores.runs.items() if name == "early stopping"), None)
-        if stopping is None:
+        if (stopping := self.scores.runs.get("early stopping")) is None:
             return None
         count = len(cells)
         permuted = [
@@ -362,18 +360,13 @@ class _Study:
 
     def _columns(self, fix: Fix) -> list[Importance]:
         runs = self.scores.runs[fix.name]
-        if not all(np.isfinite(run.score) for run in runs):
+        if len(runs) < 2 or not all(np.isfinite(run.score) for run in runs):
             return []
-        ratio = self.problem.test_ratio if self.problem.folds > 1 else None
-        if len(runs) < 2:
-            return []
-        return importances(runs, self.measure, places_of(runs[0].part.held_out, self.problem.encoding), ratio)
+        return importances(runs, self.measure, places_of(runs[0].part.held_out, self.problem.encoding), self.problem.how)
 
     def _described(self) -> str:
         problem = self.problem
-        target = ""
-        if isinstance(problem.data, Table):
-            target = f" to predict {problem.data.target}"
+        target = f" to predict {problem.data.target}" if isinstance(problem.data, Table) else ""
         kind = "in groups" if problem.groups is not None else "in the order of time" if problem.times is not None else "at random"
         return (
             f"{len(problem.data)} examples{target}, split {kind}: {len(problem.pool)} to train and validate on, and {len(problem.test)} "
@@ -402,7 +395,3 @@ def _diagnosed(runs: Sequence[Run], rows: int) -> Diagnosis:
 
 def _printed(line: str) -> None:
     sys.stderr.write(f"{line}\n")
-
-
-def _ignored(line: str) -> None:
-    pass

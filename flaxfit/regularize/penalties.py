@@ -43,15 +43,7 @@ def l1(weight: Any, mask: Mask | None = None) -> Penalty:
 def l2(weight: Any, mask: Mask | None = None) -> Penalty:
     """Returns the penalty `weight * sum w^2`, which is Keras's `L2`: there is no factor 1/2, as weight decay often has.
 
-    Args:
-      weight: the strength of the penalty, 0 or more. It may be traced.
-      mask: which parameters to penalize, see `flaxfit.masks.resolve`. None means the kernels.
-
-    Returns:
-      A function from params to a scalar, for `Task(penalty=...)`.
-
-    Raises:
-      ValueError: the weight is negative.
+    Arguments, result and errors are those of `l1`.
 
     Example:
       >>> float(l2(0.5)({"kernel": jnp.array([3.0, -1.0]), "bias": jnp.ones(2)}))
@@ -67,8 +59,8 @@ def elastic_net(l1: Any, l2: Any, mask: Mask | None = None) -> Penalty:
 
     Args:
       l1: the strength of the L1 part, 0 or more. It may be traced.
-      l2: the strength of the L2 part, 0 or more. It may be traced.
-      mask: which parameters to penalize, see `flaxfit.masks.resolve`. None means the kernels.
+      l2: that of the L2 part.
+      mask: as for `flaxfit.penalties.l1`.
 
     Returns:
       A function from params to a scalar, for `Task(penalty=...)`.
@@ -87,15 +79,7 @@ def elastic_net(l1: Any, l2: Any, mask: Mask | None = None) -> Penalty:
 def linf(weight: Any, mask: Mask | None = None) -> Penalty:
     """Returns the penalty `weight * sum over kernels of max |w|`: only the largest weight of each kernel is penalized.
 
-    Args:
-      weight: the strength of the penalty, 0 or more. It may be traced.
-      mask: which parameters to penalize, see `flaxfit.masks.resolve`. None means the kernels.
-
-    Returns:
-      A function from params to a scalar, for `Task(penalty=...)`.
-
-    Raises:
-      ValueError: the weight is negative.
+    Arguments, result and errors are those of `l1`.
 
     Example:
       >>> float(linf(0.5)({"a": {"kernel": jnp.array([3.0, -1.0])}, "b": {"kernel": jnp.array([1.0])}}))

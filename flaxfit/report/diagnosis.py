@@ -22,7 +22,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from flaxfit.arguments import Mode, unknown
 from flaxfit.curves import blocks, bottom, change, errors, large, lowest_and_last, rise, tamed
 from flaxfit.history import History
-from flaxfit.sections import Section, Shown
+from flaxfit.sections import Sentence
 
 _FLOOR = 0.01  # a change below this share of the gain counts as none
 _WIDE = 0.05  # a gap over this share of it is wide
@@ -32,7 +32,7 @@ _FEW_ROWS = 100  # with fewer validation examples, their number is named and "ov
 
 
 @dataclass(frozen=True)
-class Diagnosis(Shown):
+class Diagnosis(Sentence):
     """The diagnosis of a run, or of several runs of one setting. It prints as one sentence. Levels are means of several epochs.
 
     The verdict is one of those below. A rise is "beyond noise" if at most about 2% of flat curves show one as large (5% for fewer than
@@ -107,10 +107,6 @@ class Diagnosis(Shown):
         rows = f"; on these {self.rows} rows" if self.rows is not None and self.rows < _FEW_ROWS else ""
         runs = f"; {self.agree} of {self.runs} runs say so individually" if self.runs > 1 else ""
         return text + rows + runs
-
-    def sections(self) -> list[Section]:
-        """Returns the sentence as a section of a report."""
-        return [Section("", [f"{self}."])]
 
 
 def diagnose(runs: Any, metric: str | None = None, mode: Mode | None = None, *, baseline: float | None = None) -> Diagnosis:

@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import to_rgb
 
 from flaxfit.arguments import needed
 from flaxfit.history import History
@@ -86,7 +87,8 @@ def curves(settings: Mapping[str, Sequence[History]], column: str, onsets: Mappi
             x, (mean, low, high) = epochs[kept], (level[kept].astype(np.float32) for level in levels)
             common = {"legendgroup": name, "meta": [name, kind], "showlegend": False}
             if many:
-                filled = {"x": np.r_[x, x[::-1]], "y": np.r_[high, low[::-1]], "fill": "toself", "fillcolor": _faint(colors[name])}
+                faint = f"rgba({', '.join(str(round(255 * part)) for part in to_rgb(colors[name]))}, 0.15)"
+                filled = {"x": np.r_[x, x[::-1]], "y": np.r_[high, low[::-1]], "fill": "toself", "fillcolor": faint}
                 figure.add_scatter(**filled, mode="lines", line={"width": 0}, hoverinfo="skip", **common)
             line = {"color": colors[name], "dash": "dash" if kind == "validation" else "solid", "width": 2}
             figure.add_scatter(x=x, y=mean, name=f"{name}, {kind}", mode="lines", line=line, hovertemplate="%{y:.4g}", **common)
@@ -117,20 +119,16 @@ def intervals(
 ) -> Any:
     """Returns a figure of intervals, one below the other, with a line at 0."""
     graph = needed("plotly.graph_objects", "an HTML report", "report")
-    means, low, high = (np.array([getattr(value, part) for value in values]) for part in ("mean", "low", "high"))
-    known = np.isfinite(low)
-    bars = {"type": "data", "symmetric": False, "array": np.where(known, high - means, 0), "arrayminus": np.where(known, means - low, 0)}
-    text = [f"{name}: {value.mean:.4g} ({value.low:.4g} to {value.high:.4g})" for name, value in zip(names, values, strict=True)]
     figure = graph.Figure()
-    for name, mean, up, down, color, told in zip(names, means, bars["array"], bars["arrayminus"], colors, text, strict=True):
+    for name, value, color in zip(names, values, colors, strict=True):
         figure.add_scatter(
-            x=[mean],
+            x=[value.mean],
             y=[name],
-            error_x={"type": "data", "symmetric": False, "array": [up], "arrayminus": [down], "color": color, "thickness": 2},
+            error_x={**_bars([value]), "color": color, "thickness": 2},
             mode="markers",
             marker={"color": color, "size": 9},
             showlegend=False,
-            text=[told],
+            text=[f"{name}: {value.mean:.4g} ({value.low:.4g} to {value.high:.4g})"],
             hovertemplate="%{text}<extra></extra>",
         )
     figure.add_vline(x=0, line={"width": 1, "color": "gray"})
@@ -152,12 +150,10 @@ def points(
     """Returns a figure of means with intervals, and a line with its name."""
     graph = needed("plotly.graph_objects", "an HTML report", "report")
     figure = graph.Figure()
-    up, down = ([abs(getattr(v, side) - v.mean) if np.isfinite(v.low) else 0 for v in values] for side in ("high", "low"))
-    bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
     figure.add_scatter(
         x=list(x),
         y=[v.mean for v in values],
-        error_y=bars,
+        error_y=_bars(values),
         mode="markers",
         marker={"color": PALETTE[0], "size": 9},
         name="measured",
@@ -188,6 +184,12 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
     return figure
 
 
+def _bars(values: Sequence[Interval]) -> dict[str, Any]:
+    """How far intervals reach from their means; those that are not known reach nowhere."""
+    up, down = ([abs(getattr(v, side) - v.mean) if np.isfinite(v.low) else 0 for v in values] for side in ("high", "low"))
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
+
+
 def _layout(x: str, y: str, height: int) -> dict[str, Any]:
     return {
         "template": "none",
@@ -196,7 +198,3 @@ def _layout(x: str, y: str, height: int) -> dict[str, Any]:
         "xaxis": {"title": {"text": x}, "automargin": True},
         "yaxis": {"title": {"text": y}, "automargin": True},
     }
-
-
-def _faint(color: str) -> str:
-    return f"rgba({', '.join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5))}, 0.15)"

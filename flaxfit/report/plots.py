@@ -129,12 +129,7 @@ def study_curves(
     Args:
       study: a `Study`, a `CrossValidation` or an `OverfittingStudy`; or a mapping from the name of a setting to the histories of its runs.
       metric: the training column; its `val_` twin is drawn where there is one. By default the data loss of the first run.
-      log_x: a logarithmic epoch axis.
-      log_y: a logarithmic axis of the metric.
-      ylim: lower and upper limit of the metric. By default a spike or a diverged setting is cut off where it would flatten all else.
-      colors: setting -> color; that of its place where it has none.
-      ax: where to draw; by default a new Figure.
-      title: above the axes.
+      log_x, log_y, ylim, colors, ax, title: as for `learning_curves`, with the names of settings in place of those of runs.
 
     Returns:
       The Figure.
@@ -228,10 +223,7 @@ def weight_norms(
     Args:
       histories: run name -> History; or one History or Result.
       columns: what to draw, a panel each.
-      log_x: a logarithmic epoch axis.
-      log_y: a logarithmic axis of the norms.
-      colors: run name -> color, as in `learning_curves`.
-      title: above the panels.
+      log_x, log_y, colors, title: as for `learning_curves`.
 
     Returns:
       The Figure.

@@ -43,18 +43,6 @@ class RunDirectory:
     Raises:
       ValueError: the path is empty.
 
-    Attributes:
-      path: the absolute path of the directory.
-      config_path: `config.json`, which describes the run as plain values.
-      metrics_path: `metrics.jsonl`, with one line for each epoch.
-      checkpoints: the directory of checkpoints.
-      export: the directory of the exported model.
-      plots: the directory of figures.
-      tensorboard: the directory of the callback `TensorBoard`.
-      weights: the directory of the callback `SaveWeights`.
-      store: the file with the members of a population.
-      members: the directory of what callbacks and exports write for members of a population.
-
     Example:
       >>> with tempfile.TemporaryDirectory() as home:
       ...     run = RunDirectory(Path(home) / "run")
@@ -65,25 +53,19 @@ class RunDirectory:
       ({'batch_size': 32}, History(2 epochs of loss))
     """
 
-    path: Path
-    config_path: Path
-    metrics_path: Path
-    checkpoints: Path
-    export: Path
-    plots: Path
-    tensorboard: Path
-    weights: Path
-    store: Path
-    members: Path
-
     def __init__(self, path: str | os.PathLike[str]):
         if os.fspath(path) == "":
             raise ValueError('the run directory must have a name, got "": pass "." for the current directory, or None for no directory.')
         self.path = Path(path).expanduser().resolve()
-        self.config_path, self.metrics_path = self.path / "config.json", self.path / "metrics.jsonl"
-        self.checkpoints, self.export = self.path / "checkpoints", self.path / "export"
-        self.plots, self.tensorboard, self.weights = self.path / "plots", self.path / "tensorboard", self.path / "weights"
-        self.store, self.members = self.path / "members.sqlite", self.path / "members"
+        self.config_path = self.path / "config.json"  # describes the run as plain values
+        self.metrics_path = self.path / "metrics.jsonl"  # one line for each epoch
+        self.checkpoints = self.path / "checkpoints"
+        self.export = self.path / "export"  # the exported model
+        self.plots = self.path / "plots"
+        self.tensorboard = self.path / "tensorboard"  # of the callback `TensorBoard`
+        self.weights = self.path / "weights"  # of the callback `SaveWeights`
+        self.store = self.path / "members.sqlite"  # the members of a population
+        self.members = self.path / "members"  # what callbacks and exports write for members of a population
 
     def member(self, name: str) -> RunDirectory:
         """The directory of a population's member. File systems take names of 255 bytes, so a longer one ends in a checksum instead."""

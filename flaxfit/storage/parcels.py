@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from flaxfit.history import History
 from flaxfit.storage.store import Saved
 from flaxfit.storage.weights import pack_arrays, unpack_arrays
 
-_ALIGNED = 64
-"""Arrays begin at multiples of this number of bytes, as compiled programs like them to."""
+_ALIGNED = 64  # arrays begin at multiples of this number of bytes, as compiled programs like them to
 
 
 def pack_member(name: str, saved: Saved, arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -30,22 +28,15 @@ def pack_member(name: str, saved: Saved, arrays: Mapping[str, np.ndarray]) -> by
       arrays: its state by path.
 
     Example:
+      >>> from flaxfit.history import History
       >>> content = pack_member("seed=0", Saved({}, 10, True, History({"loss": [0.5]}), {}), {"w": np.ones(2)})
       >>> name, saved, arrays = unpack_member(content)
       >>> name, saved.position, saved.history["loss"].tolist(), arrays["w"].tolist()
       ('seed=0', 10, [0.5], [1.0, 1.0])
     """
-    columns = list(saved.history)
-    about = {
-        "name": name,
-        "record": dict(saved.record),
-        "position": saved.position,
-        "finished": saved.finished,
-        "columns": columns,
-        "notes": dict(saved.notes),
-    }
-    rows = np.stack([saved.history[column] for column in columns], axis=1)
-    content = pack_arrays({**arrays, "": rows, " ": np.frombuffer(json.dumps(about).encode(), np.uint8)})
+    about, rows = saved.packed()
+    about = json.dumps({"name": name, "record": dict(saved.record), **about}).encode()
+    content = pack_arrays({**arrays, "": rows, " ": np.frombuffer(about, np.uint8)})
     return zlib.crc32(content).to_bytes(4, "little") + content
 
 
@@ -59,8 +50,7 @@ def unpack_member(content: bytes) -> tuple[str, Saved, dict[str, np.ndarray]]:
         raise ValueError("the checksum of a saved member is wrong")
     arrays = unpack_arrays(content[4:])
     rows, about = arrays.pop(""), json.loads(arrays.pop(" ").tobytes())
-    history = History({column: rows[:, index] for index, column in enumerate(about["columns"])})
-    return about["name"], Saved(about["record"], about["position"], about["finished"], history, about["notes"]), arrays
+    return about["name"], Saved.unpacked(about["record"], about, rows), arrays
 
 
 def write_object(value: Any, directory: Path) -> str:

@@ -27,8 +27,9 @@ from flaxfit.data.scaling import Scaling
 from flaxfit.data.stream import Stream
 from flaxfit.data.table import Table
 from flaxfit.sections import Plain, table
+from flaxfit.state import by_path
 from flaxfit.storage.directory import RunDirectory
-from flaxfit.storage.weights import by_path, unpack_arrays
+from flaxfit.storage.weights import unpack_arrays
 
 FORMAT = 1
 PARTS = ("model.json", "weights.safetensors", "predict.stablehlo", "score.stablehlo")
@@ -123,24 +124,14 @@ class Predictor:
       collections: the other Linen collections by name, as nested dicts of NumPy arrays.
     """
 
-    metadata: dict[str, Any]
-    about: Any
-    features: tuple[str, ...] | None
-    classes: tuple[str, ...] | None
-    scaling: Scaling | None
-    encoding: Encoding | None
-    params: Any
-    collections: Any
-
     def __init__(
         self, name: str, metadata: dict[str, Any], tensors: dict[str, np.ndarray], predict: Callable[..., Any], score: Callable[..., Any]
     ):
         self._name, self._predict, self._score = name, predict, score
         self.metadata, self.about = metadata, metadata["about"]
         self.features, self.classes = (tuple(metadata[name]) if metadata[name] else None for name in ("features", "classes"))
-        ignored = metadata.get("ignore_label")
         self._counted: Any = None
-        if ignored is not None:
+        if (ignored := metadata.get("ignore_label")) is not None:
             from flaxfit.positions import Counted  # with optax, which other models do without
 
             self._counted = Counted(ignored)

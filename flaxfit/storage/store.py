@@ -19,8 +19,7 @@ from flaxfit.history import History
 from flaxfit.storage.weights import pack_arrays, unpack_arrays
 
 FORMAT = 1
-PART_BYTES = 2**28
-"""The size of the parts in which states are stored, because SQLite takes no value above a gigabyte."""
+PART_BYTES = 2**28  # the size of the parts in which states are stored, because SQLite takes no value above a gigabyte
 _TABLES = """
 CREATE TABLE IF NOT EXISTS members (name TEXT PRIMARY KEY, record TEXT, about TEXT, history BLOB, crc INTEGER);
 CREATE TABLE IF NOT EXISTS states (name TEXT, part INTEGER, content BLOB, PRIMARY KEY (name, part));
@@ -29,21 +28,25 @@ CREATE TABLE IF NOT EXISTS states (name TEXT, part INTEGER, content BLOB, PRIMAR
 
 @dataclass(frozen=True)
 class Saved:
-    """A member as it was last saved.
+    """A member as it was last saved."""
 
-    Attributes:
-      record: the description of the member, as plain values.
-      position: the number of steps it has trained.
-      finished: whether it has ended.
-      history: its logged epochs.
-      notes: the states of its callbacks.
-    """
+    record: Mapping[str, Any]  # the description of the member, as plain values
+    position: int  # the number of steps it has trained
+    finished: bool  # whether it has ended
+    history: History  # its logged epochs
+    notes: Mapping[str, Any]  # the states of its callbacks
 
-    record: Mapping[str, Any]
-    position: int
-    finished: bool
-    history: History
-    notes: Mapping[str, Any]
+    def packed(self) -> tuple[dict[str, Any], np.ndarray]:
+        """Returns the member without its record and its logged values as plain values, and these, float64 of shape (epochs, columns)."""
+        columns = list(self.history)
+        about = {"position": self.position, "finished": self.finished, "columns": columns, "notes": dict(self.notes)}
+        return about, np.stack([self.history[column] for column in columns], axis=1)
+
+    @classmethod
+    def unpacked(cls, record: Mapping[str, Any], about: Mapping[str, Any], rows: np.ndarray) -> Saved:
+        """Returns the member of which `packed` returned the other two."""
+        history = History(dict(zip(about["columns"], rows.T, strict=True)))
+        return cls(record, about["position"], about["finished"], history, about["notes"])
 
 
 class Store:
@@ -102,9 +105,7 @@ class Store:
             about = json.loads(text)
             if about["format"] != FORMAT:
                 raise ValueError(f"{name} has format {about['format']}, but this version of flaxfit reads format {FORMAT}")
-        rows = np.frombuffer(history).reshape(-1, len(about["columns"]))
-        columns = History({column: rows[:, index] for index, column in enumerate(about["columns"])})
-        return Saved(json.loads(record), about["position"], about["finished"], columns, about["notes"])
+        return Saved.unpacked(json.loads(record), about, np.frombuffer(history).reshape(-1, len(about["columns"])))
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Returns the state of a member as arrays by path.
@@ -131,10 +132,9 @@ class Store:
         Warns:
           RuntimeWarning: it could not be written. What was saved before is still there.
         """
-        content, columns = pack_arrays(arrays), list(saved.history)
-        about = {"format": FORMAT, "position": saved.position, "finished": saved.finished, "columns": columns, "notes": dict(saved.notes)}
-        rows = np.stack([saved.history[column] for column in columns], axis=1).tobytes()
-        texts = json.dumps(dict(saved.record)), json.dumps(about | {"state": zlib.crc32(content)})
+        content, (about, history) = pack_arrays(arrays), saved.packed()
+        texts = json.dumps(dict(saved.record)), json.dumps({"format": FORMAT, **about, "state": zlib.crc32(content)})
+        rows = history.tobytes()
         parts = [(name, n, content[first : first + PART_BYTES]) for n, first in enumerate(range(0, len(content), PART_BYTES))]
         with self._lock:
             if self._together and self._failed:

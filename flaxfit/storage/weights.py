@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors
 from safetensors.numpy import save
 
 from flaxfit.durable import write_file
-from flaxfit.state import TrainState
+from flaxfit.state import TrainState, by_path
 
 _TYPES = {"BOOL": "bool", "BF16": "bfloat16", "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"} | {
     f"{kind[0].upper()}{bits}": f"{kind}{bits}"
@@ -21,11 +20,6 @@ _TYPES = {"BOOL": "bool", "BF16": "bfloat16", "C64": "complex64", "F8_E4M3": "fl
     for bits in sizes
 }
 """Name of a type in safetensors -> its name in NumPy."""
-
-
-def by_path(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of a tree by path, such as `Dense_0/kernel`. The path of a single array is empty."""
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def pack_arrays(arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:

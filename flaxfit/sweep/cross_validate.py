@@ -190,7 +190,7 @@ class CrossValidation(Shown):
 
     def sections(self) -> list[Section]:
         """Returns the table of each metric as a section of a report."""
-        return [table.section() for table in self._tables()]
+        return [section for table in self._tables() for section in table.sections()]
 
     def _tables(self) -> list[Table]:
         return [self.table(metric) for metric in self.scores if metric not in ("loss", "penalty")]
@@ -304,9 +304,9 @@ def cross_validate(
     else:
         outer = hold_outs(data, test, stratified=stratified, groups=groups, repeats=repeats, seed=shuffle_seed)
 
-    def prepared(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
-        """What trials on each fold have in common: training rows, validation rows, what is fitted."""
-        parts = []
+    def prepared(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[dict[str, Any]], list[Dataset]]:
+        """What trials on each fold have in common (training rows, validation rows, what is fitted), and the rows that it holds out."""
+        parts, tests = [], []
         for train, test in pairs:
             rows, validation = data[train], data[test]
             if stopping_rows is not None:
@@ -314,25 +314,21 @@ def cross_validate(
                 kind: dict[str, Any] = {"stratified": stratified and groups is None, "groups": of(groups, train), "times": of(times, train)}
                 kept = split(rows, validation=float(stopping_rows), seed=seed, one_row=1.0, **kind)
                 rows, validation = kept.train, kept.validation
-            rows, validation = encoded(rows, validation)
-            prepared = None if fitted is None else fitted(rows)
+            rows, validation, held_out = encoded(rows, validation, data[test])
             sizes = Split(len(train), len(test), stopping_rows is None)
-            parts.append({"train": rows, "validation": validation, "fitted": prepared, "split": sizes})
-        return parts
+            parts.append({"train": rows, "validation": validation, "fitted": None if fitted is None else fitted(rows), "split": sizes})
+            tests.append(held_out)
+        return parts, tests
 
     def trained(trials: Sequence[Trial], name: str) -> Study:
         place = None if run_dir is None else os.path.join(run_dir, name)
         title = None if progress is None else f"{progress}, {name}"
         return train_all(make_task, trials, traced, config, None, title, place, resume, strategy, workers, executor)
 
-    def held_out(parts: Sequence[Mapping[str, Any]], pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Dataset]:
-        return [encoded(part["train"], data[test])[1] for part, (_, test) in zip(parts, pairs, strict=True)]
-
     def every(parts: Sequence[dict[str, Any]]) -> list[Trial]:
         return [Trial(s, seed, fold=i, **part) for s in settings for i, part in enumerate(parts) for seed in listed]
 
-    parts = prepared(outer)
-    tests = held_out(parts, outer)
+    parts, tests = prepared(outer)
     if inner is None:
         study = trained(every(parts), "folds")
         return CrossValidation(study, study.evaluate(tests, at), outer, at, data, tests, times is not None)
@@ -345,7 +341,7 @@ def cross_validate(
         rows = data[train]
         within = rows_of_folds(rows, inner, stratified=stratified, groups=of(groups, train), times=of(times, train), seed=fold_seed)
         pairs += [(train[a], train[b]) for a, b in within]
-    inner_parts = prepared(pairs)
+    inner_parts, inner_tests = prepared(pairs)
     trials = every(inner_parts)
     members = [member_of(make_task, trial, traced, config) for trial in trials[:: len(pairs) * len(listed)]]
     task = members[0].task
@@ -357,7 +353,7 @@ def cross_validate(
     check_objective(members, metric)
     sign = 1 if mode_of(metric, task.modes, mode) == "min" else -1
     search = trained(trials, "inner")
-    means = sign * search.evaluate(held_out(inner_parts, pairs), at)[metric].reshape(len(settings), len(outer), -1).mean(2)
+    means = sign * search.evaluate(inner_tests, at)[metric].reshape(len(settings), len(outer), -1).mean(2)
     means[~np.isfinite(means)] = np.inf  # a setting whose score is no number never wins
     if np.isinf(means.min(0)).any():
         raise ValueError(f"in fold {int(np.isinf(means.min(0)).argmax())} no setting has a finite {metric}, so that none can be chosen.")

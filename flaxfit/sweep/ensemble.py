@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -159,12 +159,7 @@ def ensemble(members: Any, *, average: Average | None = None) -> Ensemble:
         ignore_label=first.ignore_label,
         rngs=tuple(dict.fromkeys(name for task in tasks for name in task.rngs)),
     )
-    names = dict.fromkeys(name for state in states for name in state.collections)
-    collections = {
-        name: {f"member_{index}": state.collections[name] for index, state in enumerate(states) if name in state.collections}
-        for name in names
-    }
-    params = {f"member_{index}": state.params for index, state in enumerate(states)}
+    params, collections = _joined((state.params, state.collections) for state in states)
     programs = tuple(programs or ((programs_of(task), {}) for task in tasks))
     step = jnp.asarray(max(int(state.step) for state in states), jnp.int32)
     return Ensemble(task, TrainState(step, params, collections, None), tuple(pairs), average, programs)
@@ -189,13 +184,7 @@ class Mean(Network):
 
     def init(self, rngs: Mapping[str, Any], x: Any) -> Variables:
         """See `Network.init`."""
-        params: dict[str, Any] = {}
-        collections: dict[str, Any] = {}
-        for index, task in enumerate(self.tasks):
-            params[f"member_{index}"], own = task.network.init(rngs, task.prepared(x))
-            for name, parts in own.items():
-                collections.setdefault(name, {})[f"member_{index}"] = parts
-        return params, collections
+        return _joined(task.network.init(rngs, task.prepared(x)) for task in self.tasks)
 
     def apply(self, params: Any, collections: Any, x: Any, rngs: Any, frozen: Any = None) -> tuple[Any, Any, Any]:
         """See `Network.apply`."""
@@ -221,6 +210,17 @@ class Mean(Network):
         if self.kind == "binary":
             return jax.nn.logsumexp(jax.nn.log_sigmoid(logits), 0) - jax.nn.logsumexp(jax.nn.log_sigmoid(-logits), 0)
         return jax.nn.logsumexp(jax.nn.log_softmax(logits), 0) - jnp.log(len(outputs))
+
+
+def _joined(members: Iterable[tuple[Any, Mapping[str, Any]]]) -> Variables:
+    """The parameters and collections of members as those of one model."""
+    params: dict[str, Any] = {}
+    collections: dict[str, Any] = {}
+    for index, (own, others) in enumerate(members):
+        params[f"member_{index}"] = own
+        for name, part in others.items():
+            collections.setdefault(name, {})[f"member_{index}"] = part
+    return params, collections
 
 
 def _member(index: int, member: Any) -> tuple[Task, TrainState]:

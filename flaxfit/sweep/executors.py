@@ -25,23 +25,18 @@ from flaxfit.storage.directory import RunDirectory, versions
 from flaxfit.storage.parcels import pack_member, unpack_member, write_object
 from flaxfit.storage.store import Store
 from flaxfit.sweep.members import Entry
-from flaxfit.sweep.strategies import Way, kind_of
+from flaxfit.sweep.strategies import Way, alike
 from flaxfit.sweep.tally import Tally
 from flaxfit.sweep.worker import STOP, Answer, Asked, Batch, Part, Recipe, file_of, work
 from flaxfit.train.result import Timing
 
 Executors = Executor | Callable[[], Executor]
 """An executor, or a function that makes one."""
-SIDE_BY_SIDE = 8
-"""The members of a batch that trains side by side, unless `workers` says."""
-STOP_SECONDS = 30.0
-"""How long workers may take to end their chunk and to save, when the population ends early."""
-MOST_LOSSES = 10
-"""So many times in a row may workers be lost, without a member that gets on, before the population ends."""
-HOLD_SECONDS = 10.0
-"""How long other batches of a worker wait while it is sent the rows, unless it answers before."""
-SILENT_SECONDS = 900.0
-"""If for this long no worker has saved or returned a member, there may be none."""
+SIDE_BY_SIDE = 8  # the members of a batch that trains side by side, unless `workers` says
+STOP_SECONDS = 30.0  # how long workers may take to end their chunk and to save, when the population ends early
+MOST_LOSSES = 10  # so many times in a row may workers be lost, without a member that gets on, before the population ends
+HOLD_SECONDS = 10.0  # how long other batches of a worker wait while it is sent the rows, unless it answers before
+SILENT_SECONDS = 900.0  # if for this long no worker has saved or returned a member, there may be none
 _SPOOL = ".workers-"
 
 
@@ -72,16 +67,13 @@ class Pool:
     Args:
       given: the executor, or the function.
 
-    Attributes:
-      busy: whether work that nobody waits for is left in it.
-
     Raises:
       TypeError, ValueError: as `check_executor`.
     """
 
     def __init__(self, given: Executors):
         check_executor(given)
-        self._given, self.busy = given, False
+        self._given, self.busy = given, False  # busy: work that nobody waits for is left in it
         self._executor = given if isinstance(given, Executor) else None
 
     def __enter__(self) -> Self:
@@ -138,17 +130,11 @@ def _gather(spool: Path, store: Store) -> None:
 
 @dataclass(eq=False)
 class _Batch:
-    """A batch of members.
+    """A batch of members."""
 
-    Attributes:
-      entries: the members that have not ended.
-      saved: member -> where it is, as `pack_member` returned it, if a worker sent it back.
-      wanted: the digests of the objects that its worker asked for.
-    """
-
-    entries: list[Entry]
-    saved: dict[str, bytes] = field(default_factory=dict)
-    wanted: Sequence[str] = ()
+    entries: list[Entry]  # the members that have not ended
+    saved: dict[str, bytes] = field(default_factory=dict)  # member -> where it is, as `pack_member` returned it, if a worker sent it back
+    wanted: Sequence[str] = ()  # the digests of the objects that its worker asked for
 
 
 class Workers:
@@ -199,10 +185,7 @@ class Workers:
           RuntimeError: workers were lost, and nothing can take their place.
         """
         self._entries, self._directory, self._store, self._tally = entries, directory, store, tally
-        groups: dict[Any, list[Entry]] = {}
-        for entry in entries:
-            groups.setdefault(kind_of(entry), []).append(entry)
-        batches = [group[at : at + self._size] for group in groups.values() for at in range(0, len(group), self._size)]
+        batches = [group[at : at + self._size] for group in alike(entries) for at in range(0, len(group), self._size)]
         if not batches:
             return
         with _spool(directory) as self._place:
@@ -288,7 +271,8 @@ class Workers:
         future.add_done_callback(self._done.put)
 
     def _asked(self, entry: Entry, batch: _Batch) -> Asked:
-        trial, name, key = entry.trial, entry.member.name, _part_of(entry)
+        trial, name = entry.trial, entry.member.name
+        key = id(trial.train), id(trial.validation), id(trial.fitted)
         if key not in self._parts:
             self._parts[key] = write_object(Part(trial.train, trial.validation, trial.fitted), self._place)
         saved = batch.saved.get(name)
@@ -355,10 +339,6 @@ class Workers:
             warnings.warn(
                 f"workers have {', '.join(changed)}, which this process does not have: bits may differ.", UserWarning, stacklevel=2
             )
-
-
-def _part_of(entry: Entry) -> tuple[int, int, int]:
-    return id(entry.trial.train), id(entry.trial.validation), id(entry.trial.fitted)
 
 
 def _added(one: Timing, other: Timing) -> Timing:

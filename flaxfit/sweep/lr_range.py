@@ -22,7 +22,7 @@ from flaxfit.programs import program
 from flaxfit.programs.checks import check_data, check_task
 from flaxfit.programs.compiled import programs_of
 from flaxfit.programs.step import train_step
-from flaxfit.sections import Section, Shown
+from flaxfit.sections import Sentence
 from flaxfit.storage.predictor import COUNTED
 from flaxfit.task.task import Task
 from flaxfit.train.config import TrainConfig, check_seed
@@ -33,7 +33,7 @@ _SMOOTHING = 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class RangeTest(Shown):
+class RangeTest(Sentence):
     """The result of a learning rate range test. `flaxfit.plots.lr_range` draws it.
 
     Attributes:
@@ -83,10 +83,6 @@ class RangeTest(Shown):
             f"suggested learning rate {self.suggestion:.2g}: the loss falls fastest at {self.steepest:.2g}, and a tenth of the rate "
             f"with the lowest loss is {self.tenth:.2g}"
         )
-
-    def sections(self) -> list[Section]:
-        """Returns the sentence as a section of a report."""
-        return [Section("", [f"{self}."])]
 
 
 def lr_range_test(

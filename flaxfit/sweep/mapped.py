@@ -19,8 +19,7 @@ from flaxfit.state import RunState
 from flaxfit.train.job import START, Job, Member
 from flaxfit.train.loop import few_left
 
-MEMORY_SHARE = 0.75
-"""Of a device's memory, so much may be used: results and other programs need some."""
+MEMORY_SHARE = 0.75  # of a device's memory, so much may be used: results and other programs need some
 _AXIS = "members"
 
 
@@ -32,11 +31,6 @@ class Group:
       jobs: the job of each.
       width: how many trained side by side when they were saved, or None if they start now. They then train on in as many, because the
         width may change the last bits.
-
-    Attributes:
-      devices: how many there are; the width is a multiple of it.
-      width: how many members train side by side at most. It follows from shapes and the size of the device alone, never from what happens
-        to be free.
     """
 
     def __init__(self, members: Sequence[Member], jobs: Sequence[Job], width: int | None = None):
@@ -46,6 +40,8 @@ class Group:
         mesh = Mesh(np.array(jax.local_devices()), ("devices",))
         self.split, self.whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("devices",), ()))
         self.devices = mesh.size
+        # How many members train side by side at most. It is a multiple of the number of devices, and follows from shapes and the size of
+        # the device alone, never from what happens to be free.
         self.width = self._width(self.rounded(len(members) if width is None or few_left(len(members), width) else width))
 
     def rounded(self, members: int) -> int:

@@ -31,31 +31,21 @@ from flaxfit.train.loop import Trainee, why_ended
 from flaxfit.train.record import Resume, check_same_run, described, plain
 from flaxfit.train.result import Result, Timing, result_of
 
-SAVE_SECONDS = 60.0
-"""How often members in training are saved, unless a `Checkpoint` says."""
+SAVE_SECONDS = 60.0  # how often members in training are saved, unless a `Checkpoint` says
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a member is to be trained on.
-
-    Attributes:
-      setting: its hyperparameters.
-      seed: its seed.
-      train: its training rows.
-      validation: its validation rows, or None.
-      fold: its fold, or None.
-      fitted: what was fitted to its training rows, by name: trees of arrays that `make_task` gets besides the setting.
-      split: how many rows its fold has, or None.
-    """
+    """What a member is to be trained on."""
 
     setting: Mapping[str, Any]
     seed: int
-    train: Dataset
-    validation: Dataset | None
+    train: Dataset  # its training rows
+    validation: Dataset | None  # its validation rows, or None
     fold: int | None = None
+    # what was fitted to its training rows, by name: trees of arrays that `make_task` gets besides the setting
     fitted: Mapping[str, Any] | None = None
-    split: Split | None = None
+    split: Split | None = None  # how many rows its fold has, or None
 
 
 def member_of(make_task: MakeTask, trial: Trial, traced: set[str], config: TrainConfig) -> Member:

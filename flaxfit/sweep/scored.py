@@ -29,34 +29,23 @@ _IN_TIME = (
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """One score a member, or one a member and held-out row.
+    """One score a member, or one a member and held-out row."""
 
-    Attributes:
-      members: of the population.
-      history: of one of them, which knows the modes of metrics.
-      title: what was scored, and where.
-      name: of the metric, or empty for scores without a name.
-      values: shape (members,) or (members, rows).
-      sizes: of each member the rows learned from and held out; None where it is not of a split, or nothing is held out.
-      collapsed: which members were no better than a constant prediction, shape (members,).
-      notes: what else a table of them has to say.
-      in_time: whether members are of folds in the order of time, for whose mean no interval is known.
-    """
-
-    members: Sequence[Member]
-    history: History
-    title: str
-    name: str
-    values: np.ndarray
+    members: Sequence[Member]  # of the population
+    history: History  # of one of them, which knows the modes of metrics
+    title: str  # what was scored, and where
+    name: str  # of the metric, or empty for scores without a name
+    values: np.ndarray  # shape (members,) or (members, rows)
+    # of each member the rows learned from and held out; None where it is not of a split, or nothing is held out
     sizes: Sequence[tuple[int, int] | None]
-    collapsed: np.ndarray
-    notes: tuple[str, ...] = ()
-    in_time: bool = False
+    collapsed: np.ndarray  # which members were no better than a constant prediction, shape (members,)
+    notes: tuple[str, ...] = ()  # what else a table of them has to say
+    in_time: bool = False  # whether members are of folds in the order of time, for whose mean no interval is known
 
     @functools.cached_property
     def settings(self) -> list[Mapping[str, Any]]:
         """The different settings, in order."""
-        return list({name_of(member.setting): member.setting for member in self.members}.values())
+        return settings_of(self.members)
 
     @property
     def split(self) -> bool:
@@ -105,12 +94,12 @@ class Scored:
         """See `Study.table`."""
 
         def row(setting: Mapping[str, Any]) -> Row:
-            chosen = self._chosen(setting)
-            scores, fallen = self._grouped(chosen), chosen[self.collapsed[chosen]]
+            own = chosen(self.members, setting)
+            scores, fallen = self._grouped(own), own[self.collapsed[own]]
             shown = scores if scores.ndim == 1 else scores.mean(1)
-            without = self._interval(self._grouped(np.setdiff1d(chosen, fallen)), level) if len(fallen) else None
+            without = self._interval(self._grouped(np.setdiff1d(own, fallen)), level) if len(fallen) else None
             names = tuple(self.members[i].name for i in fallen)
-            return Row(setting, shown, self._interval(scores, level), len(chosen), int((~self._finite[chosen]).sum()), names, without)
+            return Row(setting, shown, self._interval(scores, level), len(own), int((~self._finite[own]).sum()), names, without)
 
         notes = (f"No interval is given: {_IN_TIME}.", *self.notes) if self.in_time else self.notes
         return Table(self.title, [row(setting) for setting in self.settings], self.covers, notes)
@@ -157,7 +146,7 @@ class Scored:
         if not others or not self._finite[own].all():
             why = f"{int((~self._finite[own]).sum())} of its scores are not finite" if others else "there is no other setting"
             raise ValueError(f"nothing can be compared with {name_of(baseline)}: {why}.")
-        broken = {name_of(setting): int((~self._finite[self._chosen(setting)]).sum()) for setting in others}
+        broken = {name_of(setting): int((~self._finite[chosen(self.members, setting)]).sum()) for setting in others}
         compared = [self.compare(baseline, setting, level, mode, margin) for setting in others if not broken[name_of(setting)]]
         broken = {name: count for name, count in broken.items() if count}
         return Comparisons(self.title, name_of(baseline), family(compared), broken, self.covers, self.notes)
@@ -168,19 +157,10 @@ class Scored:
         Raises:
           ValueError: hyperparameters that are not there, or pick more than one setting.
         """
-        for name in setting:
-            if name not in self.members[0].setting:
-                raise ValueError(unknown("hyperparameter", name, self.members[0].setting, "in the grid"))
-        chosen = self._chosen(setting)
-        picked = {name_of(self.members[i].setting) for i in chosen}
-        if not picked:
-            raise ValueError(f"no member has {name_of(setting)}: the settings are {[dict(s) for s in self.settings]}.")
-        if len(picked) > 1:
+        found = chosen(self.members, setting)
+        if len({name_of(self.members[i].setting) for i in found}) > 1:
             raise ValueError(f"{name_of(setting)} picks more than one setting: name all hyperparameters that differ.")
-        return chosen
-
-    def _chosen(self, setting: Mapping[str, Any]) -> np.ndarray:
-        return chosen(self.members, setting)
+        return found
 
     @functools.cached_property
     def _finite(self) -> np.ndarray:
@@ -205,9 +185,24 @@ class Scored:
         return interval(values, level, method, test_ratio=self.ratio, bounds=self.bounds)
 
 
+def settings_of(members: Sequence[Member]) -> list[Mapping[str, Any]]:
+    """The different settings of members, in order."""
+    return list({name_of(member.setting): member.setting for member in members}.values())
+
+
 def chosen(members: Sequence[Member], setting: Mapping[str, Any]) -> np.ndarray:
-    """Which members have these hyperparameters."""
-    return np.array([i for i, m in enumerate(members) if all(m.setting[name] == value for name, value in setting.items())], int)
+    """Which members have these hyperparameters.
+
+    Raises:
+      ValueError: a hyperparameter is not there, or no member has these.
+    """
+    for name in setting:
+        if name not in members[0].setting:
+            raise ValueError(unknown("hyperparameter", name, members[0].setting, "in the grid"))
+    found = [i for i, m in enumerate(members) if all(m.setting[name] == value for name, value in setting.items())]
+    if not found:
+        raise ValueError(f"no member has {name_of(setting)}: the settings are {[dict(s) for s in settings_of(members)]}.")
+    return np.array(found)
 
 
 def looks(members: Sequence[Member], directory: RunDirectory | None) -> tuple[str, ...]:

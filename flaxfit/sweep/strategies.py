@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from typing import Any, Literal
@@ -36,11 +36,14 @@ def chosen(strategy: Strategy) -> Way:
     return "threads" if jax.default_backend() == "cpu" else "vmap"
 
 
-def kind_of(entry: Entry) -> Hashable:
-    """Returns what members have in common that can train side by side: their program, the shapes of their rows, where they are, and the
-    width of the program in which they were saved."""
-    shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((entry.job.data, entry.job.validation)))
-    return entry.member.programs, shapes, entry.position, entry.width
+def alike(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Returns members in groups that can train side by side. What these have in common is their program, the shapes of their rows, where
+    they are, and the width of the program in which they were saved."""
+    groups: dict[Any, list[Entry]] = {}
+    for entry in entries:
+        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves((entry.job.data, entry.job.validation)))
+        groups.setdefault((entry.member.programs, shapes, entry.position, entry.width), []).append(entry)
+    return list(groups.values())
 
 
 def side_by_side(entries: Sequence[Entry], signals: Signals, together: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -49,16 +52,13 @@ def side_by_side(entries: Sequence[Entry], signals: Signals, together: Callable[
     Members that were interrupted train on in a program of the same width, which may change their last bits. `together` makes a context in
     which members are saved together or not at all.
     """
-    groups: dict[Any, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(kind_of(entry), []).append(entry)
-    for alike in groups.values():
-        width = alike[0].width
-        group = Group([entry.member for entry in alike], [entry.job for entry in alike], width)
-        for first in range(0, len(alike), group.width):
+    for members in alike(entries):
+        width = members[0].width
+        group = Group([entry.member for entry in members], [entry.job for entry in members], width)
+        for first in range(0, len(members), group.width):
             if signals.heard is not None:
                 return
-            part, began = alike[first : first + group.width], time.perf_counter()
+            part, began = members[first : first + group.width], time.perf_counter()
             batch = Mapped(group, range(first, first + len(part)), None if width is None else group.width)
             batch.start([entry.state for entry in part if entry.state is not None] or None)
             for entry in part:

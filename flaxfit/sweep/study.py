@@ -21,7 +21,7 @@ from flaxfit.sections import Section, Shown
 from flaxfit.storage.directory import RunDirectory
 from flaxfit.sweep.collapsed import by_history, by_rows
 from flaxfit.sweep.grid import name_of
-from flaxfit.sweep.scored import Scored, check_comparable, check_objective, chosen, looks
+from flaxfit.sweep.scored import Scored, check_comparable, check_objective, chosen, looks, settings_of
 from flaxfit.sweep.tables import Comparisons, Table
 from flaxfit.train.job import Member
 from flaxfit.train.result import Result
@@ -68,7 +68,7 @@ class Study(Shown):
     def sections(self) -> list[Section]:
         """Returns the table of the default metric as a section of a report."""
         try:
-            table = self.table().section()
+            (table,) = self.table().sections()
         except ValueError as error:  # settings that cannot be compared by it
             return [Section("Study", [f"{self!r}.", f"There is no table: {error}"])]
         return [replace(table, paragraphs=[f"{self!r}.", *table.paragraphs])]
@@ -93,7 +93,7 @@ class Study(Shown):
     @property
     def settings(self) -> list[Mapping[str, Any]]:
         """The different settings, in order."""
-        return list({name_of(member.setting): member.setting for member in self.members}.values())
+        return settings_of(self.members)
 
     @property
     def curves(self) -> dict[str, list[History]]:
@@ -124,14 +124,7 @@ class Study(Shown):
         Raises:
           ValueError: there are no such members.
         """
-        for name in setting:
-            if name not in self.members[0].setting:
-                raise ValueError(unknown("hyperparameter", name, self.members[0].setting, "in the grid"))
-        places = chosen(self.members, setting)
-        if not len(places):
-            values = [dict(s) for s in self.settings]
-            raise ValueError(f"no member has {name_of(setting)}: the settings are {values}.")
-        return self._part(places)
+        return self._part(chosen(self.members, setting))
 
     def table(
         self,
@@ -189,8 +182,6 @@ class Study(Shown):
           ValueError: there is no such setting or no common split; a score is not finite; the mode is not known. Other errors are those of
             `table`.
         """
-        for setting in (a, b):
-            self.select(**setting)
         pair = np.unique([i for setting in (a, b) for i in chosen(self.members, setting)])
         values = metric if metric is None or isinstance(metric, str) else self.scores(metric)[pair]
         return self._part(pair)._scored(values, at, data).compare(a, b, level, mode, margin)

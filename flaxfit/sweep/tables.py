@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,24 @@ class Row:
     without: Interval | None = None
 
 
+class _Tabled(Shown):
+    """A table with remarks, which is shown as one section."""
+
+    def __str__(self) -> str:
+        """The table with its remarks below it, at most 80 columns wide."""
+        from rich.table import Table as RichTable
+
+        section = self.sections()[0]
+        table = RichTable(title=section.title)
+        for column in section.columns:
+            table.add_column(column, overflow="fold")
+        for row in section.rows:
+            table.add_row(*(re.sub(r",(?=\S)", ", ", cell) for cell in row))  # so that the names of settings wrap where they can
+        return "\n".join([printed(table, 80), *(fill(note, 80) for note in section.paragraphs)])
+
+
 @dataclass(frozen=True)
-class Table(Shown):
+class Table(_Tabled):
     """Scores by setting. Its text is a table with mean, interval and standard deviation.
 
     Attributes:
@@ -71,14 +88,7 @@ class Table(Shown):
             ]
         )
 
-    def __str__(self) -> str:
-        return _rendered(self.section())
-
     def sections(self) -> list[Section]:
-        """Returns the section alone in a list."""
-        return [self.section()]
-
-    def section(self) -> Section:
         """Returns the table with its remarks as a section of a report."""
         title = f"mean, {self.rows[0].interval.level:.0%} interval" if self.covers else "mean"
         names = list(self.rows[0].setting)
@@ -97,11 +107,11 @@ class Table(Shown):
                     f"No better than a constant prediction: {len(row.collapsed)} of {row.runs} runs ({rate.mean:.0%}, {rate.low:.0%} to "
                     f"{rate.high:.0%}): {some}{without}."
                 )
-        return Section(self.metric, notes, [*names, "runs", title, "sd"], lines)
+        return [Section(self.metric, notes, [*names, "runs", title, "sd"], lines)]
 
 
 @dataclass(frozen=True)
-class Comparisons(Shown):
+class Comparisons(_Tabled):
     """Comparisons of settings with a baseline, corrected for their number. Its text is a table.
 
     Attributes:
@@ -138,16 +148,10 @@ class Comparisons(Shown):
             ]
         )
 
-    def __str__(self) -> str:
-        return _rendered(self.section())
-
     def sections(self) -> list[Section]:
-        """Returns the section alone in a list."""
-        return [self.section()]
-
-    def section(self) -> Section:
         """Returns the comparisons with their remarks as a section of a report."""
-        lines = [[c.names[1], c.difference.short, f"{c.p_value:.2g}", _short(c.correlation), c.verdict] for c in self.rows]
+        correlations = ["-" if np.isnan(c.correlation) else f"{c.correlation:+.2f}" for c in self.rows]
+        lines = [[c.names[1], c.difference.short, f"{c.p_value:.2g}", r, c.verdict] for c, r in zip(self.rows, correlations, strict=True)]
         lines += [[name, "-", "-", "-", f"{count} runs not finite"] for name, count in self.broken.items()]
         level = f"{self.rows[0].difference.level:.0%}" if self.rows else ""
         several = f"p-values are corrected by Holm's method; intervals hold at {level} for all {len(self.rows)} together."
@@ -157,22 +161,4 @@ class Comparisons(Shown):
                 number = f"{c.needed:.0f} runs" if np.isfinite(c.needed) else "more held-out rows"
                 notes.append(f"{c.names[1]}: an interval of ± {c.margin:g} takes {number}.")
         title = f"{self.metric}: difference from {self.baseline}"
-        return Section(title, notes, ["setting", "difference", "p", "r of pairs", "verdict"], lines)
-
-
-def _rendered(section: Section) -> str:
-    """A table with its remarks below it, at most 80 columns wide."""
-    from textwrap import fill
-
-    from rich.table import Table as RichTable
-
-    table = RichTable(title=section.title)
-    for column in section.columns:
-        table.add_column(column, overflow="fold")
-    for row in section.rows:
-        table.add_row(*(re.sub(r",(?=\S)", ", ", cell) for cell in row))  # so that the names of settings wrap where they can
-    return "\n".join([printed(table, 80), *(fill(note, 80) for note in section.paragraphs)])
-
-
-def _short(correlation: float) -> str:
-    return "-" if np.isnan(correlation) else f"{correlation:+.2f}"
+        return [Section(title, notes, ["setting", "difference", "p", "r of pairs", "verdict"], lines)]

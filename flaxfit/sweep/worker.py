@@ -36,12 +36,10 @@ from flaxfit.train.job import Job, Member, Split
 from flaxfit.train.result import Timing
 from flaxfit.train.validate import validate
 
-STOP = "stop"
-"""The file that tells workers to end after their chunk."""
+STOP = "stop"  # the file that tells workers to end after their chunk
 SEND_SECONDS = 600.0
 """How long a worker trains at most before it sends its members back, if it cannot save them in a directory that both sides see."""
-KEEP_BYTES = 2**31
-"""So many bytes of rows a worker keeps for its next batches."""
+KEEP_BYTES = 2**31  # so many bytes of rows a worker keeps for its next batches
 SETTINGS = (
     "jax_enable_x64",
     "jax_default_dtype_bits",
@@ -60,95 +58,61 @@ def _process() -> tuple[str, int]:
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """What all members of a population have in common.
+    """What all members of a population have in common."""
 
-    Attributes:
-      make_task, traced, config, callbacks: as for `train_all`.
-      settings: the settings of JAX.
-      process: the host and the process that calls.
-    """
-
-    make_task: MakeTask
+    make_task: MakeTask  # this and the next three as for `train_all`
     traced: set[str]
     config: TrainConfig
     callbacks: Callable[[Member], Sequence[Callback]] | None
     settings: Mapping[str, Any] = field(default_factory=lambda: {name: jax.config.values.get(name) for name in SETTINGS})
-    process: tuple[str, int] = field(default_factory=_process)
+    process: tuple[str, int] = field(default_factory=_process)  # the host and the process that calls
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The rows of some members.
+    """The rows of some members."""
 
-    Attributes:
-      train, validation, fitted: as for `Trial`.
-      jobs: what was checked of them, by program and training.
-    """
-
-    train: Dataset
+    train: Dataset  # this and the next two as for `Trial`
     validation: Dataset | None
     fitted: Mapping[str, Any] | None
-    jobs: dict[Any, Job] = field(default_factory=dict)
+    jobs: dict[Any, Job] = field(default_factory=dict)  # what was checked of them, by program and training
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A member that a worker is to train.
+    """A member that a worker is to train."""
 
-    Attributes:
-      setting, seed, fold, split: as for `Trial`.
-      name: its name.
-      part: the digest of its rows.
-      record: its description.
-      saved: where it is, as `pack_member` returned it, or None at the beginning.
-    """
-
-    setting: Mapping[str, Any]
+    setting: Mapping[str, Any]  # this and the next three as for `Trial`
     seed: int
     fold: int | None
     split: Split | None
     name: str
-    part: str
-    record: Mapping[str, Any]
-    saved: bytes | None
+    part: str  # the digest of its rows
+    record: Mapping[str, Any]  # its description
+    saved: bytes | None  # where it is, as `pack_member` returned it, or None at the beginning
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a worker is to do.
+    """What a worker is to do."""
 
-    Attributes:
-      spool: the directory with the objects, in which members in training are saved. A worker on another host may not see it.
-      recipe: the digest of the `Recipe`.
-      members: the members.
-      strategy: how they train.
-      workers: in how many threads.
-      run_dir: the directory for their callbacks, or None.
-    """
-
-    spool: str
-    recipe: str
+    spool: str  # the directory with the objects, in which members in training are saved. A worker on another host may not see it.
+    recipe: str  # the digest of the `Recipe`
     members: Sequence[Asked]
-    strategy: Way
-    workers: int
-    run_dir: str | None
+    strategy: Way  # how they train
+    workers: int  # in how many threads
+    run_dir: str | None  # the directory for their callbacks, or None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker has done.
+    """What a worker has done."""
 
-    Attributes:
-      missing: the digests of objects that it needs first.
-      members: for each member, as `pack_member` returns it, and its timing; or None if it did not train.
-      worker: the host and the process.
-      versions: the versions of what its bits depend on.
-    """
-
-    missing: Sequence[str] = ()
+    missing: Sequence[str] = ()  # the digests of objects that it needs first
+    # for each member, as `pack_member` returns it, and its timing; or None if it did not train
     members: Sequence[tuple[bytes, Timing] | None] = ()
-    versions: Mapping[str, str | None] = field(default_factory=versions)
-    worker: tuple[str, int] = field(default_factory=_process)
+    versions: Mapping[str, str | None] = field(default_factory=versions)  # the versions of what its bits depend on
+    worker: tuple[str, int] = field(default_factory=_process)  # the host and the process
 
 
 def work(message: bytes, sent: Mapping[str, bytes], attempt: int) -> Answer:

@@ -58,8 +58,7 @@ def delong(y: Any, a: Any, b: Any, *, level: float = 0.95, names: Sequence[str] 
       y: 0 or 1, shape (rows,).
       a: the first model's logits, or probabilities, of label 1, shape (rows,) or (rows, 1).
       b: the second's.
-      level: the level of confidence, between 0 and 1.
-      names: the names of a and b, for the sentence.
+      level, names: as for `mcnemar`.
 
     Returns:
       A Comparison of areas.
@@ -85,11 +84,8 @@ def delong(y: Any, a: Any, b: Any, *, level: float = 0.95, names: Sequence[str] 
     count = sum(map(len, apart))
     found = Interval(mean, mean - half, mean + half, error * math.sqrt(count), count, level, "delong")
     first, second = names
-    return agreeing(
-        Comparison(
-            found, math.nan, p, math.nan, math.nan, True, (first, second), covers=ROWS, _errors=errors, _bounds=(-1.0, 1.0)
-        )
-    )  # fmt: skip
+    facts: Any = {"covers": ROWS, "_errors": errors, "_bounds": (-1.0, 1.0)}
+    return agreeing(Comparison(found, math.nan, p, math.nan, math.nan, True, (first, second), **facts))
 
 
 def auc_interval(y: Any, logits: Any, level: float = 0.95) -> Interval:
@@ -114,13 +110,12 @@ def _placements(y: Any, scores: Sequence[Any]) -> tuple[np.ndarray, tuple[np.nda
     from scipy.stats import rankdata
 
     y = np.ravel(np.asarray(y))
-    logits = (
-        np.stack([np.ravel(np.asarray(score, float)) for score in scores]) if len({np.size(s) for s in scores}) == 1 else np.zeros((1, 0))
-    )
-    if logits.shape[1] != y.size or not np.isfinite(logits).all():
+    columns = [np.ravel(np.asarray(score, float)) for score in scores]
+    if any(column.size != y.size or not np.isfinite(column).all() for column in columns):
         raise ValueError(f"DeLong's areas need one finite logit for each example and model, for {y.size} labels.")
     if not np.isin(y, (0, 1)).all() or y.min() == y.max():
         raise ValueError("DeLong's areas need labels 0 and 1, and rows of both.")
+    logits = np.stack(columns)
     one, zero = logits[:, y == 1], logits[:, y == 0]
     ranks = rankdata(np.concatenate([one, zero], 1), axis=1)
     m, n = one.shape[1], zero.shape[1]

@@ -27,7 +27,7 @@ from flaxfit.report.statistics.errors import (
     welch_width,
 )
 from flaxfit.report.statistics.intervals import Interval
-from flaxfit.sections import Section, Shown
+from flaxfit.sections import Sentence
 
 ROWS = "which rows were held out; not seeds, nor which rows were trained on"
 SEEDS = "seeds; not which rows were held out"
@@ -35,7 +35,7 @@ SEEDS_AND_ROWS = "seeds and which rows were held out; not which rows were traine
 
 
 @dataclass(frozen=True)
-class Comparison(Shown):
+class Comparison(Sentence):
     """Whether setting b is better than setting a. It prints as one sentence.
 
     Attributes:
@@ -117,10 +117,6 @@ class Comparison(Shown):
             unit = "splits" if self.difference.method == "corrected" else "runs"
             text += f"; for ± {self.margin:g} it takes " + (f"{self.needed:.0f} {unit}" if math.isfinite(self.needed) else "more rows")
         return f"{text}; covers {self.covers}" if self.covers else text
-
-    def sections(self) -> list[Section]:
-        """Returns the sentence as a section of a report."""
-        return [Section("", [f"{self}."])]
 
 
 def compare(
