@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flaxfit.devices.distributed import ALONE, Team
@@ -37,7 +38,9 @@ from flaxfit.state import RunState
 from flaxfit.storage import shards
 from flaxfit.storage.directory import checksum_of_rows, seal
 
-FORMATS = (3, 4)  # one process writes 3, several together write 4, which has checksums of each array's parts in "parts"
+FORMATS = (1, 2, 3, 4)
+"""Formats that can be read. One process writes 3, several together write 4, which has checksums of each array's parts in "parts".
+In format 2, "same" in the description names arrays that are stored elsewhere."""
 Notes = Mapping[str, Any] | None
 _one_at_a_time = threading.Lock()  # Orbax mixes up what several threads save at the same time.
 
@@ -171,8 +174,7 @@ class Checkpoints:
             path, unlike, failure, about, arrays = self._path(position), "", None, {}, {}
             try:
                 about = self._about(path)
-                unlike = "it belongs to another run" if about.get("run") != self._run else _unlike(about, like)
-                if not unlike:
+                if not (unlike := self._foreign(about) or _unlike(about, like)):
                     arrays = self._arrays(path, about, like)
             except Exception as error:
                 failure = error
@@ -210,6 +212,9 @@ class Checkpoints:
             self._link.cleanup()
             self._link = None
 
+    def _foreign(self, about: Mapping[str, Any]) -> str:
+        return "" if about.get("run") == self._run else "it belongs to another run"
+
     def _write(self, position: int, arrays: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         """Writes a checkpoint and, when it is safe, deletes older ones."""
         args, team = _orbax().args, self._team
@@ -218,7 +223,7 @@ class Checkpoints:
             with team.together():
                 if team.leads:
                     make_directory(self.directory)
-                    clean(self.directory, 0)
+                    self._sweep()
                     size, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(self.directory).free
                     if free < size:
                         raise OSError(f"No space left on the disk: it needs up to {size:,} bytes, but {free:,} are free")
@@ -288,6 +293,12 @@ class Checkpoints:
         message = f"checkpoint {self._path(position)} was not saved ({_in_short(error)}); {newest}. Training continues."
         warnings.warn(message, RuntimeWarning, stacklevel=4)
 
+    def _sweep(self) -> None:
+        """Deletes what killed processes left, also of versions that let Orbax name it."""
+        clean(self.directory, 0)
+        for left in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(left, ignore_errors=True)
+
     def _path(self, position: int) -> Path:
         return self.directory / str(position)
 
@@ -301,12 +312,21 @@ class Checkpoints:
         return about
 
     def _arrays(self, path: Path, about: Mapping[str, Any], like: RunState) -> dict[str, Any]:
-        arrays: dict[str, Any] = unfilled(like) | {"history": np.empty(about["history"])}
+        same, wanted = about.get("same", {}), unfilled(like)
+        arrays = {name: wanted[name] if name in wanted else _empty(described) for name, described in about["leaves"].items()}
+        for name, other in same.items():
+            if other in same or about["leaves"][name] != about["leaves"][other]:
+                raise ValueError(f"its description gives {name!r} the bytes of {other!r}, which cannot be")
+            del arrays[name]
+        arrays |= {"history": np.empty(about["history"])}
         if self._team.size == 1:
-            return self._stored(path, about, arrays)
-        arrays |= shards.opened(self._plain(path) / "run", [name for name, array in arrays.items() if array.size])
-        _check(arrays, about, self._team)
-        return arrays | {"history": np.array(arrays["history"])}
+            arrays = self._stored(path, about, arrays)
+            arrays |= {name: arrays[other].copy() for name, other in same.items()}  # copies, because the device may use an array's memory
+        else:
+            arrays |= shards.opened(self._plain(path) / "run", [name for name, array in arrays.items() if array.size])
+            _check(arrays, about, self._team)
+            arrays |= {name: arrays[other] for name, other in same.items()} | {"history": np.array(arrays["history"])}
+        return {name: arrays[name] for name in (*wanted, "history")}
 
     def _stored(self, path: Path, about: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Reads the arrays of a checkpoint into those given, and compares their checksum."""
@@ -385,12 +405,20 @@ def _described(leaf: Any) -> str:
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
+def _empty(described: str) -> np.ndarray:
+    """Allocates an array of a type and a shape that `_described` returned."""
+    dtype, _, shape = described.partition("[")
+    return np.empty(json.loads(f"[{shape}"), jnp.dtype(dtype))
+
+
 def _unlike(about: Mapping[str, Any], like: RunState) -> str:
     """Returns how a checkpoint differs from the state that is asked for, or "" if it does not."""
     if about["format"] not in FORMATS:
         return f"its format is {about['format']}, and this version of flaxfit reads the formats {', '.join(map(str, FORMATS))}"
     saved, asked = about["leaves"], {name: _described(leaf) for name, leaf in _named(like).items()}
-    names = [name for name in saved | asked if saved.get(name) != asked.get(name)]
+    # States of formats 1 and 2 also held the last finite weights.
+    dropped = {name for name in saved if about["format"] < 3 and name.startswith(".finite") and name not in asked}
+    names = [name for name in saved | asked if saved.get(name) != asked.get(name) and name not in dropped]
     lines = [f"{name} is {saved.get(name, 'missing')} in the checkpoint and {asked.get(name, 'missing')} here" for name in names[:3]]
     return "; ".join([*lines, f"and {len(names) - 3} more"] if len(names) > 3 else lines)
 

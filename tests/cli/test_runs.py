@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -18,6 +19,8 @@ from sklearn.metrics import log_loss, mean_absolute_error, mean_squared_error
 import flaxfit as ff
 from flaxfit.cli import main, script
 from flaxfit.cli.suggest import study_of_words
+from flaxfit.programs import program
+from flaxfit.storage.checkpoints import Checkpoints
 
 VERSION_1 = Path(__file__).parents[1] / "storage" / "run_v1"
 
@@ -247,7 +250,7 @@ def test_help_is_quick_to_import():
 
 
 def test_a_run_directory_of_version_1(tmp_path, capsys):
-    """Made by the first version that had any; later ones must go on reading its record and its model, though not its checkpoints."""
+    """Made by the first version that had any; later ones must go on reading it."""
     shutil.copytree(VERSION_1, tmp_path / "run")
     assert main(["show", str(tmp_path / "run")]) == 0
     assert "Epoch 2 of 2" in capsys.readouterr().out
@@ -255,6 +258,12 @@ def test_a_run_directory_of_version_1(tmp_path, capsys):
     expected = json.loads((VERSION_1 / "expected.json").read_text())
     np.testing.assert_allclose(model.predict(np.eye(3, dtype=np.float32)), expected["logits"], rtol=1e-5)
     assert ff.transfer(model, {"Dense_0": {"kernel": np.zeros((3, 2), np.float32)}})[0]["Dense_0"]["kernel"].any()
+    task = ff.Task(model=ff.nn.MLP((2,), 1), loss=ff.losses.mse, optimizer=optax.sgd(0.1))
+    plan = program.Plan(3, ff.EarlyStopping("loss", mode="min"), False)
+    shapes = jax.eval_shape(lambda key: program.start(task, plan, key, np.eye(3, dtype=np.float32)[:1]), jax.random.key(0))
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        state, history, position, _ = checkpoints.restore(shapes)
+    assert (int(state.epoch), len(history), position) == (2, 2, 2)
 
 
 @dataclass

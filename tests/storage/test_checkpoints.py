@@ -10,6 +10,7 @@ import time
 import warnings
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -21,7 +22,9 @@ import pytest
 import flaxfit as ff
 from flaxfit.programs import program
 from flaxfit.storage.checkpoints import Checkpoints
+from flaxfit.storage.directory import seal
 
+VERSION_2 = Path(__file__).parent / "run_v2"
 HISTORY = np.array([[0.5, math.nan], [-0.0, math.inf], [1 / 3, 5e-324]])
 
 
@@ -150,7 +153,7 @@ def test_any_damage_to_any_file_is_found_or_harmless(states, two, tmp_path):
 
 def test_a_damaged_one_is_moved_aside_and_its_position_saved_again(states, copy):
     (copy / "11").mkdir()  # empty
-    (copy / ".flaxfit-left").mkdir()  # by a process that was killed
+    (copy / "12.orbax-checkpoint-tmp").mkdir()  # by a process that was killed
     about = copy / "10" / "about" / "metadata"
     about.write_text(about.read_text().replace('"position": 10', '"position": 11'))
     with Checkpoints(copy) as checkpoints:
@@ -207,6 +210,40 @@ def test_another_format(states, copy, monkeypatch):
     assert kept(copy) == ["9", "10"]
 
 
+@pytest.fixture(scope="module")
+def shapes_of_version_2():
+    task = ff.Task(model=ff.nn.MLP((2,), 1), loss=ff.losses.mse, optimizer=optax.adam(0.05))
+    plan = program.Plan(3, ff.EarlyStopping("loss", mode="min"), False)
+    return jax.eval_shape(lambda key: program.start(task, plan, key, np.zeros((1, 3), np.float32)), jax.random.key(0))
+
+
+def test_checkpoints_of_version_2(shapes_of_version_2, tmp_path):
+    """Position 8 is inside of an epoch: its best weights are stored as `.finite`, which states no longer have."""
+    directory = shutil.copytree(VERSION_2 / "checkpoints", tmp_path / "checkpoints")
+    expected = json.loads((VERSION_2 / "expected.json").read_text())
+    for name in ("9", "8"):
+        with Checkpoints(directory) as checkpoints:
+            arrays, history, position, notes = checkpoints.read(shapes_of_version_2)
+        assert (str(position), notes) == (name, {})
+        assert history.tolist() == expected[name]["history"]
+        assert {path: array.tolist() for path, array in arrays.items()} == expected[name]["arrays"]
+        shutil.rmtree(directory / name)
+
+
+def test_a_run_goes_on_from_version_2(shapes_of_version_2, tmp_path):
+    directory = shutil.copytree(VERSION_2 / "checkpoints", tmp_path / "checkpoints")
+    with Checkpoints(directory) as checkpoints:
+        state, history, position, _ = checkpoints.restore(shapes_of_version_2)
+        for later in range(1, 4):
+            assert checkpoints.save(position + later, state, history, 0.9)
+        assert bits(checkpoints.restore(shapes_of_version_2)[0]) == bits(state)
+    assert kept(directory) == ["9", "11", "12"]  # 9 is the best
+    more = replace(shapes_of_version_2, plateau=jnp.zeros(()))
+    shutil.copytree(VERSION_2 / "checkpoints", tmp_path / "other")
+    with Checkpoints(tmp_path / "other") as checkpoints, pytest.raises(ValueError, match=r"\.plateau is missing in the checkpoint"):
+        checkpoints.restore(more)
+
+
 def test_notes(tmp_path):
     notes = {"a": [1, 2.5, None, "x"], 10: {"b": (True,)}, 9: math.inf}
     state = {"w": jnp.zeros(2)}
@@ -220,6 +257,39 @@ def test_notes(tmp_path):
         about.write_text(about.read_text().replace('"a": "b"', '"a": "c"'))
         with pytest.warns(RuntimeWarning, match="the checksum of its description is wrong"):
             assert checkpoints.read(like(state))[2] == 1
+
+
+def described(directory, **changes):
+    """Changes a checkpoint's description, under a right seal."""
+    path = directory / "about" / "metadata"
+    about = json.loads(path.read_text()) | changes
+    about.pop("seal")
+    path.write_text(json.dumps(about | {"seal": seal(about)}))
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"['a']": "['a']"},
+        {"['a']": "['b']", "['b']": "['a']"},
+        {"['c']": "['b']", "['b']": "['a']"},
+        {"['a']": "['other']"},
+        {"['a']": "history"},
+        {"['absent']": "['a']"},
+        {"['a']": "['short']"},
+        {"['a']": ["['b']"]},
+        {"['a']": None},
+        ["['a']"],
+        7,
+    ],
+)
+def test_absurd_descriptions_of_what_is_the_same(tmp_path, same):
+    state = {name: jnp.full(4, index) for index, name in enumerate("abc")} | {"short": jnp.zeros(3)}
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.save(1, state, HISTORY, 0.5, wait=True)
+        described(tmp_path / "1", format=2, same=same)
+        with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged"):
+            checkpoints.restore(like(state))
 
 
 def test_orbax_is_imported_on_a_thread():
