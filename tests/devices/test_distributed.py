@@ -59,7 +59,7 @@ class Pair:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        environment = os.environ | {"FLAXFIT_COORDINATOR": f"127.0.0.1:{port}", "FLAXFIT_PROCESSES": "2"}
+        environment = os.environ | {"FLAXFIT_COORDINATOR": f"127.0.0.1:{port}", "FLAXFIT_PROCESSES": "2", "JAX_COMPILATION_CACHE_DIR": str(self.home/"programs"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self.both = [
             subprocess.Popen(

@@ -15,6 +15,8 @@ from flaxfit.curves import CAPACITY, blocks, rise
 from flaxfit.programs.plateau import Plateau
 from flaxfit.programs.stopping import EarlyStopping
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def keras(values, patience, min_delta, mode, baseline, start_from_epoch):
     """Keras's rule, written from its documentation as plain Python: (epoch it stops after or None, best epoch)."""
