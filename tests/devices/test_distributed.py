@@ -15,6 +15,8 @@ import pytest
 
 import flaxfit as ff
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SCRIPT = """
 import os, sys
 sys.stdout = os.fdopen(os.dup(1), "w")

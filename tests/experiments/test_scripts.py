@@ -15,6 +15,8 @@ from results import STUDIES
 import flaxfit as ff
 from flaxfit.data.sources import SOURCES
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SCRIPTS = sorted(path.relative_to(EXPERIMENTS) for path in EXPERIMENTS.rglob("*.py") if "__main__" in path.read_text())
 

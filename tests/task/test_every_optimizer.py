@@ -15,6 +15,8 @@ from optax import contrib
 import flaxfit as ff
 from flaxfit.task import optimizers
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SPECIAL = {
     "lbfgs": optax.lbfgs,
     "lookahead": lambda: optax.lookahead(optax.adam(0.05), sync_period=3, slow_step_size=0.5),
