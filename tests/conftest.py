@@ -32,8 +32,8 @@ if "FLAXFIT_CACHE" not in os.environ:  # the processes of a run share compiled p
 def quickly_compiled():
     """Programs are compiled as fast as can be, in processes that the tests start, too: of short runs that is most of the time.
 
-    Not where different programs must have the same bits, as chunks of any length, nor where known bits are expected: those tests are
-    about the programs that users have. What was compiled here is therefore forgotten at the end of the module.
+    Not for tests that expect known bits, or the same bits of different programs: they are about the programs that users have. What was
+    compiled here is therefore forgotten at the end of the module.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

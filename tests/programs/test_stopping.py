@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -154,10 +155,15 @@ def test_a_plateau_alone_guesses_nothing():
     assert Plateau("val_loss").direction == "min"
 
 
+@functools.cache
+def compiled_update(stopping):
+    return jax.jit(stopping.update)
+
+
 def replayed(values, training=None, **options):
     """(the epoch it stops after, or None; best epoch) of a stopper with patience="auto"."""
     stopping = EarlyStopping("val_loss", "auto", **options)
-    update, state = jax.jit(stopping.update), stopping.init()
+    update, state = compiled_update(stopping), stopping.init()
     for epoch, value in enumerate(values, start=1):
         state = update(state, value, epoch, math.nan if training is None else training[epoch - 1])
         if state.stopped:
