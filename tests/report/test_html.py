@@ -19,8 +19,6 @@ from flaxfit.report.html import confusion, curves, intervals, page, points
 from flaxfit.report.statistics import interval
 from flaxfit.sections import Section, as_html, as_markdown, as_text
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PROBE = """<script>
 const first = places[0], found = {figures: places.length};
