@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -25,6 +26,21 @@ collect_ignore = ["faults"]  # run by name: python -m tests.faults
 if "FLAXFIT_CACHE" not in os.environ:  # the processes of a run share compiled programs; nothing is written to the user's home
     os.environ["FLAXFIT_CACHE"] = tempfile.mkdtemp(prefix="flaxfit-tests-")
     atexit.register(shutil.rmtree, os.environ["FLAXFIT_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def quickly_compiled():
+    """Programs are compiled as fast as can be, in processes that the tests start, too: of short runs that is most of the time.
+
+    Not for tests that expect known bits, or the same bits of different programs: they are about the programs that users have. What was
+    compiled here is therefore forgotten at the end of the module.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
 
 
 class Net(nn.Module):

@@ -22,6 +22,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 import flaxfit as ff
 from flaxfit.sklearn import FlaxClassifier, FlaxRegressor
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 CHECKS = [
     pytest.param(estimator, check, id=f"{type(estimator).__name__}-{getattr(check, 'func', check).__name__}")
     for instance in (FlaxClassifier(), FlaxRegressor())

@@ -13,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import flaxfit as ff
 from flaxfit.callbacks import Callback
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def task_of(net):
     return ff.Task(net(), ff.losses.binary_crossentropy, optax.adam(1e-2), metrics={"accuracy": ff.metrics.binary_accuracy})

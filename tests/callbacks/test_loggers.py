@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 import flaxfit as ff
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def task(net):
     return ff.Task(net(), ff.losses.binary_crossentropy, optax.adam(1e-2), {"accuracy": ff.metrics.binary_accuracy})
 

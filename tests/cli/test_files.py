@@ -13,6 +13,8 @@ from flaxfit.cli import main
 from flaxfit.cli.options import Fit
 from flaxfit.cli.suggest import study_of
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 ROWS = 200
 
 

@@ -22,6 +22,8 @@ from flaxfit.cli.suggest import study_of_words
 from flaxfit.programs import program
 from flaxfit.storage.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 VERSION_1 = Path(__file__).parents[1] / "storage" / "run_v1"
 
 

@@ -16,6 +16,8 @@ from sklearn.preprocessing import StandardScaler
 
 import flaxfit as ff
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 RNG = np.random.default_rng(0)
 
 

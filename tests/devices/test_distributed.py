@@ -15,6 +15,8 @@ import pytest
 
 import flaxfit as ff
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SCRIPT = """
 import os, sys
 sys.stdout = os.fdopen(os.dup(1), "w")
@@ -59,7 +61,9 @@ class Pair:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        environment = os.environ | {"FLAXFIT_COORDINATOR": f"127.0.0.1:{port}", "FLAXFIT_PROCESSES": "2"}
+        # Programs of several processes are kept nowhere unless JAX is told to: the pairs of these tests share them.
+        kept = {"JAX_COMPILATION_CACHE_DIR": str(self.home / "programs"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        environment = os.environ | kept | {"FLAXFIT_COORDINATOR": f"127.0.0.1:{port}", "FLAXFIT_PROCESSES": "2"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self.both = [
             subprocess.Popen(

@@ -15,6 +15,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 import flaxfit as ff
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 # Everything that could depend on where a row is computed: dropout, augmentation, batch norm, a short last batch (26 rows, which four
 # devices cannot share evenly), averaged weights, validation. Batch norm comes after the activation: before it, it would cancel the bias,
 # and Adam makes steps of the rounding of a gradient that is zero.

@@ -26,6 +26,8 @@ from flaxfit.devices.sharding import arrays_of
 from flaxfit.storage import shards
 from flaxfit.storage.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 FORMAT_4 = Path(__file__).parents[1] / "storage" / "spread_v4"
 SCRIPT = """
 import os, sys, zlib

@@ -79,12 +79,17 @@ def real():
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory, real):
-    """A cache of the data sets for the scripts."""
-    cache = tmp_path_factory.mktemp("cache")
-    if not real:
-        synthetic(cache)
+def made_up(tmp_path_factory):
+    """A cache of synthetic rows. Tests only read it."""
+    cache = tmp_path_factory.mktemp("synthetic")
+    synthetic(cache)
     return cache
+
+
+@pytest.fixture(scope="session")
+def prepared(request, tmp_path_factory, real):
+    """A cache of the data sets for the scripts."""
+    return tmp_path_factory.mktemp("cache") if real else request.getfixturevalue("made_up")
 
 
 @pytest.fixture
@@ -173,11 +178,10 @@ def written(histories):
 
 
 @pytest.fixture
-def synthetic_cache(tmp_path, monkeypatch):
-    """A cache of synthetic rows, whether there are originals or not."""
-    monkeypatch.setenv("FLAXFIT_CACHE", str(tmp_path / "cache"))
+def synthetic_cache(made_up, monkeypatch):
+    """The cache of synthetic rows, whether there are originals or not."""
+    monkeypatch.setenv("FLAXFIT_CACHE", str(made_up))
     monkeypatch.delenv("FLAXFIT_ORIGINALS", raising=False)
-    synthetic(tmp_path / "cache")
 
 
 def words(text):

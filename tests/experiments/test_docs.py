@@ -11,6 +11,8 @@ import pytest
 
 import flaxfit as ff
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 HOME = Path(__file__).parents[2]
 # The quickstart is a notebook: building the documentation runs it, and fails where it fails.
 PAGES = [page for page in (HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))) if "```python" in page.read_text("utf-8")]

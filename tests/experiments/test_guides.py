@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 
 

@@ -9,6 +9,8 @@ import pytest
 
 import flaxfit as ff
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 @pytest.fixture
 def inside(page):

@@ -22,6 +22,8 @@ from flaxfit.overfitting.recorded import Recorded
 from flaxfit.overfitting.scores import Scores
 from flaxfit.report.statistics import Interval, compare, family
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def noisy_table(rows: int = 300, seed: int = 0) -> ff.data.Table:
     """Labels of which a quarter are wrong, from two columns of four, with text, gaps and an identifier."""

@@ -14,6 +14,8 @@ import pytest
 import flaxfit as ff
 from flaxfit.programs import program
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 @pytest.fixture(scope="module")
 def line():

@@ -13,6 +13,8 @@ import sklearn.metrics
 
 import flaxfit as ff
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def youden(logits, y):
     """A NumPy function: JAX cannot trace it."""

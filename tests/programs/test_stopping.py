@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -14,6 +15,8 @@ import flaxfit as ff
 from flaxfit.curves import CAPACITY, blocks, rise
 from flaxfit.programs.plateau import Plateau
 from flaxfit.programs.stopping import EarlyStopping
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 def keras(values, patience, min_delta, mode, baseline, start_from_epoch):
@@ -152,10 +155,15 @@ def test_a_plateau_alone_guesses_nothing():
     assert Plateau("val_loss").direction == "min"
 
 
+@functools.cache
+def compiled_update(stopping):
+    return jax.jit(stopping.update)
+
+
 def replayed(values, training=None, **options):
     """(the epoch it stops after, or None; best epoch) of a stopper with patience="auto"."""
     stopping = EarlyStopping("val_loss", "auto", **options)
-    update, state = jax.jit(stopping.update), stopping.init()
+    update, state = compiled_update(stopping), stopping.init()
     for epoch, value in enumerate(values, start=1):
         state = update(state, value, epoch, math.nan if training is None else training[epoch - 1])
         if state.stopped:

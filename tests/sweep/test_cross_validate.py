@@ -9,6 +9,8 @@ from sklearn.model_selection import RepeatedStratifiedKFold
 import flaxfit as ff
 from flaxfit.programs import program
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def make_task(hp):
     return ff.Task(

@@ -15,6 +15,8 @@ from scipy.special import expit, log_softmax, logit, softmax
 
 import flaxfit as ff
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def fitted(task, data, **options):
     return task, ff.fit(task, data, **({"epochs": 3, "batch_size": 50} | options)).best

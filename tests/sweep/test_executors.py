@@ -23,6 +23,8 @@ from flaxfit import cli
 from flaxfit.storage.store import Store
 from flaxfit.sweep import executors, worker
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def made():
     """A `make_task` that is pickled by value, as one of a script is."""

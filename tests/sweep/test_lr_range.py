@@ -10,6 +10,8 @@ from matplotlib import pyplot
 
 import flaxfit as ff
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def test_its_losses_are_those_of_a_plain_loop(table):
     task = ff.Task(ff.nn.MLP((), 1), ff.losses.binary_crossentropy, optax.sgd(0.1))

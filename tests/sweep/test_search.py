@@ -6,6 +6,8 @@ import pytest
 
 import flaxfit as ff
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def make_task(hp):
     return ff.Task(ff.nn.MLP((8,), 1), ff.losses.binary_crossentropy, optax.adam(hp["rate"]))

@@ -9,6 +9,8 @@ from scipy import stats
 
 import flaxfit as ff
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 @pytest.fixture(scope="module")
 def study(table):

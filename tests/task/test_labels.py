@@ -17,6 +17,8 @@ from sklearn.utils.class_weight import compute_class_weight
 
 import flaxfit as ff
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 CROSSENTROPY, ACCURACY = ff.losses.categorical_crossentropy, {"accuracy": ff.metrics.categorical_accuracy}
 
 

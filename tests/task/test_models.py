@@ -12,6 +12,8 @@ from flax import nnx
 
 import flaxfit as ff
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 WORDS = ["train", "training", "is_training", "deterministic", "use_running_average"]
 
 

@@ -41,7 +41,7 @@ class Presses(ff.callbacks.Callback):
         self.ended += 1
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def task():
     return ff.Task(ff.nn.MLP((4,), 1, dropout=0.1), ff.losses.mse, optax.adam(1e-2))
 

@@ -45,53 +45,55 @@ task = ff.Task(
     metrics={"accuracy": ff.metrics.binary_accuracy}, penalty=ff.penalties.l2(1e-3), eval_params=ff.averaging.averaged,
 )
 train, validation = ff.Dataset(x[:300], y[:300]), ff.Dataset(x[300:], y[300:])
-result = ff.fit(
-    task, train, validation=validation, epochs=int(sys.argv[2]), batch_size=7, seed=3, run_dir=sys.argv[1] or None,
-    early_stopping=ff.EarlyStopping("val_loss", patience=10**6),
-    callbacks=[Began(), ff.callbacks.Checkpoint(every_seconds=0.1)] if sys.argv[1] else [],
-)
-digest = hashlib.sha256(np.stack([result.history[name] for name in result.history]).tobytes())
-for leaf in jax.tree.leaves((result.best, result.last)):
-    digest.update(np.asarray(leaf).tobytes())
-print(len(result.history.epochs), result.timing.chunks, digest.hexdigest())
+for directory in sys.argv[2:]:
+    result = ff.fit(
+        task, train, validation=validation, epochs=int(sys.argv[1]), batch_size=7, seed=3, run_dir=directory or None,
+        early_stopping=ff.EarlyStopping("val_loss", patience=10**6),
+        callbacks=[Began(), ff.callbacks.Checkpoint(every_seconds=0.1)] if directory else [],
+    )
+    digest = hashlib.sha256(np.stack([result.history[name] for name in result.history]).tobytes())
+    for leaf in jax.tree.leaves((result.best, result.last)):
+        digest.update(np.asarray(leaf).tobytes())
+    print(len(result.history.epochs), result.timing.chunks, digest.hexdigest())
 """
 
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
-    """Starts the script; programs compiled once for all processes."""
+    """Starts the script with directories of runs, one after the other; programs compiled once for all processes."""
     home = tmp_path_factory.mktemp("script")
     path = home / "train.py"
     path.write_text(SCRIPT)
     environment = os.environ | {"FLAXFIT_CACHE": str(home / "cache")}
 
-    def start(directory, epochs):
-        command = [sys.executable, str(path), str(directory), str(epochs)]
+    def start(epochs, *directories):
+        command = [sys.executable, str(path), str(epochs), *map(str, directories)]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return start
 
 
 def finished(process):
+    """For each directory: epochs, chunks, checksum."""
     out, errors = process.communicate()
     assert process.returncode == 0, errors
-    return out.split("\n")[-2].split()
+    return [line.split() for line in out.splitlines() if len(line.split()) == 3]
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(script, tmp_path, times):
     epochs, moments = 300 * times, random.Random(times)
-    _, _, digest = finished(script("", epochs))
+    [(_, _, digest)] = finished(script(epochs, ""))
     for _ in range(times):
-        process = script(tmp_path / "run", epochs)
+        process = script(epochs, tmp_path / "run")
         assert process.stdout.readline() == "began\n", process.stderr.read()  # it was not finished before
         time.sleep(moments.uniform(0.0, 0.35))
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-    last = finished(script(tmp_path / "run", epochs))
+    last, again = finished(script(epochs, tmp_path / "run", tmp_path / "run"))
     assert last[2] == digest
-    assert finished(script(tmp_path / "run", epochs))[1:] == ["0", digest]  # what is finished is only read
+    assert again[1:] == ["0", digest]  # what is finished is only read
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, epochs + 1))
 
@@ -102,7 +104,7 @@ def test_killed_at_random_moments(script, tmp_path, times):
 )
 def test_a_signal_saves_and_says_how_to_go_on(script, tmp_path, number, code):
     epochs = 3_000
-    process = script(tmp_path / "run", epochs)
+    process = script(epochs, tmp_path / "run")
     assert [process.stdout.readline() for _ in range(2)] == ["began\n", "trained\n"]
     process.send_signal(number)
     _, said = process.communicate()
@@ -110,11 +112,11 @@ def test_a_signal_saves_and_says_how_to_go_on(script, tmp_path, number, code):
     assert f"flaxfit resume {tmp_path / 'run'}" in said
     saved = int(said.split("saved after ")[1].split()[0])
     assert 0 < saved < epochs
-    last = finished(script(tmp_path / "run", epochs))
-    assert last[2] == finished(script("", epochs))[2]
+    resumed, whole = finished(script(epochs, tmp_path / "run", ""))
+    assert resumed[2] == whole[2]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def task():
     return ff.Task(model=ff.nn.MLP((4,), 1, dropout=0.1), loss=ff.losses.binary_crossentropy, optimizer=optax.adam(1e-2))
 

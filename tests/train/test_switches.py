@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SCRIPT = """
 import functools, json, sys
 import flaxfit as ff, numpy as np, optax
