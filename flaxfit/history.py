@@ -35,7 +35,10 @@ class History(Shown, Mapping[str, np.ndarray]):
     Attributes:
       epochs: the number of each epoch, int array of shape (epochs,).
       best_epoch: the best epoch by the monitored metric, from 1, or None if there was none or it was not logged.
-      rows, validation_rows, modes, validation_every: as they were given.
+      rows: the number of training examples, or None if it is not known.
+      validation_rows: the number of validation examples, or None.
+      modes: metric name -> "min" or "max".
+      validation_every: as it was given.
 
     Raises:
       ValueError: the columns have different lengths, or one of them is called `epoch`, which is the index.
