@@ -40,8 +40,8 @@ def test_every_row_comes_once_the_same_on_device_and_host(rows, seed, epoch):
     assert np.array_equal(jax.jit(shuffled, static_argnums=2)(jnp.asarray(part), keys, rows), host[part])
 
 
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), number=st.integers(0, 2**32 - 1), shape=st.lists(st.integers(1, 9), max_size=3).map(tuple))
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), number=st.integers(0, 2**32 - 1), shape=st.sampled_from([(), (7,), (8, 2), (24, 2)]))
 def test_keys_and_words_are_those_of_jax(seed, number, shape):
     key = jax.random.key(seed)
     assert fold_in(key, number) == jax.random.fold_in(key, number)
