@@ -69,8 +69,14 @@ def main(config: Config) -> None:
     works = chosen(config)
     arrays = {data: arrays_of(data, config.originals) for data in dict.fromkeys(work.data for work in works)}
     home = config.output
-    record: dict[str, Any] = {"machine": machine(), "command": sys.argv[1:], "peers": {}, "skipped": {}, "precision": config.precision}
-    record["workloads"] = []
+    record: dict[str, Any] = {
+        "machine": machine(),
+        "command": shown(sys.argv[1:]),
+        "peers": {},
+        "skipped": {},
+        "precision": config.precision,
+        "workloads": [],
+    }
     with tempfile.TemporaryDirectory() as directory:
         bench = Bench(config, Path(directory), record)
         for name, values in arrays.items():
@@ -95,6 +101,15 @@ def chosen(config: Config) -> tuple[Workload, ...]:
     if unknown := [name for name in config.peers if name not in PEERS]:
         raise SystemExit(f"there is no peer {', '.join(unknown)}: choose from {', '.join(PEERS)}.")
     return tuple(replace(work, epochs=max(1, work.epochs // 4)) for work in found) if config.quick else found
+
+
+def shown(words: list[str]) -> list[str]:
+    """Returns the words of the command without the directories of this machine."""
+    for option in ("--originals", "--output", "--environments"):
+        if option in words:
+            at = words.index(option)
+            words = words[:at] + words[at + 2 :]
+    return words
 
 
 def machine() -> dict[str, Any]:

@@ -182,10 +182,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     machine, count = record["machine"], max(len(each["rounds"]) for each in works)
     device = record["peers"][FLAXFIT]["device"]
     where = f"{machine['processor']}, {machine['cores']} cores" + (f", {device}" if device != "cpu" else "")
-    words = list(record["command"])
-    if "--originals" in words:  # a directory of the machine
-        del words[words.index("--originals") : words.index("--originals") + 2]
-    parts = [f"`python experiments/speed/suite.py {' '.join(words)}".rstrip() + "`\n"]
+    parts = [f"`python experiments/speed/suite.py {' '.join(record['command'])}".rstrip() + "`\n"]
     load = "" if machine["load"] is None else f", load {machine['load']:.1f} at the start"
     parts.append(f"{machine['started'][:10]}, {where}{load}; {count} rounds, precision {record['precision']}.\n")
     if usual:

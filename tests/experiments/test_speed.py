@@ -129,6 +129,12 @@ def record():
     return record | {"skipped": {"fabric": "Lightning Fabric: pip failed"}, "workloads": [usual, first, *growth]}
 
 
+def test_a_command_is_shown_without_the_directories_of_the_machine():
+    words = ["--originals", "data", "--rounds", "3", "--peers", "scan", "torch", "--output", "there", "--quick"]
+    assert suite.shown(words) == ["--rounds", "3", "--peers", "scan", "torch", "--quick"]
+    assert suite.shown([]) == []
+
+
 def test_ratios_are_those_of_a_round(record):
     found = tables.summaries(record["workloads"][0])
     assert [*found] == [FLAXFIT, "scan", "torch"]
