@@ -203,7 +203,7 @@ def advance(
 
                 return lax.cond(_validates(plan, epoch), now, lambda: unvalidated(jax.eval_shape(now)))
 
-            train = state.train if packing is None else packing.unpacked(state.train)
+            train = state.train if packing is None else _with_weights(packing.unpacked, state.train)
             changes, means = _end_epoch(task, plan, len(data), scores, state, train, packing)
             row = jnp.stack([jnp.asarray(means[name], jnp.float32) for name in names])
             return _unless_ended(plan, state, **changes), lax.dynamic_update_slice_in_dim(table, row[None], epoch - first, 0)
@@ -225,8 +225,14 @@ def advance(
         packing = packing_of(task, state.train.params, state.train.opt_state)
     if packing is None:
         return lax.while_loop(goes_on, some_epoch, (state, table))
-    state, table = lax.while_loop(goes_on, some_epoch, (packing.packed(state), table))
-    return packing.unpacked(state), table
+    state = replace(state, train=_with_weights(packing.packed, state.train), best=_with_weights(packing.packed, state.best))
+    state, table = lax.while_loop(goes_on, some_epoch, (state, table))
+    return replace(state, train=_with_weights(packing.unpacked, state.train), best=_with_weights(packing.unpacked, state.best)), table
+
+
+def _with_weights(change: Callable[[Any], Any], state: TrainState) -> TrainState:
+    """The state with its weights and the optimizer's changed. A collection of the model may look like the weights, but is not changed."""
+    return replace(state, params=change(state.params), opt_state=change(state.opt_state))
 
 
 def _gathers(plan: Plan, data: Dataset | Chunk) -> bool:
@@ -304,7 +310,7 @@ def _end_epoch(
     """
     epoch, evaluated = state.epoch + 1, task.evaluated(train)
     if packing is not None:
-        evaluated = packing.packed(evaluated)
+        evaluated = _with_weights(packing.packed, evaluated)
     sums = dict(zip(_summed(task), state.sums / (rows if task.counted is None else state.sums[-1]), strict=True))
     means = {name: sums[name] for name in sums if name != COUNTED} | measures(task, train)
     means |= scores()

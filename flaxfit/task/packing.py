@@ -21,7 +21,7 @@ from flaxfit.task import optimizers
 from flaxfit.task.task import Task
 
 LARGEST = 2**11
-"""How many numbers an array has at most that is joined with others. To copy larger ones would take longer than their own operations."""
+"""The largest size of an array that is joined with others. Larger arrays stay apart, because the vector is copied in each step."""
 _EACH_NUMBER = {
     "abs", "add", "and", "cbrt", "clamp", "convert_element_type", "copy", "cos", "div", "eq", "erf", "exp", "expm1", "ge", "gt",
     "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pow", "rsqrt",
@@ -103,7 +103,7 @@ def packing_of(task: Task, params: Any, opt_state: Any) -> Packing | None:
         apart = _formulas(values, task, params, opt_state, packing.like_weights)
         params, opt_state = jax.eval_shape(packing.packed, (params, opt_state))
         joined = _formulas(values, task, params, opt_state, lambda part: isinstance(part, Packed))
-    except Exception:  # it mixes numbers, asks for the objective, or knows the names of the arrays; what is wrong, the first step reports
+    except Exception:  # It mixes numbers, needs the objective, or knows the arrays by name. If it is wrong, the training step says so.
         return None
     return packing if apart == joined else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,3 +108,27 @@ def test_a_run_starts_resumes_and_returns_with_the_arrays_of_the_model(tmp_path)
     assert jax.tree.structure(whole.last) == jax.tree.structure(packing(task_of(optax.adam(0.05)))[1])
     for one, other in zip(jax.tree.leaves(whole.last), jax.tree.leaves(resumed.last), strict=True):
         assert np.array_equal(one, other)
+
+
+class Averaging(nn.Module):
+    """Keeps a copy of its weights in a collection."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        kernel = self.param("kernel", nn.initializers.ones, (5, 1))
+        bias = self.param("bias", nn.initializers.zeros, (1,))
+        copies = [self.variable("copies", name, jnp.zeros_like, value) for name, value in (("kernel", kernel), ("bias", bias))]
+        if train:
+            for copy, value in zip(copies, (kernel, bias), strict=True):
+                copy.value = value
+        return x @ kernel + bias
+
+
+def test_a_collection_that_looks_like_the_weights_stays_as_it_is():
+    x = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    task = ff.Task(Averaging(), ff.losses.mse, optax.adam(0.05))
+    assert packing(task)[0] is not None
+    result = ff.fit(task, ff.Dataset(x, x[:, 0] ** 2), validation=ff.Dataset(x, x[:, 0] ** 2), epochs=3, batch_size=8)
+    copies = result.last.collections["copies"]
+    assert jax.tree.structure(copies) == jax.tree.structure(result.last.params)
+    assert 0 < np.abs(np.asarray(copies["kernel"]) - np.asarray(result.last.params["kernel"])).max() < 0.1  # one step behind
