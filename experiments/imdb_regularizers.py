@@ -27,10 +27,8 @@ from flaxfit.report.statistics import compare, interval
 class Config(WithOriginals, WithSeeds):
     """Options."""
 
-    first_seed: int = 5_100
+    first_seed: int = 7_100
     """The first of the seeds. The others follow it."""
-    narrow_seeds: int = 10
-    """How many runs of each setting of the 16-16-1 network, which take longer."""
     epochs: int = 20
     """How many epochs to train each run."""
     vocabulary: int = 10_000
@@ -73,8 +71,6 @@ def main(config: Config) -> None:
 
 def trained(config: Config, size: str, data: ff.data.Splits, batch: int) -> ff.Study:
     hidden = tuple(map(int, size.split("-")))
-    # The first table of 128-128-1 had the first 20 seeds; a claim with a margin was decided wrongly in it.
-    seeds = config.every_seed[: config.narrow_seeds] if size == NARROW else [20 + seed for seed in config.every_seed]
     words, both = data.train.x.shape[1], ["Dense_0/kernel", "Dense_1/kernel"]
     penalties = {"L1 0.001": ff.penalties.l1(1e-3, mask=both), "L2 0.001": ff.penalties.l2(1e-3, mask=both)}
     augments = {"word dropout 0.3": ff.augmentation.word_dropout(0.3)}
@@ -85,7 +81,7 @@ def trained(config: Config, size: str, data: ff.data.Splits, batch: int) -> ff.S
         return make_task(ff.nn.MLP(hidden, 1, dropout=rate), penalty=penalties.get(name), augment=augments.get(name))
 
     where = config.run_dir / f"{size}, {words} words, {config.epochs} epochs"
-    how: dict[str, Any] = {"seeds": seeds, "epochs": config.epochs, "batch_size": batch, "progress": f"{size}, {words} words"}
+    how: dict[str, Any] = {"seeds": config.every_seed, "epochs": config.epochs, "batch_size": batch, "progress": f"{size}, {words} words"}
     return ff.fit_many(net, [{"net": name} for name in NETS[size]], data.train, validation=data.test, run_dir=where, **how)
 
 

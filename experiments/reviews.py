@@ -35,8 +35,8 @@ def kernels(result: ff.Result, hidden: bool = False) -> np.ndarray:
     return np.concatenate(layers[:-1] if hidden else layers)
 
 
-def measures(study: ff.Study) -> dict[str, np.ndarray]:
-    """Returns what runs with the same number of epochs gave, one number a run, NaN for those that died."""
+def measures(study: ff.Study, epochs: int | None = None) -> dict[str, np.ndarray]:
+    """Returns what runs of one length gave, one number a run, NaN for those that died; "then" is after `epochs`, by default the end."""
     columns = (LOSS, f"val_{LOSS}", "val_accuracy", "kernel_l1")
     training, loss, accuracy, size = (np.array([result.history[name] for result in study.results]) for name in columns)
     at = np.arange(len(loss)), (onset := loss.argmin(1))  # from 0, as the sources count
@@ -44,7 +44,7 @@ def measures(study: ff.Study) -> dict[str, np.ndarray]:
     later = np.minimum(onset + AFTER, loss.shape[1] - 1)
     found |= {"rise": (loss[at[0], later] - loss[at]) / np.maximum(later - onset, 1)}
     found |= {"accuracy": accuracy[at], "last accuracy": accuracy[:, -1]}
-    found |= {"before": size[at], "after": size[:, -1], "growth": size[:, -1] / size[at]}
+    found |= {"before": size[at], "after": size[:, -1], "then": size[:, :epochs][:, -1], "growth": size[:, -1] / size[at]}
     return {name: np.where(loss.min(1) < COIN, values, np.nan) for name, values in found.items()}
 
 

@@ -66,7 +66,7 @@ def test_a_rate_that_fells_a_run_ends_what_it_bears():
 
 @pytest.mark.slow
 def test_imdb_capacity(tmp_path, study, histories):
-    short = ("--epochs", "12", "--big-epochs", "6", "--long-epochs", "6", "--seeds", "3", "--few-seeds", "1", "--first-seed", "7")
+    short = ("--epochs", "12", "--long-epochs", "6", "--seeds", "3", "--few-seeds", "1", "--first-seed", "7")
     page, printed = study("imdb_capacity", *short, "--rows", "2000", "--vocabulary", "300")
     losses, kernels = page.tables.values()
     names = ["smaller 4-4-1", "baseline 16-16-1", "bigger 512-512-1", "basic 256-128-1", "overfitting 1024-512-512-512-1"]
@@ -85,7 +85,7 @@ def test_imdb_capacity(tmp_path, study, histories):
 
 @pytest.mark.slow
 def test_imdb_regularizers(study):
-    page, _ = study("imdb_regularizers", "--epochs", "16", "--seeds", "2", "--narrow-seeds", "2", "--rows", "4000", "--vocabulary", "300")
+    page, _ = study("imdb_regularizers", "--epochs", "16", "--seeds", "2", "--rows", "4000", "--vocabulary", "300")
     losses, weights = page.tables.values()
     wide = [f"128-128-1, {name}" for name in ("plain", "L2 0.001", "dropout 0.3", "L1 0.001")]
     narrow = [f"16-16-1, {name}" for name in ("plain", "L2 0.001", "dropout 0.5", "word dropout 0.3")]

@@ -138,7 +138,7 @@ def test_training_size(tmp_path, inside, data, written):
 @pytest.mark.filterwarnings("ignore:(imdb|higgs) is not read from the published original file")
 def test_training_size_of_reviews_and_collisions(tmp_path, inside, data, written):
     sizes = {"imdb": (100, 200, 400, 800), "higgs": (200, 400, 800, 1_600), "higgs_rows": 2_000}
-    short = {"seeds": 1, "higgs_seeds": 2, "steps": 50, "rows": 1_000, "vocabulary": 200, "first_seed": 7, **sizes}
+    short = {"seeds": 1, "higgs_seeds": 2, "steps": 50, "higgs_steps": 50, "rows": 1_000, "vocabulary": 200, "first_seed": 7, **sizes}
     page = inside("training_size_hard", tmp_path, **short)
     assert [row[0] for row in page.table("HIGGS: 800")] == ["plain", "dropout 0.5", "L2 0.001", "1,600 rows, plain"]
     assert [row[0] for row in page.tables["IMDB"]] == ["100", "200", "400", "800"]
