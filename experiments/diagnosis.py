@@ -9,15 +9,14 @@ needs no network connection and takes about 15 minutes on 2 cores, with `--quick
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from known_runs import KINDS, Run, histories, networks, replays
 from options import WithOriginals
+from simulated_curves import FAMILIES, Curve, Family
 
 import flaxfit as ff
 from flaxfit.cli import script
@@ -43,20 +42,16 @@ class Config(WithOriginals):
     """A short version: 3 curves of each family, a network with each fix on 100 rows for 60 epochs, every fortieth history."""
 
 
-Curve = np.ndarray
-
 LENGTHS = (20, 50, 100, 200, 1000)
 ROSE = ("overfitted", "possibly overfitted", "slightly overfitted")
 PATIENCES = ("auto", 5, 10, 20, 40, 80)
-KINDS = ((100, False), (500, False), (2000, False), (500, True))  # of networks: rows to train, whether they tell two classes apart
-ROWS = 700  # that validate a network
-TRULY = 0.02  # a network overfits if its loss on fresh rows rises by more than this share of its lowest
 
 
 def main(config: Config) -> None:
     if config.quick:
         config = replace(config, draws=3, nets=1, epochs=60, fresh=500, histories=40)
-    labeled = list(histories(config))
+    labeled = list(histories(config.originals, config.histories))
+    trained = networks(KINDS[:1] if config.quick else KINDS, config.nets, config.epochs, config.fresh)
     lengths = [f"{length:,}" for length in LENGTHS]
     show("No rise: how often one is found, by epochs", ["family", *lengths], false_alarms(config))
     show("A rise: found / onset's range holds the minimum / its median share of the run", ["family", *lengths], rises(config))
@@ -64,7 +59,7 @@ def main(config: Config) -> None:
     stopping = ["patience", "best epoch kept", "loss in excess", "share of epochs"]
     if not labeled:
         print("\nHistories: left out. Name a directory that has histories/simulated.npz in --originals or FLAXFIT_ORIGINALS.")
-    for name, runs in (("Histories", labeled), ("Networks", networks(config))):
+    for name, runs in (("Histories", labeled), ("Networks", trained)):
         if not (runs := list(runs)):
             continue
         show(f"{name}: verdicts", ["group", *columns], verdicts(runs))
@@ -84,114 +79,6 @@ def show(title: str, columns: Sequence[str], rows: Any) -> None:
         table.add_row(*row)
     print(f"\n{title}")
     Console(width=200).print(table)
-
-
-# Simulated curves. The unit is the standard deviation of white noise.
-
-
-@dataclass(frozen=True)
-class Family:
-    """Simulated validation curves of one kind."""
-
-    curve: Callable[[Curve], Any]
-    """The time of each epoch, from 0 to 1 -> the loss without its noise."""
-    correlation: float = 0.0
-    """Between the noise of neighboring epochs, which is AR(1)."""
-    spread: Callable[[Curve], Any] | float = 1.0
-    """The standard deviation of the noise, or what gives it for each time."""
-    change: Callable[[Curve, np.random.Generator], Curve] = lambda values, rng: values
-    """What happens to the curve with its noise."""
-    rows: int | None = None
-    """It is an accuracy, from 0 down to -1, on so many rows."""
-
-    def draw(self, rng: np.random.Generator, length: int) -> Curve:
-        """One curve."""
-        t = np.linspace(0, 1, length)
-        spread = self.spread(t) if callable(self.spread) else self.spread
-        return self.change(self.curve(t) + spread * noise(rng, length, self.correlation), rng)
-
-    def lowest(self, length: int) -> Curve:
-        """The epochs at which the curve without its noise is lowest, to a fiftieth of its rise; none where it does not rise."""
-        levels = self.curve(np.linspace(0, 1, length)) + np.zeros(length)
-        rise = levels[-1] - levels.min()
-        return 1 + np.flatnonzero(levels <= levels.min() + rise / 50) if rise > 0 else np.array([])
-
-
-def noise(rng: np.random.Generator, count: int, correlation: float = 0.0) -> Curve:
-    """AR(1) of unit variance."""
-    from scipy.signal import lfilter
-
-    return np.asarray(lfilter([1], [1, -correlation], rng.standard_normal(count + 200)))[200:] * (1 - correlation**2) ** 0.5
-
-
-def flat(t: Curve) -> Curve:
-    return 0 * t
-
-
-def fall(t: Curve) -> Curve:
-    """Most of it in the first tenth."""
-    return 10 * np.exp(-20 * t)
-
-
-def after(t: Curve, start: float) -> Curve:
-    """From 0 at a time to 1 at the end."""
-    return np.maximum(t - start, 0) / (1 - start)
-
-
-def growing(t: Curve) -> Curve:
-    """A standard deviation."""
-    return 0.3 + 1.4 * t
-
-
-def drop(at: float, rise: float) -> Family:
-    """The learning rate falls: the loss by 10 with it, and the noise to 0.3. From then on the loss rises by so many times 0.3."""
-    return Family(lambda t: np.where(t < at, 10, 0.3 * rise * after(t, at)), spread=lambda t: np.where(t < at, 1, 0.3))
-
-
-def impatient(values: Curve, rng: np.random.Generator) -> Curve:
-    """Ended by a patience of a tenth of the epochs, so that it ends above its lowest."""
-    patience = len(values) // 10
-    best = np.flatnonzero(values == np.minimum.accumulate(values))
-    late = np.flatnonzero(np.diff(best, append=len(values)) > patience)
-    return values[: best[late[0]] + patience + 1] if len(late) else values
-
-
-def right(rows: int) -> Family:
-    """The accuracy on some rows, whose margins wander from epoch to epoch."""
-
-    def change(values: Curve, rng: np.random.Generator) -> Curve:
-        margins = 1 + rng.standard_normal((rows, 1)) + np.stack([noise(rng, len(values), 0.9) for _ in range(rows)])
-        return -(margins > 0).mean(0)
-
-    return Family(flat, change=change, rows=rows)
-
-
-FAMILIES = {
-    "white noise": Family(flat),
-    "AR(1) noise, 0.5": Family(flat, 0.5),
-    "AR(1) noise, 0.9": Family(flat, 0.9),
-    "noise that grows, from 0.3 to 1.7": Family(flat, spread=growing),
-    "Student's t with 2 degrees": Family(flat, change=lambda values, rng: rng.standard_t(2, len(values))),
-    "rounded AR(1) noise, 0.5": Family(flat, 0.5, change=lambda values, rng: np.round(values)),
-    "falls, then flat": Family(fall, 0.3),
-    "falls as a power": Family(lambda t: 30 * (5 + 100 * t) ** -0.3, 0.3),
-    "rate drops at 0.5, then flat": drop(0.5, 0),
-    "four warm restarts": Family(lambda t: 5 * np.exp(-5 * t) + 2 * (1 - 3.999 * t % 1), spread=0.3),
-    "double descent": Family(lambda t: np.interp(t, [0, 0.15, 0.4, 1], [10, 0, 5, -3]), spread=0.3),
-    "a wild last epoch": Family(fall, 0.3, change=lambda values, rng: np.append(values[:-1], 20)),
-    "ended by a patience of a tenth": Family(fall, 0.3, change=impatient),
-    "accuracy of 42 rows": right(42),
-    "accuracy of 100 rows": right(100),
-    "2 sd over the last half": Family(lambda t: 2 * after(t, 0.5)),
-    "the same, AR(1) 0.3": Family(lambda t: 2 * after(t, 0.5), 0.3),
-    "4 sd from 0.4 on, after a fall": Family(lambda t: fall(t) + 4 * after(t, 0.4), 0.3),
-    "broad minimum, 4 sd": Family(lambda t: 20 * np.exp(-8 * t) + 9.4 * t, 0.3),
-    "30 sd from 0.1 on, after a fall": Family(lambda t: 100 * np.maximum(0.1 - t, 0) + 30 * after(t, 0.1), 0.3),
-    "5 sd from 0.5 on, noise that grows": Family(lambda t: fall(t) + 5 * after(t, 0.5), spread=growing),
-    "rate drops at 0.5, then 16 sd": drop(0.5, 16),
-    "rate drops at 0.8, then 16 sd": drop(0.8, 16),
-    "accuracy from 0.995 to 0.987": Family(lambda t: 0.03 * fall(t) + 0.008 * after(t, 0.4) - 0.995, spread=5e-4, rows=10_000),
-}
 
 
 def diagnoses(family: Family, length: int, config: Config) -> list[ff.Diagnosis]:
@@ -229,79 +116,6 @@ def rise(found: list[ff.Diagnosis], lowest: Curve, length: int) -> str:
     return f"{len(onsets) / len(found):.0%} / {held.mean():.0%} / {np.median(np.diff(onsets) + 1) / length:.2f}"
 
 
-# Curves of training.
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training history whose truth is known."""
-
-    group: str
-    training: Curve
-    validation: Curve
-    overfits: bool
-    rows: int | None = None
-
-    @functools.cached_property
-    def verdict(self) -> str:
-        """What `diagnose` says."""
-        columns = {"loss": self.training, "mse": self.training, "val_loss": self.validation, "val_mse": self.validation}
-        return ff.diagnose(ff.History(columns, validation_rows=self.rows)).verdict
-
-
-def histories(config: Config) -> Iterator[Run]:
-    """Those labeled by hand, where the file is."""
-    directory = config.originals or os.environ.get("FLAXFIT_ORIGINALS")
-    if directory and not Path(directory).is_dir():
-        raise FileNotFoundError(f"the directory of originals {directory} does not exist: check --originals or FLAXFIT_ORIGINALS.")
-    path = Path(directory or "") / "histories" / "simulated.npz"
-    if not directory or not path.is_file():
-        return
-    with np.load(path) as data:
-        columns = [data[name][:: config.histories] for name in ("train_loss", "val_loss", "epochs", "overfit")]
-    for training, validation, epochs, overfit in zip(*columns, strict=True):
-        yield Run("labeled by hand", training[:epochs].astype(float), validation[:epochs].astype(float), bool(overfit))
-
-
-def networks(config: Config) -> Iterator[Run]:
-    """Networks that learn Friedman's function from 100, 500 or 2,000 rows, or two classes from 500."""
-    import optax
-
-    def task(classes: bool, penalty: float, dropout: float) -> ff.Task:
-        loss = ff.losses.binary_crossentropy if classes else ff.losses.mse
-        l2 = ff.penalties.l2(penalty) if penalty else None
-        return ff.Task(ff.nn.MLP((64, 64), 1, dropout=dropout), loss, optax.adam(3e-3), penalty=l2)
-
-    for rows, classes in KINDS[:1] if config.quick else KINDS:
-        group = f"{rows:,} rows of {'two classes' if classes else 'Friedman'}"
-        for penalty, dropout in ((0.0, 0.0), (3e-3, 0.0), (0.0, 0.3)):
-            for seed in range(config.nets):
-                train, validation, fresh = (friedman(seed, part, count, classes) for part, count in enumerate((rows, ROWS, config.fresh)))
-                one = task(classes, penalty, dropout)
-                # What validates does not change the training: equal seeds, equal weights.
-                seen, truth = (
-                    ff.fit(one, train, validation=data, epochs=config.epochs, batch_size=rows // 10, seed=seed).history
-                    for data in (validation, fresh)
-                )
-                name = seen.data_loss
-                yield Run(group, seen[name], seen[f"val_{name}"], rises_truly(truth[f"val_{name}"]), ROWS)
-
-
-def friedman(seed: int, part: int, rows: int, classes: bool) -> ff.Dataset:
-    """Friedman's first function of ten features, and noise; or whether it is above its mean."""
-    from sklearn.datasets import make_friedman1
-
-    x, y = make_friedman1(rows, noise=1.0, random_state=10 * seed + part)
-    y = (y > 14.4) if classes else (y - 14.4) / 4.9
-    return ff.Dataset(x.astype(np.float32), y.astype(np.float32)[:, None])
-
-
-def rises_truly(loss: Curve) -> bool:
-    """By over 2%, from the lowest mean of a twentieth of the epochs to the last."""
-    levels = np.convolve(loss, np.full(len(loss) // 20, 20 / len(loss)), "valid")
-    return bool(levels[-1] > (1 + TRULY) * levels.min())
-
-
 def verdicts(runs: list[Run]) -> Iterator[list[str]]:
     """A row a group of runs, and one for all."""
     groups = list(dict.fromkeys(run.group for run in runs))
@@ -327,30 +141,6 @@ def stopped(runs: list[Run]) -> Iterator[list[str]]:
             kept.append(excess[-1] <= 1e-4)
             share.append(end / len(values))
         yield [str(patience), f"{np.mean(kept):.1%}", f"{np.mean(excess):.2%}", f"{np.mean(share):.0%}"]
-
-
-def replays(patience: Any, longest: int) -> Callable[[Run], int]:
-    """A function that tells after how many epochs a patience stops a run: the stopper sees the curves that the run has logged."""
-    import jax
-    import jax.numpy as jnp
-
-    stopping = ff.EarlyStopping("val_loss", patience=patience)
-
-    def epoch(state: Any, values: Any) -> tuple[Any, Any]:
-        state = stopping.update(state, values[0], values[1], values[2])
-        return state, state.stopped
-
-    @jax.jit
-    def stops(validation: Any, training: Any) -> Any:
-        return jax.lax.scan(epoch, stopping.init(), (validation, jnp.arange(1, longest + 1), training))[1]
-
-    def end(run: Run) -> int:
-        count = len(run.validation)
-        padded = (np.pad(values, (0, longest - count), constant_values=np.nan) for values in (run.validation, run.training))
-        found = np.flatnonzero(np.asarray(stops(*padded))[:count])
-        return int(found[0]) + 1 if len(found) else count
-
-    return end
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ folds have.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -68,8 +67,7 @@ def make_columns(rows: int, seed: int, fixable: bool) -> dict[str, np.ndarray]:
     return columns
 
 
-def network_for(fixable: bool) -> ff.Network:
-    """Returns the network of a table's study."""
+def network(fixable: bool) -> ff.Network:
     return ff.Network() if fixable else ff.Network(hidden=(4,))
 
 
@@ -85,8 +83,7 @@ def truth(config: Config, seed: int, fixable: bool, train_rows: int, strengths: 
     table = ff.data.Table(columns, "sold", kinds={"customer_id": "drop"})
     fresh = np.arange(sets * size, len(table))
     problem = Problem(table, np.arange(sets * size), fresh, sets, None, None, seed)
-    network, sample = network_for(fixable), problem.pooled()
-    make = network.task_maker(sample)
+    make = network(fixable).task_maker(problem.pooled())
     names = {"width", "l1", "l2", "weight_decay", "dropout", "batch_norm"}
     fixes, _ = fixes_for(names, strengths)
     task = make({**dict.fromkeys(names, 0.0), "width": 1.0, "batch_norm": False})
@@ -102,10 +99,9 @@ def judged(config: Config, number: int) -> dict[str, Any]:
     rows, margin = (config.rows, 0.0) if fixable else (4 * config.rows, MARGIN)
     table = ff.data.Table(make_columns(rows, number, fixable), "sold")
     with tempfile.TemporaryDirectory() as scratch:
-        study = ff.overfitting_study(
-            network_for(fixable), table, budget=config.budget, margin=margin or None, run_dir=Path(scratch) / "study"
-        )
-        model = ff.load(Path(scratch) / "study")
+        home = Path(scratch) / "study"
+        study = ff.overfitting_study(network(fixable), table, budget=config.budget, margin=margin or None, run_dir=home)
+        model = ff.load(home)
         fresh = ff.data.Table(make_columns(config.fresh, 20_000 + number, fixable), "sold", kinds={"customer_id": "drop"})
         reached = float(model.evaluate(fresh)["binary_crossentropy"])
     folds = study.plan.folds
@@ -139,16 +135,14 @@ def main(config: Config) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             results.append(found := judged(config, number))
-        print({name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()})
-        sys.stdout.flush()
-    total = len(results)
-    near = sum(r["regret"] <= r["standard error"] for r in results)
-    print(f"The recommendation is within one standard error of the best setting: {near} of {total}.")
-    print(f"Tables with a fix wrongly shown to help: {sum(bool(r['wrongly']) for r in results)} of {total}.")
-    print(
-        f"The test interval covers what the recommended network reaches on fresh examples: {sum(r['covered'] for r in results)} of {total}."
-    )
-    print(f"Studies within two minutes: {sum(r['seconds'] <= 120 for r in results)} of {total}.")
+        print({name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}, flush=True)
+    for words, right in (
+        ("The recommendation is within one standard error of the best setting", lambda r: r["regret"] <= r["standard error"]),
+        ("Tables with a fix wrongly shown to help", lambda r: bool(r["wrongly"])),
+        ("The test interval covers what the recommended network reaches on fresh examples", lambda r: r["covered"]),
+        ("Studies within two minutes", lambda r: r["seconds"] <= 120),
+    ):
+        print(f"{words}: {sum(map(right, results))} of {len(results)}.")
 
 
 if __name__ == "__main__":

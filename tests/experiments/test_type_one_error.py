@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import null_studies
 import numpy as np
 import pytest
 import type_one_error
@@ -30,5 +31,5 @@ def test_folds_and_seeds_taken_for_independent_scores_err_about_half_of_the_time
     rng, found = np.random.default_rng(0), 0
     for _ in range(200):
         tests = rng.permutation(np.arange(60) % 5) == np.arange(5)[:, None]
-        found += type_one_error.decided(compare(*type_one_error.errors("nearest neighbor", rng, tests, 5, 0.0).reshape(2, -1)))
+        found += null_studies.decided(compare(*null_studies.errors("nearest neighbor", rng, tests, 5, 0.0).reshape(2, -1)))
     assert found / 200 > 0.4
