@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
-
 from flaxfit.report.statistics import Comparison, Interval, interval
 
 Wanted = Literal["better", "worse", "not better", "equivalent"]
@@ -65,6 +63,25 @@ def decided(comparisons: Comparison | Sequence[Comparison], wanted: Wanted = "be
     return (True if largest < 1 - level else None), largest
 
 
+def words(comparison: Comparison, wanted: Wanted = "better") -> str:
+    """A comparison in a few words: the difference, and the p-value of the claim.
+
+    Example:
+      >>> from flaxfit.report.statistics import compare
+      >>> words(compare([3.0, 4.0, 5.0], [1.0, 2.1, 3.0], names=("net=plain", "net=L2")))
+      'L2 minus plain: -1.97 ± 0.14 (3), p 0.00029'
+    """
+    c, (a, b) = comparison, comparison.names
+    if (key := a.partition("=")[0] + "=") in a and b.startswith(key):
+        a, b = a.removeprefix(key), b.removeprefix(key)
+    margin = "" if c.margin is None else f", margin {c.margin:g}"
+    p = c.p_value if wanted in ("better", "worse") else decided(c, wanted)[1]
+    text = f"{b} minus {a}: {c.difference}{margin}, p {p:.2g}"
+    if c.margin is not None and c.verdict == "undecided" and math.isfinite(c.needed) and c.needed > c.difference.count:
+        text += f"; for ± {c.margin:g} it takes {c.needed:.0f} {'splits' if c.difference.method == 'corrected' else 'runs'}"
+    return text
+
+
 def holds(found: Interval, value: float) -> bool | None:
     """Whether a value lies in an interval: None where there is none.
 
@@ -104,23 +121,34 @@ def prediction(values: Any, level: float = 0.95) -> Interval:
     return replace(mean, low=mean.mean - half, high=mean.mean + half)
 
 
-def single(values: Any, value: float, widest: float) -> tuple[bool | None, str]:
-    """Whether a published score of one run is one that runs have: whether it lies where one further run is likely to be, and in words.
+def single(values: Any, value: float, widest: float, numbers: int = 1, digit: float = 0.0) -> tuple[bool | None, str]:
+    """Whether a published score of one run lies within the range of a further run, and in words.
 
     Args:
       values: one score a run, shape (runs,).
       value: the published score.
       widest: half the width, stated beforehand, beyond which a range that holds the score could hardly have failed: undecided.
+      numbers: how many scores of the source a page judges like this; each range is for 1 - 0.05 / numbers (Bonferroni).
+      digit: what the last digit of the published score is worth.
 
     Example:
       >>> single([0.61, 0.58, 0.60, 0.62, 0.59], 0.63, widest=0.1)
-      (True, 'a further run: 0.600 ± 0.048; 0.63 is at percentile 100 of 5 runs')
+      (True, '0.63, a further run 0.600 ± 0.048')
       >>> single([0.61, 0.58, 0.60, 0.62, 0.59], 0.63, widest=0.01)
-      (None, 'a further run: 0.600 ± 0.048, wider than ± 0.01; 0.63 is at percentile 100 of 5 runs')
+      (None, '0.63, a further run 0.600 ± 0.048, which is too wide to fail')
     """
-    found, values = prediction(values), np.asarray(values)
-    share = 100 * ((values < value).mean() + (values <= value).mean()) / 2  # ties by half
-    wide = found.high - found.mean > widest
-    words = f"a further run: {found.short}{f', wider than ± {widest:g}' if wide else ''}"
-    inside = holds(found, value)
-    return None if wide and inside else inside, f"{words}; {value:g} is at percentile {share:.0f} of {len(values)} runs"
+    found = prediction(values, 1 - 0.05 / numbers)
+    inside = holds(replace(found, low=found.low - digit / 2, high=found.high + digit / 2), value)
+    wide = bool(inside) and found.high - found.mean > widest
+    return None if wide else inside, f"{value:g}, a further run {found.short}{', which is too wide to fail' if wide else ''}"
+
+
+def factor(difference: Interval) -> str:
+    """A difference of natural logarithms as a factor.
+
+    Example:
+      >>> factor(interval(np.log([1.4, 1.5, 1.7])))
+      'x 1.53 [1.20, 1.95]'
+    """
+    mean, low, high = (math.exp(each) for each in (difference.mean, difference.low, difference.high))
+    return f"x {mean:.2f}" + ("" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]")

@@ -46,7 +46,7 @@ def main(config: Config) -> None:
         words(page, reviews)
         for ax in axes[1:]:
             ax.legend(frameon=False)
-        page.plot("errata", figure, "Dropout's factor at test time (a dot a run); what val_loss holds (means, 95%); decay against L2")
+        page.plot("errata", figure, "Left: a dot is a run. Middle: means of runs with 95% intervals. Right: a dot is a weight")
 
 
 def task(model: Any, optimizer: Any = None, loss: str = LOSS, **options: Any) -> ff.Task:
@@ -56,7 +56,8 @@ def task(model: Any, optimizer: Any = None, loss: str = LOSS, **options: Any) ->
 
 
 def same(differences: Any, name: str) -> tuple[bool, str]:
-    return bool(np.abs(differences).max() < 1e-6), f"{name}: {np.min(differences):.3g} to {np.max(differences):.3g}"
+    least, most = (f"{end(differences):.3g}" for end in (np.min, np.max))
+    return bool(np.abs(differences).max() < 1e-6), f"{name}: {least}" + ("" if least == most else f" to {most}")
 
 
 def dropout(page: Page, digits: ff.data.Splits, how: dict[str, Any], ax: Any) -> None:
@@ -83,26 +84,26 @@ def dropout(page: Page, digits: ff.data.Splits, how: dict[str, Any], ax: Any) ->
         f"p {better.p_value:.2g}; " + ", ".join(f"{name}: {ff.statistics.interval(score)}" for name, score in scores.items()),
     )
     ax.plot(np.repeat([*tasks], len(runs)), np.concatenate([*scores.values()]), "o", alpha=0.4, color=ff.plots.PALETTE[0])
-    ax.set(ylabel="test cross-entropy (nats a row)")
+    ax.set(xlabel="factor at test time", ylabel="test cross-entropy (nats a row)")
 
 
 def penalty(page: Page, digits: ff.data.Splits, how: dict[str, Any], ax: Any) -> None:
     net = task(ff.nn.MLP((64,), 10), penalty=ff.penalties.l2(WEIGHT))
     runs = ff.fit_many(net, None, digits.train, validation=digits.test, **how).results
     loss, val_loss, val_data = (np.array([run.history[name] for run in runs]).T for name in ("loss", "val_loss", f"val_{LOSS}"))
-    page.claim("source", "a penalty is added while training only: val_loss is the data loss", *same(val_loss - val_data, "difference"))
+    page.claim("source", "a penalty is added while training only: `val_loss` is the data loss", *same(val_loss - val_data, "difference"))
     test = ff.statistics.compare(loss[-1], val_loss[-1], names=("the training loss", "the test loss"))
-    page.claim("source", "so the training loss is larger than the test loss", test)
+    page.claim("source", "with a penalty the training loss is larger than the test loss", test)
     if keras := if_installed("keras"):
         hidden = keras.layers.Dense(64, "relu", kernel_regularizer=keras.regularizers.L2(WEIGHT))
         model = keras.Sequential([keras.layers.Flatten(), hidden, keras.layers.Dense(10)])
         data, logged = (kind.SparseCategoricalCrossentropy(from_logits=True) for kind in (keras.losses, keras.metrics))
         model.compile("adam", data, metrics=[logged])
         found = model.evaluate(digits.test.x / 16, digits.test.y, verbose=0)
-        page.claim("source", "the same in Keras: evaluate's loss is the data loss", *same(found[0] - found[1], "difference"))
-    for color, (name, runs) in enumerate({"val_loss": val_loss, "validation data loss": val_data, "loss": loss}.items()):
+        page.claim("source", "the same in Keras: the loss of `evaluate` is the data loss", *same(found[0] - found[1], "difference"))
+    for color, (name, runs) in enumerate({"val_loss": val_loss, "its data loss": val_data, "training loss": loss}.items()):
         band(ax, range(1, len(loss) + 1), runs, name, color)
-    ax.set(xlabel="epoch", ylabel="nats a row")
+    ax.set(xlabel="epoch", ylabel="loss (nats a row)")
 
 
 def decay(page: Page, digits: ff.data.Splits, how: dict[str, Any], ax: Any) -> None:
@@ -119,7 +120,7 @@ def decay(page: Page, digits: ff.data.Splits, how: dict[str, Any], ax: Any) -> N
         l2, decayed = np.reshape([run.last.params["Dense_0"]["kernel"] for run in study.results], (2, len(how["seeds"]), -1))
         apart = np.linalg.norm(decayed - l2, axis=1) / np.linalg.norm(l2, axis=1)
         norms = (ff.statistics.interval(np.linalg.norm(each, axis=1)) for each in (l2, decayed))
-        statistic = f"they differ by {apart.min():.2g} to {apart.max():.2g} of their norm: {next(norms)} with L2, {next(norms)} with decay"
+        statistic = f"they differ by {apart.max():.2g} of their norm at most: {next(norms)} with L2, {next(norms)} with decay"
         claim = f"weight decay is the same as L2, under {name}: in each run the hidden weights differ by less than 0.1%"
         page.claim("source", claim, bool(apart.max() < 1e-3), statistic)
         ax.plot(l2[0], decayed[0], "o", markersize=3, alpha=0.4, color=ff.plots.PALETTE[color], label=name)
@@ -141,8 +142,8 @@ def accuracy(page: Page, digits: ff.data.Splits, how: dict[str, Any]) -> None:
 def words(page: Page, reviews: ff.Dataset) -> None:
     columns = np.zeros((len(reviews), 100), bool)  # Keras's: 0 padding, 1 start, 2 out of vocabulary, 3 unused, then the word of rank 1
     columns[:, 4:], columns[:, 1], columns[:, 2] = reviews.x[:, :96], True, reviews.x[:, 96:].any(1)
-    least, others = columns[:, 4:].mean(0), columns[:, :4].mean(0)
-    statistic = f"96 are words, each in {least.min():.1%} of the reviews or more; columns 0 to 3 have the means {others.round(5).tolist()}"
+    others = columns[:, :4].mean(0)
+    statistic = f"96 are words; the means of the other columns are {', '.join(map('{:g}'.format, others))}"
     page.claim("source", "the 100 columns of a review are 100 words", bool(np.all(others % 1)), statistic)
 
 

@@ -129,16 +129,26 @@ def together(runs: dict[str, ff.Study]) -> ff.Study:
     return sum(others, first)
 
 
+def curves(page: Page, name: str, runs: dict[str, ff.Study], nets: Sequence[str]) -> None:
+    """Adds the learning curves, smoothed and cut as in the source."""
+    histories = {net: [result.history for result in runs[net].results] for net in nets}
+    colors = {net: ff.plots.PALETTE[color] for net, color in COLORS.items()}
+    figure = ff.plots.study_curves(histories, LOSS, log_x=True, ylim=(0.5, 0.7), smooth=10, colors=colors, title=f"HIGGS: {name}")
+    page.plot(name, figure, f"Learning curves, {name}: means over seeds, smoothed by a Gaussian with a standard deviation of 10 epochs")
+
+
 def table(page: Page, runs: dict[str, ff.Study], test: ff.Dataset) -> None:
     """Adds the table of networks: sizes, epochs, and the scores at both ends that a curve can be read at."""
     import jax
 
     columns = ("net", "weights", "runs", "best epoch", "test, best epoch", "validation, best epoch", "validation, end", "training, end")
+    columns += ("test accuracy, best epoch",)
 
     rows: list[Sequence[Any]] = []
     for net, study in runs.items():
         validation = study.scores(f"val_{LOSS}"), study.scores(f"val_{LOSS}", "last")
-        scores = study.evaluate(test, "best")[LOSS], *validation, study.scores(LOSS, "last")
+        tested = study.evaluate(test, "best")
+        scores = tested[LOSS], *validation, study.scores(LOSS, "last"), tested["accuracy"]
         weights = sum(leaf.size for leaf in jax.tree.leaves(study.results[0].last.params))
         best = f"{np.median(study.scores('best_epoch', 'last')):.0f}"
         rows.append((net, weights, len(study), best, *map(ff.statistics.interval, scores)))

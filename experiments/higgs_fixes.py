@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import higgs
-from higgs import COLORS, LOSS
+from higgs import LOSS
 from pages import Page
 
 import flaxfit as ff
@@ -51,10 +51,7 @@ def main(config: Config) -> None:
         for net in FIXES[1:]:
             page.claim("ours", f"L2 helps more than {net} does", compared(net, "L2"))
         higgs.table(page, runs, data.test)
-        curves = {net: [result.history for result in runs[net].results] for net in NETS}
-        colors = {net: ff.plots.PALETTE[color] for net, color in COLORS.items()}
-        figure = ff.plots.study_curves(curves, LOSS, log_x=True, ylim=(0.5, 0.7), colors=colors, title="HIGGS: fixes for the large network")
-        page.plot("curves", figure, "Learning curves: means over seeds")
+        higgs.curves(page, "fixes for the large network", runs, NETS)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ SOURCE = {"smaller": 6, "baseline": 4}  # the epoch from about which the source 
 ABOUT = """ReLU networks on reviews as multi-hot vectors in Keras's layout, validated on the test reviews as in the source. Adam with
     learning rate 0.001 and epsilon 1e-7, no regularization. "10,000 words" (9,996 and four other columns): batches of 512, 20 epochs. "100
     words" (96 and four): batches of 500, 20 epochs, and 300 of *overfitting*, as in the source. Epochs count from 0, as in the source's
-    plot. The *onset* of overfitting is the epoch of the least test loss. The *rise* is the mean change of the test loss an epoch over the
-    5 epochs after it, or to the end. A run whose test loss never falls below 0.69 has died (a coin's is 0.693) and is left out: numbers in
+    plot. The *onset* of overfitting is the epoch of the least test loss. The *rise* is the mean change of the test loss an epoch over the 5
+    epochs after it, or to the end. A run whose test loss never falls below 0.69 has died (a coin's is 0.693) and is left out: numbers in
     brackets are those of the others. Scores at the best epoch flatter, because the test reviews chose it."""
 TABLES = {
     "Losses": {"onset": "onset", "best": "test loss, best", "last": "last", "rise": "rise an epoch", "training": "training, last"},
@@ -75,7 +75,7 @@ def main(config: Config) -> None:
             caption = f"{words:,} words: mean loss, and how the weights grow, with 10% to 90% of the runs. The axes count epochs from 1"
             page.plot(f"curves_{names[0]}", drawn({name: studies[name] for name in names}), caption)
         layers = ff.summary(make_task(ff.nn.MLP(HIDDEN["baseline"], 1)), np.zeros((1, config.vocabulary), np.uint8))
-        page.text(f"The layers of *baseline*:\n\n```text\n{layers}\n```")
+        page.text(f"<details><summary>The layers of the baseline</summary>\n\n```text\n{layers}\n```\n\n</details>")
 
 
 def trained(config: Config, data: dict[int, ff.data.Splits]) -> dict[str, ff.Study]:
@@ -97,11 +97,14 @@ def decide(page: Page, nets: dict[str, dict[str, np.ndarray]], weights: dict[str
     from scipy.stats import spearmanr
 
     def pairs(key: str, larger: bool = False, log: bool = False, **how: Any) -> dict[tuple[str, str], Comparison]:
-        """Compares the networks with the next larger ones."""
-        both = {names: alive(*(nets[name][key] for name in names)) for group in SMALL_TO_LARGE for names in pairwise(group)}
+        """Compares the networks with the next larger ones, by common seeds unless `how` says otherwise."""
+        every = {names: [nets[name][key] for name in names] for group in SMALL_TO_LARGE for names in pairwise(group)}
+        both = {
+            names: [alive(each)[0] for each in runs] if how.get("method") == "unpaired" else alive(*runs) for names, runs in every.items()
+        }
         return {names: compare(*(np.log(v) if log else v), larger_is_better=larger, names=names, **how) for names, v in both.items()}
 
-    for (small, large), found in pairs("onset").items():
+    for (small, large), found in pairs("onset", method="unpaired").items():
         page.claim("source", f"{large} overfits sooner than {small}", found, f"onset {found.difference}, p {found.p_value:.2g}")
     for name, epoch in SOURCE.items():
         found = interval(alive(nets[name]["onset"])[0])
@@ -118,7 +121,7 @@ def decide(page: Page, nets: dict[str, dict[str, np.ndarray]], weights: dict[str
 
     found = [compare(*np.log(alive(net["before"], net["after"])), larger_is_better=True) for net in nets.values()]
     text = "; ".join(f"{name} {interval(alive(net['growth'])[0])}" for name, net in nets.items())
-    page.claim("source", "overfitting makes the weights of each net larger: sum of |w|, last epoch / best epoch", found, text)
+    page.claim("source", "the weights of each net grow while it overfits: sum of |w|, last epoch / best epoch", found, text)
     for net, count in weights.items():
         nets[net]["each"] = nets[net]["then"] / count
     sums, means = (pairs(key, larger=True, log=True) for key in ("then", "each"))

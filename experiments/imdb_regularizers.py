@@ -115,19 +115,23 @@ def weights(page: Page, found: dict[str, dict[str, dict[str, np.ndarray]]]) -> N
     page.claim("source", "L1 leaves fewer weights than L2", fewer, f"{fewer.difference} points, p {fewer.p_value:.2g}")
     page.claim("source", "L2 leaves small weights: their norm is below plain's", smaller, f"{smaller.difference}, p {smaller.p_value:.2g}")
     pairs = {size: (nets["plain"], nets["L2 0.001"]) for size, nets in found.items()}
-    curbed, even, texts = [], [], ([], [])
+    curbed, lost, even, texts = [], [], [], ([], [], [])
     for size, (without, with_l2) in pairs.items():
         medians, tops = (np.log(np.divide(*alive(with_l2[key], without[key]))) for key in ("median", "top"))
         curbed.append(compare(medians, tops))
+        fell = [np.subtract(*alive(without[key], with_l2[key])) for key in ("median", "top")]
+        lost.append(compare(*fell, larger_is_better=True))
         even.append(compare(*alive(without["held"], with_l2["held"])))
         texts[0].append(
             f"{size}: with L2 the largest 1% are {np.exp(tops.mean()):.2f}, the median is {np.exp(medians.mean()):.2g} of plain's"
         )
         texts[1].append(f"{size}: {even[-1].difference} points, p {even[-1].p_value:.2g}")
-    claim = "L2 curbs large weights most: relative to plain the largest 1% shrink more than the median"
+        texts[2].append(f"{size}: {fell[1].mean():.2g} against {fell[0].mean():.2g}, p {lost[-1].p_value:.2g}")
+    page.claim("source", "L2 curbs large weights most: the largest 1% lose more of their size than the median", lost, "; ".join(texts[2]))
+    claim = "L2 curbs large weights most in proportion, too: the largest 1% lose a larger share of their size than the median"
     page.claim("source", claim, curbed, "; ".join(texts[0]))
     shape = compare(*alive(l1["top"] / l1["norm"], l2["top"] / l2["norm"]))
-    claim = f"{WIDE}-1: L2 curbs large weights more than L1 does: the largest 1% are smaller for the norm"
+    claim = f"{WIDE}-1: for the same norm, L2 leaves smaller large weights than L1: mean |w| of the largest 1% / norm"
     page.claim("source", claim, shape, f"mean |w| of the largest 1% / norm: {shape.difference}, p {shape.p_value:.2g}")
     page.claim("source", "L2 evens weights out: the largest 1% hold less of the sum of |w| than in plain", even, "; ".join(texts[1]))
 

@@ -25,7 +25,9 @@ from flaxfit.report.statistics import compare, interval
 class Config(WithOriginals, WithSeeds):
     """Options."""
 
-    seeds: int = 8
+    first_seed: int = 7_500
+    """The first of the seeds. The others follow it."""
+    seeds: int = 20
     """How many runs of each setting. A seed decides the initial weights, the batches and dropout."""
     epochs: int = 5
     """How many epochs to train each run."""
@@ -39,10 +41,11 @@ class Config(WithOriginals, WithSeeds):
 
 NORM, NONE = "batch norm", "no batch norm"
 RIVALS = {"plain": {}, NORM: {"norm": True}, "dropout 0.2": {"dropout": 0.2}, "L1 0.0001": {"l1": 1e-4}, "L2 0.001": {"l2": 1e-3}}
-MARGIN = 0.02
+MARGIN, RIVAL = 0.02, 0.01
 ABOUT = """784-50-50-10 with ReLU, and batch norm (Keras's defaults) before both activations or none; Adam with learning rate 0.001, in
     batches of 100. The initial kernels are Glorot's, multiplied by a scale over five decades. Scores are test accuracies after the last
-    epoch on MNIST's 10,000 test images. The rivals are trained on a tenth of the images, for ten times the epochs."""
+    epoch on MNIST's 10,000 test images. The rivals are trained on a tenth of the images, for ten times the epochs; their gap is test loss
+    minus training loss, after the last epoch."""
 
 
 def make_task(hp):
@@ -100,15 +103,17 @@ def rivals(config: Config, page: Page, data: ff.data.Splits, how: dict[str, Any]
         where = {"run_dir": config.run_dir / f"{name}, {len(few)} rows, {10 * config.epochs} epochs", "progress": name}
         study = ff.fit_many(make_task, [setting], few, epochs=10 * config.epochs, **how, **where)
         test, train = (study.evaluate(part, "last") for part in (data.test, few))
-        found[name] = test["accuracy"], test["categorical_crossentropy"], train["accuracy"] - test["accuracy"]
+        loss = test["categorical_crossentropy"]
+        found[name] = test["accuracy"], loss, loss - train["categorical_crossentropy"]
     rows = [(name, *map(interval, each)) for name, each in found.items()]
-    page.table(f"{len(few):,} images, {10 * config.epochs} epochs", ("net", "test accuracy", "test loss", "gap of accuracies"), rows)
+    page.table(f"{len(few):,} images, {10 * config.epochs} epochs", ("net", "test accuracy", "test loss", "gap"), rows)
     for name in [*RIVALS][1:]:
         narrower = compare(found["plain"][2], found[name][2], names=("plain", name))
-        page.claim("source", f"{name} narrows the gap between training and test accuracy", narrower)
+        page.claim("source", f"{name} narrows the gap between training and test loss", narrower)
     for name in [*RIVALS][2:]:
-        pair = compare(found[name][1], found[NORM][1], names=(name, NORM))
-        page.claim("source", f"batch norm can be used instead of {name}: its test loss is lower", pair)
+        pair = compare(found[NORM][0], found[name][0], larger_is_better=True, names=(NORM, name), margin=RIVAL)
+        claim = f"batch norm can be used instead of {name}, whose test accuracy is not higher by {RIVAL} or more"
+        page.claim("source", claim, pair, wanted="not better")
 
 
 if __name__ == "__main__":

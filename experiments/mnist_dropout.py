@@ -25,7 +25,7 @@ from flaxfit.report.statistics import Comparison, compare, interval
 class Config(WithOriginals, WithSeeds):
     """Options."""
 
-    first_seed: int = 3_200
+    first_seed: int = 8_300
     """The first of the seeds. The others follow it."""
     epochs: int = 200
     """How many epochs of 3 steps to train each run."""
@@ -42,9 +42,9 @@ FALL, MARGIN = 5.0, 1.0
 ABOUT = """784-(width x 6)-10 networks with ReLU and He initialization, 25 units wide (small) or 100 (large), trained on the first 300
     images of MNIST by Adam with learning rate 0.001 for 600 steps of 100 images drawn with replacement, and tested on its 10,000 test
     images, with dropout off. Dropout (inverted) is in one layer, before the last dense layer, or after all six hidden layers. Its usual
-    rates are the notes' own: 0.5 in one layer, 0.2 in all. The SGD of the source stops before networks with dropout have learned
-    their rows, so that it would show under-training in place of dropout. A rate *fells* a run if its test accuracy is over 5 points
-    below that of its seed without dropout; runs of one network differ by about 1 point, which is the margin, too."""
+    rates are the notes' own: 0.5 in one layer, 0.2 in all. The SGD of the source stops before networks with dropout have learned their
+    rows, so that it would show under-training in place of dropout. A rate *breaks* a run if its test accuracy is over 5 points below that
+    of its seed without dropout; runs of one network differ by about 1 point, which is the margin, too."""
 
 
 def make_task(hp):
@@ -76,20 +76,24 @@ def text(pair: Comparison, p: float | None = None) -> str:
 
 
 def tables(page: Page, found: dict[tuple[str, str], np.ndarray]) -> None:
-    names, runs = [f"{net}, {places}" for net, places in found], len(found["small", "one layer"][0, 0])
-    rows = [(rate, *(interval(scores[1, place]).short for scores in found.values())) for place, rate in enumerate(RATES)]
-    page.table(f"Test accuracy, %, {runs} runs each", ("rate", *names), rows)
+    names = [f"{net}, {places}" for net, places in found]
+    rows = [(rate, *(interval(scores[1, place]) for scores in found.values())) for place, rate in enumerate(RATES)]
+    page.table("Test accuracy, %", ("rate", *names), rows)
     figure, axes = ff.plots.panels(2, size=(10, 4.2), sharey=True)
     for ax, places in zip(axes, USUAL, strict=True):
         for color, net in enumerate(WIDTHS):
             for part, style in enumerate(("--", "-")):
                 band(ax, RATES, found[net, places][part], f"{net} net, {('train', 'test')[part]}", color, style)
-        ax.set(xlabel="dropout rate", title=f"dropout in {places}", ylim=(0, 102))
+        ax.set(xlabel="dropout rate", title=f"dropout in {places}", ylim=(60, 101))
     axes[0].set_ylabel("accuracy (%)")
     axes[0].legend(frameon=False, loc="lower left")
-    page.plot("rates", figure, "Training accuracy (dashed) and test accuracy by the dropout rate: means of the runs with 95% intervals")
-    rows = [(rate, *(interval(scores[0, place]).short for scores in found.values())) for place, rate in enumerate(RATES)]
-    page.table(f"Training accuracy, %, {runs} runs each", ("rate", *names), rows)
+    page.plot(
+        "rates",
+        figure,
+        "Training accuracy (dashed) and test accuracy by the dropout rate: means of the runs with 95% intervals, those above 60%",
+    )
+    rows = [(rate, *(interval(scores[0, place]) for scores in found.values())) for place, rate in enumerate(RATES)]
+    page.table("Training accuracy, %", ("rate", *names), rows)
 
 
 def usual_rates(page: Page, found: dict[tuple[str, str], np.ndarray]) -> None:
@@ -124,12 +128,12 @@ def too_much(page: Page, found: dict[tuple[str, str], np.ndarray]) -> None:
     for places in USUAL:
         small, large = (borne(found[net, places][1]) for net in WIDTHS)
         pair = compare(small, large, larger_is_better=True)
-        statistic = f"highest rate before one fells the run: small {interval(small)}, large {interval(large)}, p {pair.p_value:.2g}"
+        statistic = f"highest rate before one breaks the run: small {interval(small)}, large {interval(large)}, p {pair.p_value:.2g}"
         page.claim("ours", f"a larger net bears more dropout in {places}", pair, statistic)
 
 
 def borne(scores: np.ndarray) -> np.ndarray:
-    """Returns the highest rate of each run before the first that fells it, from test accuracies of shape (rates, runs)."""
+    """Returns the highest rate of each run before the first that breaks it, from test accuracies of shape (rates, runs)."""
     fallen = scores < scores[0] - FALL
     return np.array(RATES)[np.where(fallen.any(0), fallen.argmax(0), len(RATES)) - 1]
 

@@ -133,7 +133,11 @@ def thinned(config: Config, page: Page, train: ff.Dataset, test: ff.Dataset, joi
         ax.minorticks_off()
     axes[0].set_ylabel("test accuracy (%)")
     axes[-1].legend(frameon=False, loc="lower right")
-    page.plot("masks", figure, "Test accuracy of networks with dropout: masks drawn, and averaged, or off; means with 95% intervals")
+    page.plot(
+        "masks",
+        figure,
+        "Test accuracy of networks with dropout: masks drawn and averaged, or off; means with 95% intervals. Each panel has its own scale",
+    )
     columns = ("nets with dropout", "one thinned net, %", f"{counts[-1]} thinned nets, averaged, %", "dropout off, %", "five plain nets, %")
     page.table("Nets with dropout: test accuracy", columns, rows)
     return found

@@ -27,7 +27,7 @@ from flaxfit.report.statistics import Comparison, compare, interval
 class Config(WithOriginals, WithSeeds):
     """Options."""
 
-    first_seed: int = 3_000
+    first_seed: int = 8_200
     """The first of the seeds. The others follow it."""
     epochs: int = 201
     """How many epochs of 3 steps to train each run."""
@@ -44,11 +44,11 @@ SOURCES: tuple[str, ...] = (PLAIN, DECAY, CLASSIC)
 NETS: tuple[str, ...] = (*SOURCES, INVERTED, L1, LINF, MAX_NORM, SHIFTED)
 ABOUT = """784-(100 x 6)-10 networks with ReLU and He initialization, trained on the first 300 images of MNIST by SGD (learning rate 0.01,
     batches of 100 drawn with replacement) and tested on its 10,000 test images. As in the source, there are 601 updates and 201 records,
-    numbered from 0, with dropout off: the first one after the first update, the others after every third. (flaxfit records at the end of
-    an epoch of 3 steps, so the first two steps have a learning rate of 0.) The test images are scored every tenth time, and at the end.
-    The source's dropout is the classic form, after each hidden layer. Images are shifted by up to 2 pixels. Numbers are means over seeds
-    with 95% intervals; the gap is the training accuracy less the test accuracy. "About
-    epoch 100" is what a plot tells that has a mark every 50 epochs: 75 to 125."""
+    numbered from 0, with dropout off: the first one after the first update, the others after every third. (flaxfit records at the end of an
+    epoch of 3 steps, so the first two steps have a learning rate of 0.) The test images are scored every tenth time, and at the end. The
+    source's dropout is the classic form, after each hidden layer. Images are shifted by up to 2 pixels. Numbers are means over seeds with
+    95% intervals; the gap is the training accuracy less the test accuracy. "About epoch 100" is what a plot tells that has a mark every 50
+    epochs: 75 to 125."""
 
 
 def make_task(hp):
@@ -77,24 +77,21 @@ def main(config: Config) -> None:
             curves[name] = dict(zip(nets, recorded.reshape(len(nets), config.seeds, -1), strict=True))
         scores = {name: 100 * study.evaluate(rows, "last")["accuracy"] for name, rows in (("train", train), ("test", test))}
         final = {name: dict(zip(NETS, each.reshape(len(NETS), -1), strict=True)) for name, each in scores.items()}
-        weights = study.scores("kernel_l1", "last").reshape(len(NETS), -1)
-        sizes = {name: interval(values) for name, values in zip(NETS, weights, strict=True)}
-        report(page, curves["train"], final, sizes)
+        report(page, curves["train"], final)
         remedies(page, final)
         draw(page, curves, final, every)
 
 
-def report(page: Page, curves: dict[str, np.ndarray], final: dict[str, dict[str, np.ndarray]], sizes: dict[str, Any]) -> None:
+def report(page: Page, curves: dict[str, np.ndarray], final: dict[str, dict[str, np.ndarray]]) -> None:
     """The table, and what the source shows."""
     rows, train, test = [], final["train"], final["test"]
     for name in NETS:
         measured = (train[name], test[name], train[name] - test[name])
         change = None if name == PLAIN else interval(test[name] - test[PLAIN]).short
         full = f"{(curves[name].max(1) == 100).sum()} of {len(curves[name])}"
-        rows.append((name, *(interval(each).short for each in measured), change, full, sizes[name].short))
-    columns = ("net", "train, %", "test, %", "gap, points", "test against plain, points", "runs that reach 100%", "sum of |w|")
-    page.table(f"After 601 updates, {len(train[PLAIN])} runs each", columns, rows)
-    page.text("A narrower gap alone is no better net: see test against plain.")
+        rows.append((name, *(interval(each).short for each in measured), change, full))
+    columns = ("net", "train, %", "test, %", "gap, points", "test against plain, points", "runs that reach 100%")
+    page.table("After 601 updates", columns, rows)
 
     first = np.array([next(iter(np.flatnonzero(run == 100) * 1.0), np.nan) for run in curves[PLAIN]])
     missed, claim = int(np.isnan(first).sum()), "the plain net reaches 100% of the training rows after about epoch 100 (75 to 125)"
@@ -102,6 +99,9 @@ def report(page: Page, curves: dict[str, np.ndarray], final: dict[str, dict[str,
     page.claim("source", claim, False if missed else within(interval(first), 75, 125), text)
     wide = interval(train[PLAIN] - test[PLAIN])
     page.claim("source", "a wide gap to test is left (over 10 points)", within(wide, 10, np.inf), f"gap {wide} points")
+    left = interval(train[DECAY] - test[DECAY])
+    claim = "weight decay alone does not suffice for so deep a net: with it a gap of over 10 points is left"
+    page.claim("source", claim, within(left, 10, np.inf), f"gap {left} points")
     for name in (DECAY, CLASSIC, INVERTED):
         most = curves[name].max(1)
         text = f"a run's highest {interval(most)} %, {most.max():.1f} % at most"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from flaxfit.storage.directory import RunDirectory, environment
 LEVEL = 0.95
 Origin = Literal["source", "upstream", "ours"]
 """Who makes a claim: the notes that a study follows, the tutorial or book that these follow, or this project."""
+SETTING = "**What was done.**"
+COUNT = re.compile(r" \((?:no interval from )?(\d+)(?: equal values)?\)$")
+"""How an interval tells the number of its values."""
 VERDICTS = {True: "held", False: "did not hold", None: "undecided"}
 
 
@@ -64,13 +68,16 @@ class Page:
             scratch.replace(home / "page.json")
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Adds a table; numbers are shown with four significant digits, NaN as a dash, other values as `str` makes them."""
+        """Adds a table; numbers are shown with four significant digits, NaN as a dash, other values as `str` makes them.
+
+        Where all intervals are of as many values, the table's title says how many, and the cells do not.
+        """
         from rich.console import Console
         from rich.table import Table
 
-        cells = [[_shown(value) for value in row] for row in rows]
-        self._parts.append({"kind": "table", "title": title, "columns": list(columns), "rows": cells})
-        table = Table(*columns, title=title)
+        cells, count = _counted([[_shown(value) for value in row] for row in rows])
+        self._parts.append({"kind": "table", "title": title, "count": count, "columns": list(columns), "rows": cells})
+        table = Table(*columns, title=f"{title} (n = {count})" if count else title)
         for row in cells:
             table.add_row(*row)
         widths = [max(len(row[index]) for row in (list(columns), *cells)) + 3 for index in range(len(columns))]
@@ -90,7 +97,7 @@ class Page:
           origin: who says so.
           claim: a sentence.
           held: None: undecided. A Comparison stands for the claim that its second setting is what is `wanted`; several for all of it.
-          statistic: what decided; by default the Comparison.
+          statistic: what decided; by default one Comparison in words.
           wanted: see `claims.held`.
 
         Raises:
@@ -98,7 +105,7 @@ class Page:
         """
         p = None
         if held is not None and not isinstance(held, bool):
-            statistic = held if statistic is None else statistic
+            statistic = claims.words(held, wanted) if statistic is None and isinstance(held, Comparison) else statistic
             held, p = claims.decided(held, wanted)
         if statistic is None:
             raise TypeError(f"the claim {claim!r} needs the statistic that decided it.")
@@ -131,12 +138,13 @@ class Page:
         print(f"{caption}: {os.path.relpath(path)}")
 
 
-def markdown(directory: str | os.PathLike[str], prefix: str = "plots/") -> str:
-    """The page of a study as Markdown: what was done, the claims, all else in its order, and how it was made.
+def markdown(directory: str | os.PathLike[str], prefix: str = "plots/", found: str = "") -> str:
+    """The page of a study as Markdown: what was found, the first picture, what was done, the claims, all else, and how it was made.
 
     Args:
       directory: of the study.
       prefix: what stands before the names of the pictures' files in links.
+      found: what the study found, in a few sentences that somebody wrote who had read its numbers.
 
     Raises:
       FileNotFoundError: a directory without a page: its study has not come to its end.
@@ -145,15 +153,18 @@ def markdown(directory: str | os.PathLike[str], prefix: str = "plots/") -> str:
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no page.json: run the study to its end first.")
     page = json.loads(path.read_text(encoding="utf-8"))
-    lines = [f"# {page['title']}", "", page["about"], ""]
+    lines = [f"# {page['title']}", "", *([found, ""] if found else [])]
+    first = next((part for part in page["parts"] if part["kind"] == "plot"), None)
+    lines += [*(_picture(first, prefix) if first else []), f"{SETTING} {page['about']}", ""]
     if claims := [part for part in page["parts"] if part["kind"] == "claim"]:
         decided = [[part["claim"], part["origin"], f"**{part['verdict']}**", part["statistic"]] for part in claims]
         lines += [*_table(["claim", "whose", "verdict", "what decided"], decided), ""]
     for part in page["parts"]:
         if part["kind"] == "table":
-            lines += [f"**{part['title']}**", "", *_table(part["columns"], part["rows"]), ""]
+            count = f" (n = {part['count']})" if part["count"] else ""
+            lines += [f"**{part['title']}**{count}", "", *_table(part["columns"], part["rows"]), ""]
         elif part["kind"] == "plot":
-            lines += [f"![{part['caption']}]({prefix}{Path(part['file']).name})", "", f"*{part['caption']}*", ""]
+            lines += _picture(part, prefix) if part is not first else []
         elif part["kind"] == "text":
             lines += [part["text"], ""]
     environment = page["environment"]
@@ -170,9 +181,22 @@ def _command(argv: Sequence[str]) -> str:
     return " ".join(f"experiments/{Path(word).name}" if word.endswith(".py") else word for word in words)
 
 
+def _picture(part: dict[str, Any], prefix: str) -> list[str]:
+    caption = part["caption"].removesuffix(".")
+    return [f"![{caption}]({prefix}{Path(part['file']).name})", "", f"*{caption}.*", ""]
+
+
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [columns, ["---"] * len(columns), *rows]
     return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _counted(cells: list[list[str]]) -> tuple[list[list[str]], int | None]:
+    """Cells without the number of values of their intervals, and that number, where all have one number."""
+    counts = {match[1] for row in cells for cell in row if (match := COUNT.search(cell))}
+    if len(counts) != 1:
+        return cells, None
+    return [[COUNT.sub("", cell) for cell in row] for row in cells], int(counts.pop())
 
 
 def _shown(value: Any) -> str:

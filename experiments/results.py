@@ -1,7 +1,7 @@
 """Makes the pages in docs/results, with their pictures, and the table in RESULTS.md from what the studies left in their run directories.
 
-A study that has not been run here keeps the page that docs/results has of it. What RESULTS.md says above its table is written by hand, and
-stays as it is. It takes a second or two.
+A study that has not been run here keeps the page that docs/results has of it. What RESULTS.md says above its table, and what a page says
+under its title, is written by hand, and stays as it is: read it again. It takes a second or two.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def main(config: Config) -> None:
                 old.unlink()
         for picture in sorted((config.runs / name / "plots").glob("*.png")):
             (folder / f"{name}_{picture.name}").write_bytes(smaller(picture))
-        (folder / f"{name}.md").write_text(markdown(config.runs / name, f"{name}_"), encoding="utf-8")
+        path = folder / f"{name}.md"
+        path.write_text(markdown(config.runs / name, f"{name}_", found(path)), encoding="utf-8")
     if (size := sum(path.stat().st_size for path in folder.glob("*.png"))) > LIMIT:
         raise SystemExit(f"the pictures take {size:,} bytes, and may take {LIMIT:,}: make fewer, or smaller ones.")
 
@@ -85,6 +86,15 @@ def main(config: Config) -> None:
     kept = config.out.read_text(encoding="utf-8").split(HEADING)[0] if config.out.is_file() else "# Results\n\n"
     config.out.write_text(kept + "\n".join(lines) + "\n", encoding="utf-8")
     print(f"{config.out}: {len(lines) - 4} of {len(STUDIES)} studies, {len(written)} written anew; pictures: {size:,} bytes")
+
+
+def found(path: Path) -> str:
+    """What somebody wrote on a page under its title: what stands before its first picture, or before what was done."""
+    from pages import SETTING
+
+    page = path.read_text(encoding="utf-8") if path.is_file() else ""
+    below = page.partition("\n")[2]
+    return re.split(rf"^!\[|^{re.escape(SETTING)}", below, maxsplit=1, flags=re.MULTILINE)[0].strip() if SETTING in page else ""
 
 
 def smaller(path: Path) -> bytes:

@@ -89,7 +89,7 @@ def names(config: Config, page: Page, task: ff.Task, data: Sequence[ff.Dataset])
     for (way, (folder, _)), those in zip(ways.items(), wanted, strict=True):
         files = [path.name.removesuffix(".safetensors") for path in (home / way / folder).iterdir() if path.name[0].isdigit()]
         rows.append((way, len(files), f"{those[0]} to {those[-1]}"))
-        page.claim("source", f"saved are {way}, under their names, and nothing else", sorted(files) == sorted(those), f"{len(files)} files")
+        page.claim("source", f"{way}: these are saved, and nothing else", sorted(files) == sorted(those), f"{len(files)} files")
     page.table("Saved in a run", ("what and when", "files", "names"), rows)
     places = [home / "whole models, each epoch" / "models" / name for name in every]
     off = max(abs(ff.load(place).evaluate(data[1])["accuracy"] - score) for place, score in zip(places, accuracy, strict=True))
@@ -136,7 +136,7 @@ def apart(config: Config, page: Page, train: ff.Dataset) -> None:
     more = np.array([whole - weights for weights, whole in sizes])
     statistic = f"bytes more, by size: {', '.join(map(str, more))}"
     page.claim("source", "whole models cost more disk than weights", bool(min(more) > 0), statistic)
-    page.claim("ours", "and as much more whatever the size, to 1,000 bytes", bool(np.ptp(more) < 1_000), statistic)
+    page.claim("ours", "how much more does not depend on the size of the network (to 1,000 bytes)", bool(np.ptp(more) < 1_000), statistic)
     figure, (ax,) = ff.plots.panels()
     for color, step in enumerate(times[0]):
         low, middle, high = np.transpose([np.quantile(1000 * each[step], (0.25, 0.5, 0.75)) for each in times])

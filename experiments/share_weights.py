@@ -41,7 +41,9 @@ ABOUT = """784-512-10 with ReLU and dropout 0.2, trained by Adam on 1,000 images
 
 def main(config: Config) -> None:
     (train, test, few), task = images(config), make_task(config)
-    with Page("Weights in another program and in another network", config.run_dir, f"{config.data}: {ABOUT}") as page:
+    with Page(
+        "Weights in another program and in another network", config.run_dir, f"{config.data}, {config.epochs} epochs: {ABOUT}"
+    ) as page:
         how: dict[str, Any] = {"seeds": config.every_seed, "epochs": config.epochs, "batch_size": 32, "progress": "runs"}
         where = config.run_dir / f"{config.epochs} epochs, from seed {config.first_seed}"
         study = ff.fit_many(task, None, train, run_dir=where, **how)

@@ -110,7 +110,7 @@ def paths(config: Config, page: Page) -> None:
             ax.plot(weights, its[:, 0, feature], "o", color=color, markersize=4, markerfacecolor="none")
         ax.set(xscale="log", xlabel=f"{name} weight", ylabel="weight of a standardized feature" if name == "L1" else None)
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    page.plot("paths", figure, "Weights of the ten features along the penalty's, first half; rings: scikit-learn")
+    page.plot("paths", figure, "The ten features' weights against the penalty's weight, on the first random half; rings: scikit-learn")
 
 
 def truths(config: Config, page: Page) -> None:
@@ -130,7 +130,7 @@ def truths(config: Config, page: Page) -> None:
     nothing = np.reshape(true, zero.shape) == 0
     kept = (zero & nothing).sum(-1), (~zero & ~nothing).sum(-1)  # draw by draw
     rows = [(matter, *(interval(each[i]) for each in (*risk, *kept))) for i, matter in enumerate(MATTER)]
-    columns = ("features that matter", "risk of Lasso", "risk of Ridge", "Lasso: others at zero", "Lasso: of these, kept")
+    columns = ("features that matter", "risk, Lasso", "risk, Ridge", "Lasso: others at zero", "Lasso: that matter, not at zero")
     page.table(f"Generated, {ROWS} rows, {config.seeds} draws", columns, rows)
     for matter, words, (a, b) in ((4, "few features matter, Lasso", (1, 0)), (40, "all features matter alike, Ridge", (0, 1))):
         at = MATTER.index(matter)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from claims import within
+from claims import factor, within
 from drawing import band
 from matplotlib.ticker import LogFormatter
 from pages import Page
 
 import flaxfit as ff
-from flaxfit.report.statistics import compare, interval
+from flaxfit.report.statistics import Interval, compare, interval
 
 Trained = Callable[[int, int, str], Sequence[float]]
 """Returns what `measured` does of the run on so many rows, from a seed, with a remedy."""
@@ -28,9 +28,9 @@ def measured(task: ff.Task, train: ff.Dataset, test: ff.Dataset, steps: int, bat
     history = (result := ff.fit(task, train, validation=test, run_dir=run_dir, **how)).history
     loss = history.data_loss
     looked = np.flatnonzero(np.isfinite(history[f"val_{loss}"]))
-    val_loss = history[f"val_{loss}"][looked]
-    gap = val_loss[-1] - ff.evaluate(task, result.last, train)[loss]
-    return [history["val_accuracy"][looked[-1]], val_loss[-1], gap, (looked[val_loss.argmin()] + 1) * each]
+    onset = (looked[history[f"val_{loss}"][looked].argmin()] + 1) * each
+    ends = [ff.evaluate(task, result.last, part) for part in (test, train)]  # the last look may have been some epochs earlier
+    return [ends[0]["accuracy"], ends[0][loss], ends[0][loss] - ends[1][loss], onset]
 
 
 def law(sizes: Sequence[int], errors: np.ndarray) -> np.ndarray:
@@ -42,6 +42,13 @@ def law(sizes: Sequence[int], errors: np.ndarray) -> np.ndarray:
 
     a, b, c = np.exp(least_squares(off, [np.log(errors[-1] / 2), 0.0, np.log(0.5)]).x)
     return np.array([a, b, c])
+
+
+def jackknife(statistic: Callable[[np.ndarray], float], runs: np.ndarray, **how: Any) -> Interval:
+    """A statistic of the mean of runs, shape (sizes, runs), with the interval of its pseudo-values (Tukey 1958)."""
+    count, whole = runs.shape[1], statistic(runs.mean(1))
+    without = [statistic(np.delete(runs, place, 1).mean(1)) for place in range(count)] if count > 1 else [whole]
+    return interval([count * whole - (count - 1) * each for each in without], **how)
 
 
 def sweep(
@@ -75,29 +82,34 @@ def sweep(
     kept = range(len(sizes)) if places is None else places
     each = "from the fewest to the most" if places and len(places) == 2 else "each step to more"
 
-    def steps(values: np.ndarray, larger: bool) -> tuple[list[Any], str]:
+    def steps(values: np.ndarray, larger: bool, shown: Callable[[Any], str] = str) -> tuple[list[Any], str]:
         pairs = {sizes[b]: compare(values[a], values[b], larger_is_better=larger, **ratio) for a, b in pairwise(kept)}
-        return [*pairs.values()], "; ".join(f"to {size}: {pair.difference}, p {pair.p_value:.2g}" for size, pair in pairs.items())
+        return [*pairs.values()], "; ".join(f"to {size:,}: {shown(pair.difference)}, p {pair.p_value:.2g}" for size, pair in pairs.items())
 
     page.claim("source", f"{name}: the test accuracy rises, {each} rows", *steps(accuracy, True))
     page.claim("source", f"{name}: the gap narrows, {each} rows", *steps(gap, False))
-    page.claim("ours", f"{name}: the onset of overfitting is later, {each} rows", *steps(np.log(onset), True))
+    page.claim("ours", f"{name}: the onset of overfitting is later, {each} rows", *steps(np.log(onset), True, factor))
     errors = 1 - accuracy.mean(1)
     a, b, c = law(sizes, errors)
     formula = f"{f'{a:.2g} + ' if a > errors[-1] / 100 else ''}{b:.2g} rows^-{c:.2f}"
-    page.text(f"{name}: test error = {formula}")
+    exponent = jackknife(lambda means: law(sizes, means)[2], 1 - accuracy, **ratio)
+    page.text(f"{name}: test error = {formula}; the exponent is {exponent}.")
     figure, axes = ff.plots.panels(3, size=(11, 4))
     fine = np.geomspace(sizes[0], sizes[-1], 50)
     axes[0].plot(fine, a + b * fine**-c, "--", color="0.4", label=formula)
     if foretold:
         most, near = foretold
         known = [size for size in sizes if size <= most]
-        a, b, c = law(known, errors[: len(known)])
-        ratios = interval((1 - accuracy[-1]) / (a + b * sizes[-1] ** -c), **ratio)
+
+        def missed(means: np.ndarray) -> float:
+            a, b, c = law(known, means[: len(known)])
+            return means[-1] / (a + b * sizes[-1] ** -c)
+
+        ratios = jackknife(missed, 1 - accuracy, **ratio)
         claim = f"{name}: a law fitted to at most {most:,} rows predicts the test error of {sizes[-1]:,} (within {100 * near:.0f}%)"
         page.claim("ours", claim, within(ratios, 1 - near, 1 + near), f"measured / predicted {ratios}")
     for ax, values, label in zip(axes, (1 - accuracy, gap, onset), ("test error", "gap (nats a row)", "onset (steps)"), strict=True):
-        band(ax, sizes, values, "runs", 0)
+        band(ax, sizes, values, "runs", 0, **ratio)
         ax.set(xscale="log", xlabel="training rows", ylabel=label, yscale="linear" if label[0] == "g" else "log")
         ax.set_xticks(sizes, [f"{size / 1000:g}k" if size >= 1000 else str(size) for size in sizes])
         ax.tick_params(axis="x", which="minor", labelbottom=False)
@@ -107,7 +119,7 @@ def sweep(
         if label[0] == "o":
             ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes[0].legend(frameon=False)
-    page.plot(name, figure, f"{name}: means over seeds with 95% intervals (Student's), and the fitted law")
+    page.plot(name, figure, f"{name}: means over seeds with 95% intervals, and the fitted law")
 
 
 def remedies(
@@ -120,14 +132,15 @@ def remedies(
     others: Mapping[str, Any],
     test_ratio: float | None = None,
 ) -> None:
-    """Adds what more rows do beside what helps without them: `others`, the first of which is "plain"."""
+    """Adds what more rows do beside what helps without them: `others`, the first of which is "plain", such as "L2 0.1" and "L2 0.01"."""
     ratio: dict[str, Any] = {} if test_ratio is None else {"method": "corrected", "test_ratio": test_ratio}
     found = {remedy: np.array([trained(few, seed, remedy) for seed in seeds]) for remedy in others}
     more, times = f"{many:,} rows, plain", {10: "ten", 7: "seven"}.get(many // few, many // few)
     found[more] = np.array([trained(many, seed, "plain") for seed in seeds])
     rows = [(how, *(interval(values, **ratio) for values in each[:, :3].T)) for how, each in found.items()]
     page.table(f"{name}: {few:,} rows, or {times} times as many", ("how", "test accuracy", "test loss", "gap"), rows)
-    for remedy in [*others][1:]:
-        pair = compare(found[remedy][:, 0], found[more][:, 0], larger_is_better=True, names=(remedy, more), **ratio)
-        claim = f"{name}: more data is the best remedy: {times} times the rows raise the test accuracy more than {remedy}"
+    for kind in dict.fromkeys(remedy.rsplit(" ", 1)[0] for remedy in [*others][1:]):
+        best = max((each for each in others if each.startswith(f"{kind} ")), key=lambda each: found[each][:, 0].mean())
+        pair = compare(found[best][:, 0], found[more][:, 0], larger_is_better=True, names=(best, more), **ratio)
+        claim = f"{name}: more data is the best remedy: {times} times the rows raise the test accuracy more than {kind} does"
         page.claim("source", claim, pair)

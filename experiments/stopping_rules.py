@@ -1,6 +1,6 @@
 """Stops runs on MNIST by patience, and when the test accuracy reaches the training accuracy (the gap rule): when, and at what cost.
 
-It takes 3 minutes on 2 cores. The same command resumes what was stopped.
+It takes 10 minutes on 2 cores. The same command resumes what was stopped.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from flaxfit.report.statistics import compare, interval
 class Config(WithOriginals, WithSeeds):
     """Options."""
 
-    seeds: int = 8
+    seeds: int = 16
     """How many runs. A seed decides the initial weights, the batches and dropout."""
-    first_seed: int = 4_100
+    first_seed: int = 7_450
     """The first of the seeds. The others follow it."""
     epochs: int = 30
     """How many epochs to train each run at most."""
@@ -112,7 +112,11 @@ def report(page: Page, ends: dict[str, np.ndarray], scores: dict[str, np.ndarray
     began = ends["gap rule, logged"]
     held = True if began.min() > 1 else False if began.max() == 1 else None
     page.claim("source", "the gap rule, on what Keras logs, lets a run train for more than one epoch", held, f"ends after {logged}")
-    for rule, other in (("patience", "none"), ("gap rule, evaluated", "patience"), ("logged passes test", "patience")):
+    early = ends["gap rule, evaluated"] < test.shape[1]
+    held = True if early.all() else None if early.any() else False
+    claim = "the gap rule, on accuracies that are evaluated after the epoch, ends each run before its last epoch"
+    page.claim("source", claim, held, f"{early.sum()} of {len(early)} runs")
+    for rule, other in (("patience", "none"), ("logged passes test", "patience")):
         pair = compare(scores[rule], scores[other], larger_is_better=True, names=(rule, other), margin=MARGIN)
         page.claim("ours" if "passes" in rule else "source", f"{rule}: costs little against {other}", pair, wanted="not better")
     figure, (ax,) = ff.plots.panels()
@@ -121,7 +125,11 @@ def report(page: Page, ends: dict[str, np.ndarray], scores: dict[str, np.ndarray
     ax.plot(STOP, 100 * NETS[STOPPED][3], "kx", markersize=9, label="source, patience")
     ax.set(xlabel="epoch after which the run ends", ylabel="test accuracy there (percent)")
     ax.legend(frameon=False)
-    page.plot("rules", figure, "Where each rule ends the runs, and their test accuracy there")
+    page.plot(
+        "rules",
+        figure,
+        "Where each rule ends the runs, and their test accuracy there. Markers are moved sideways a little, so that none hides another",
+    )
 
 
 if __name__ == "__main__":

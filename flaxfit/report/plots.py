@@ -84,8 +84,6 @@ def learning_curves(
     """
     histories = _named(histories)
     first = next(iter(histories.values()))
-    if not 0 <= smooth < np.inf:
-        raise ValueError(f"smooth=... must be a standard deviation in epochs, 0 or more, got {smooth!r}")
     metric = (first.data_loss if metric is None else metric).removeprefix("val_")
     ax = panels(size=(9, 5))[1][0] if ax is None else _styled(ax)
     styles: dict[str, dict[str, Any]] = {"training": _LINE}  # what the gray part of the legend explains: only what is there
@@ -117,6 +115,7 @@ def study_curves(
     log_x: bool = False,
     log_y: bool = False,
     ylim: tuple[float, float] | None = None,
+    smooth: float = 0.0,
     colors: Mapping[str, str] | None = None,
     ax: Axes | None = None,
     title: str | None = None,
@@ -129,14 +128,14 @@ def study_curves(
     Args:
       study: a `Study`, a `CrossValidation` or an `OverfittingStudy`; or a mapping from the name of a setting to the histories of its runs.
       metric: the training column; its `val_` twin is drawn where there is one. By default the data loss of the first run.
-      log_x, log_y, ylim, colors, ax, title: as for `learning_curves`, with the names of settings in place of those of runs.
+      log_x, log_y, ylim, smooth, colors, ax, title: as for `learning_curves`, with the names of settings in place of those of runs.
 
     Returns:
       The Figure.
 
     Raises:
       KeyError: a run without the metric.
-      ValueError: there are no runs, or `ylim` is not two numbers in order.
+      ValueError: there are no runs, `smooth` is negative or not finite, or `ylim` is not two numbers in order.
 
     Example:
       >>> runs = [History({"loss": [0.7, 0.5], "mse": [0.7, 0.5], "val_mse": [0.8, level]}) for level in (0.5, 0.75)]
@@ -161,7 +160,8 @@ def study_curves(
         for column, style in ((metric, styles["training"]), (f"val_{metric}", _VALIDATION)):
             if not all(column in run for run in runs):
                 continue
-            epochs, mean, low, high = band(runs, column)
+            epochs, *curves = band(runs, column)
+            mean, low, high = (_smoothed(curve, smooth) for curve in curves)
             ax.plot(epochs, mean, color=color, label=label if column == metric else None, **style)
             if len(runs) > 1:
                 ax.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
@@ -403,6 +403,8 @@ def _column(history: History, name: str, run: str) -> np.ndarray:
 
 def _smoothed(values: np.ndarray, std: float) -> np.ndarray:
     """A Gaussian mean over the finite values; where there is none, a gap stays a gap."""
+    if not 0 <= std < np.inf:
+        raise ValueError(f"smooth=... must be a standard deviation in epochs, 0 or more, got {std!r}")
     if not std or not len(values):
         return values
     finite = np.isfinite(values)

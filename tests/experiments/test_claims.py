@@ -69,7 +69,7 @@ def test_a_prediction_interval_holds_one_further_run():
 
 def test_a_published_score_is_undecided_where_the_range_is_too_wide_to_fail():
     runs = [0.61, 0.58, 0.60, 0.62, 0.59]  # a further one: 0.552 to 0.648
-    assert single(runs, 0.61, 0.05) == (True, "a further run: 0.600 ± 0.048; 0.61 is at percentile 70 of 5 runs")  # ties by half
+    assert single(runs, 0.61, 0.05) == (True, "0.61, a further run 0.600 ± 0.048")
     assert single(runs, 0.70, 0.05)[0] is False
     assert single(runs, 0.70, 0.04)[0] is False  # however wide
     assert single(runs, 0.61, 0.04)[0] is single([0.6], 0.6, 0.05)[0] is None

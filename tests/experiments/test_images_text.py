@@ -93,7 +93,7 @@ def test_imdb_regularizers(study):
     norms = [float(row[2].split()[0]) for row in weights]
     assert norms[3] < norms[1] < norms[0]
     assert page.verdict("L2 leaves small weights") != "did not hold"  # two seeds can hardly carry 14 claims
-    assert len(page.claims) == 2 * (3 + 1) + 6
+    assert len(page.claims) == 2 * (3 + 1) + 7
     assert page.plots == ["128-128", "16-16"]
 
 

@@ -35,7 +35,7 @@ def test_stopping_rules(tmp_path, study, histories):
         ends["none"].append(3.0)
         ends["gap rule, logged"].append(next((i + 1.0 for i in range(3) if test[i] >= logged[i]), 3.0))
         ends["patience"].append(next((i + 1.0 for i in (1, 2) if test[i] <= max(test[:i])), 3.0))
-    assert {rule: rows[rule][0] for rule in ends} == {rule: str(ff.statistics.interval(values)) for rule, values in ends.items()}
+    assert {rule: rows[rule][0] for rule in ends} == {rule: ff.statistics.interval(values).short for rule, values in ends.items()}
     assert page.verdict("changes no epoch before") == "held"
     assert page.plots == ["rules"]
 

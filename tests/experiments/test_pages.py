@@ -27,11 +27,11 @@ def test_a_comparison_decides_a_claim(tmp_path, capsys):
             page.claim("ours", "it helps", True)
     claims = [part for part in json.loads((tmp_path / "page.json").read_text())["parts"] if part["kind"] == "claim"]
     assert [(claim["verdict"], claim["statistic"]) for claim in claims] == [
-        ("held", str(better)),
+        ("held", "dropout minus plain: -1.97 ± 0.14 (3), p 0.00029"),
         ("held", "its difference"),
         ("undecided", "p 0.5"),
     ]
-    assert f"held: dropout helps ({better})" in capsys.readouterr().out
+    assert "held: dropout helps (dropout minus plain: -1.97" in capsys.readouterr().out
 
 
 def test_the_claims_of_a_study_are_one_family(tmp_path, capsys):
@@ -49,6 +49,22 @@ def test_the_claims_of_a_study_are_one_family(tmp_path, capsys):
     assert [claim["verdict"] for claim in claims] == ["undecided", "held", "undecided", "held"]
     assert claims[0]["statistic"].endswith("as one of 3 claims (Holm)")
     assert "undecided as one of 3 claims: a (p 0.0" in capsys.readouterr().out
+
+
+def test_a_page_says_first_what_was_found_and_once_how_many_values_there_are(tmp_path):
+    few, many = ff.statistics.interval([0.1, 0.2, 0.3]), ff.statistics.interval([0.5] * 3)
+    with Page("Net", tmp_path, "Three runs.") as page:
+        page.claim("ours", "it learns", True, "0.7 to 0.5")
+        page.table("Losses", ("net", "loss"), [("one", few), ("two", many)])
+        page.table("Both", ("net", "loss"), [("one", few), ("two", ff.statistics.interval([0.1, 0.2]))])
+        for name in ("curves", "weights"):
+            page.plot(name, ff.plots.panels()[0], name.title())
+    lines = [line for line in markdown(tmp_path, "net_", "It learns.").splitlines() if line]
+    assert lines[:5] == ["# Net", "It learns.", "![Curves](net_curves.png)", "*Curves.*", "**What was done.** Three runs."]
+    assert lines[7] == "| it learns | ours | **held** | 0.7 to 0.5 |"
+    assert lines[8:13] == ["**Losses** (n = 3)", "| net | loss |", "| --- | --- |", f"| one | {few.short} |", "| two | 0.5 |"]
+    assert f"| one | {few} |" in lines
+    assert lines.count("*Curves.*") == lines.count("*Weights.*") == 1
 
 
 def test_a_study_that_fails_leaves_no_page(tmp_path):

@@ -96,6 +96,9 @@ def test_results_are_made_of_pages(tmp_path, run):
         "training_size_folds.png",
         "training_size_hard_IMDB.png",
     ]
+    (folder / "training_size.md").write_text(written.replace("# Sonar\n", "# Sonar\n\nIt *learns*.\n\nSoon.\n"))
+    run("results.py")
+    assert (folder / "training_size.md").read_text().startswith("# Sonar\n\nIt *learns*.\n\nSoon.\n\n![Curves]")
     size = (tmp_path / "runs" / "training_size" / "plots" / "folds.png").stat().st_size
     assert (folder / "training_size_folds.png").stat().st_size < size / 2
 

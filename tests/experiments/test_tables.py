@@ -26,7 +26,7 @@ def inside(page):
 
 def check_sonar(page, home, histories):
     """The pages and F2's table against the runs' own logs."""
-    assert [row[:2] for row in page.table("F2")] == [
+    assert [row[:2] for row in page.table("The source's split")] == [
         ["train accuracy", "1.0000"],
         ["test accuracy", "0.8413"],
         ["test squared error", "0.1371"],
@@ -34,7 +34,7 @@ def check_sonar(page, home, histories):
     ]
     logs = histories(home / "F2, from seed 7")
     last = [logs[f"loss=binary_cross-entropy,seed={seed}"]["val_accuracy"][-1] for seed in (7, 8)]
-    assert page.table("F2")[1][3] == str(ff.statistics.interval(last))
+    assert page.table("The source's split")[1][3] == ff.statistics.interval(last).short
     assert page.plots == ["split"]
 
 
@@ -71,8 +71,8 @@ def test_leakage(tmp_path, inside, data):
 def test_cross_validation(tmp_path, inside, data, written):
     short = {"widths": (24,), "shares": (0.4, 0.5), "folds": (2,)} | SHORT
     page = inside("cross_validation", tmp_path, **short)
-    assert [row[0] for row in page.table("F4: hold-outs")] == ["40%", "50%"]
-    assert [row[0] for row in page.table("F3")] == ["validation", "test"]
+    assert [row[0] for row in page.table("Hold-outs")] == ["40%", "50%"]
+    assert [row[0] for row in page.table("Model selection")] == ["validation", "test"]
     assert len(page.claims) == 2 + 2 + 2
     saved = written(tmp_path)
     assert saved[0] == 3 * 2 + 2 * 2 + 2 * 2
@@ -94,7 +94,7 @@ def test_polynomials(tmp_path, inside, written):
     assert saved[0] == 9 * 2
     assert inside("polynomials", tmp_path, **short).tables == page.tables
     assert written(tmp_path) == saved  # nothing was trained again
-    assert page.verdict("converged to the least squares") == page.verdict("training error falls with each degree") == "held"
+    assert page.verdict("with each degree the training error falls") == "held"
     assert len(page.table("12 points")) == 9
     assert page.plots == ["degrees"]
 
@@ -125,10 +125,13 @@ def test_causes(tmp_path, inside):
 def test_training_size(tmp_path, inside, data, written):
     short = {"seeds": 1, "steps": 60, "mnist": (300, 10_000), "sonar": (20, 160)}
     page = inside("training_size", tmp_path, **short)
-    assert [row[0] for row in page.table("MNIST: 1,000")] == ["plain", "dropout 0.5", "L2 0.0001", "10,000 rows, plain"]
+    assert [row[0] for row in page.table("MNIST: 1,000")] == [
+        *("plain", "dropout 0.2", "dropout 0.5", "dropout 0.8", "L2 1e-05", "L2 0.0001", "L2 0.001"),
+        *("shifts of 1", "shifts of 2", "shifts of 3", "10,000 rows, plain"),
+    ]
     assert [float(row[3].split()[0]) > 0 for row in page.table("sonar")] == [True, True]
     count, times = written(tmp_path)
-    assert count == 2 + 2 * 4 + 3  # a run of 10,000 images serves twice
+    assert count == 2 + 2 * 4 + 10  # a run of 10,000 images serves twice
     assert inside("training_size", tmp_path, **short).tables == page.tables
     assert written(tmp_path) == (count, times)  # nothing was trained again
     assert page.plots == ["MNIST", "sonar"]
@@ -140,10 +143,12 @@ def test_training_size_of_reviews_and_collisions(tmp_path, inside, data, written
     sizes = {"imdb": (100, 200, 400, 800), "higgs": (200, 400, 800, 1_600), "higgs_rows": 2_000}
     short = {"seeds": 1, "higgs_seeds": 2, "steps": 50, "higgs_steps": 50, "rows": 1_000, "vocabulary": 200, "first_seed": 7, **sizes}
     page = inside("training_size_hard", tmp_path, **short)
-    assert [row[0] for row in page.table("HIGGS: 800")] == ["plain", "dropout 0.5", "L2 0.001", "1,600 rows, plain"]
+    assert [row[0] for row in page.table("HIGGS: 800")] == [
+        *("plain", "dropout 0.2", "dropout 0.5", "dropout 0.8", "L2 0.0001", "L2 0.001", "L2 0.01", "1,600 rows, plain"),
+    ]
     assert [row[0] for row in page.tables["IMDB"]] == ["100", "200", "400", "800"]
     assert page.verdict("HIGGS: a law fitted to at most 400 rows") in ("held", "did not hold", "undecided")
-    assert written(tmp_path)[0] == (4 + 2) * (1 + 2)  # the plain runs serve twice
+    assert written(tmp_path)[0] == (4 + 6) * (1 + 2)  # the plain runs serve twice
     assert page.plots == ["IMDB", "HIGGS"]
 
 
@@ -151,6 +156,12 @@ def test_the_law_is_found_where_there_is_one():
     sizes = (300, 1_000, 3_000, 10_000)
     found = importlib.import_module("sizes").law(sizes, 0.1 + 2 * np.array(sizes, float) ** -0.5)
     np.testing.assert_allclose(found, [0.1, 2, 0.5], rtol=1e-3)
+
+
+def test_the_jackknife_of_a_mean_is_students_interval():
+    runs = np.random.default_rng(0).normal(size=(3, 8))
+    found, known = importlib.import_module("sizes").jackknife(lambda means: means[1], runs), ff.statistics.interval(runs[1])
+    np.testing.assert_allclose([found.mean, found.low, found.high], [known.mean, known.low, known.high])
 
 
 @pytest.mark.slow

@@ -309,6 +309,16 @@ def test_a_logarithmic_axis_and_a_run_off_the_scale():
     assert norms.get_ylim()[0] > 0
 
 
+def test_study_curves_smooths_means_and_bands():
+    runs = [overfitting(seed) for seed in range(4)]
+    rough, smooth = (plots.study_curves({"plain": runs}, smooth=std).axes[0] for std in (0.0, 10.0))
+    for before, after in zip(lines(rough.figure)["solid"], lines(smooth.figure)["solid"], strict=True):
+        np.testing.assert_allclose(after.get_ydata(), gaussian_filter1d(before.get_ydata(), 10, mode="nearest"))
+    assert smooth.collections[0].get_paths()[0].vertices[:, 1].max() < rough.collections[0].get_paths()[0].vertices[:, 1].max()
+    with pytest.raises(ValueError, match=r"smooth=\.\.\. must be a standard deviation in epochs, 0 or more, got -1"):
+        plots.study_curves({"plain": runs}, smooth=-1)
+
+
 def test_study_curves_says_what_it_takes():
     wrong: Any = [overfitting(0)]
     with pytest.raises(TypeError, match=r"study_curves takes a study.*got list"):
