@@ -147,7 +147,7 @@ def factor(difference: Interval) -> str:
     """A difference of natural logarithms as a factor.
 
     Example:
-      >>> factor(interval(np.log([1.4, 1.5, 1.7])))
+      >>> factor(interval([math.log(each) for each in (1.4, 1.5, 1.7)]))
       'x 1.53 [1.20, 1.95]'
     """
     mean, low, high = (math.exp(each) for each in (difference.mean, difference.low, difference.high))

@@ -129,7 +129,7 @@ def decide(page: Page, nets: dict[str, dict[str, np.ndarray]], weights: dict[str
     page.claim("source", "the sum of |w| grows with the size of the net (after as many epochs, 20)", [*sums.values()], texts[0])
     page.claim("ours", "and so does the mean of |w|: the single weights of larger nets are larger", [*means.values()], texts[1])
     ranks: dict[str, Any] = {n: spearmanr(*alive(net["after"], net["last"] - net["best"])) for n, net in nets.items() if n not in FEW_RUNS}
-    signs = [np.sign(each.statistic) for each in ranks.values() if each.pvalue < 0.05]
+    signs = [np.sign(each.statistic) for each in ranks.values() if each.pvalue < 0.05 / len(ranks)]
     text = "; ".join(f"{name} {each.statistic:+.2f}, p {each.pvalue:.2g}" for name, each in ranks.items())
     claim = "of the runs of one net, those that end with a larger sum of |w| overfit more (rank correlation with the rise of the test loss)"
     page.claim("ours", claim, False if -1 in signs else len(signs) == len(ranks) or None, text)
