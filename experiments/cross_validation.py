@@ -80,7 +80,7 @@ def choose(config: Config, page: Page, data: ff.Dataset, how: dict[str, Any]) ->
     corrected: dict[str, Any] = {"method": "corrected", "test_ratio": len(parts[0].test) / len(parts[0].train)}
     rows = [(name, *(interval(each, **corrected) for each in pair)) for name, pair in by.items()]
     columns = ("chosen by the accuracy on", "its validation accuracy", "its test accuracy")
-    page.table(f"Model selection: the best of {len(study.settings)} networks, {config.seeds} splits", columns, rows)
+    page.table(f"Model selection: the best of {len(study.settings)} networks", columns, rows)
     names = "test accuracy", "validation accuracy of the chosen network"
     pair = compare(by["validation"][1], by["validation"][0], larger_is_better=True, names=names, **corrected)
     page.claim("source", "the rows that choose a network give it a higher accuracy than test rows do", pair)
@@ -101,7 +101,7 @@ def shares(config: Config, page: Page, data: ff.Dataset, how: dict[str, Any], ax
         for share, s in zip(config.shares, drawn, strict=True)
     ]
     columns = ("held out", "test accuracy", "sd", "least to most")
-    page.table(f"Hold-outs: {config.seeds} splits, one run each", columns, rows)
+    page.table("Hold-outs: a run of each split", columns, rows)
     names = [f"{config.shares[place]:.0%} held out" for place in (-1, 0)]
     more = compare(drawn[-1], drawn[0], larger_is_better=True, names=names)
     page.claim("source", "the share held out changes the score: fewer training rows score less", more)
@@ -128,7 +128,7 @@ def k_fold(config: Config, page: Page, data: ff.Dataset, how: dict[str, Any], ho
         statistic = f"distance from the median: hold-outs {interval(strays[0])}, {name} {interval(strays[1])}, p {nearer.p_value:.2g}"
         page.claim("source", f"use k-fold where rows are few: the mean of {name} strays less than a hold-out of 30%", nearer, statistic)
     rows = [(f"{folds} folds", interval(each), each.std(ddof=1)) for folds, each in zip(config.folds, means, strict=True)]
-    page.table(f"Stratified k-fold: {config.seeds} times", ("how", "mean of the folds", "sd of the means"), rows)
+    page.table("Stratified k-fold", ("how", "mean of the folds", "sd of the means"), rows)
     for place, each in enumerate(means):
         ax.plot(np.linspace(-0.3, 0.3, len(each)) + place, np.sort(each), "o", color=ff.plots.PALETTE[1], alpha=0.4)
     ax.set(xticks=range(len(means)), xticklabels=[f"{folds} folds" for folds in config.folds])

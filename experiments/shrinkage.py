@@ -96,7 +96,7 @@ def paths(config: Config, page: Page) -> None:
     columns = ("weight", "L1: zero weights", "L1: norm", "L1: test mse", "L2: norm", "L2: test mse")
     measures = (zeros[0], norms[0], tested[0], norms[1], tested[1])
     rows = [(weight, *(interval(measure[i]) for measure in measures)) for i, weight in enumerate(weights)]
-    page.table(f"Diabetes, {len(names)} weights, {config.seeds} halves", columns, rows)
+    page.table(f"Diabetes, {len(names)} weights, random halves", columns, rows)
     middle = interval(zeros[0, config.weights // 2])  # at weight 0.1
     page.claim("source", "L1 sets weights to exactly zero: one or more of ten at weight 0.1", within(middle, 1, 10), middle)
     rise, none = np.diff(norms[1], axis=0).max(), int(zeros[1].sum())
@@ -130,8 +130,8 @@ def truths(config: Config, page: Page) -> None:
     nothing = np.reshape(true, zero.shape) == 0
     kept = (zero & nothing).sum(-1), (~zero & ~nothing).sum(-1)  # draw by draw
     rows = [(matter, *(interval(each[i]) for each in (*risk, *kept))) for i, matter in enumerate(MATTER)]
-    columns = ("features that matter", "risk, Lasso", "risk, Ridge", "Lasso: others at zero", "Lasso: that matter, not at zero")
-    page.table(f"Generated, {ROWS} rows, {config.seeds} draws", columns, rows)
+    columns = ("features that matter", "risk, Lasso", "risk, Ridge", "Lasso: others at zero", "Lasso: relevant ones kept")
+    page.table(f"Generated, {ROWS} rows", columns, rows)
     for matter, words, (a, b) in ((4, "few features matter, Lasso", (1, 0)), (40, "all features matter alike, Ridge", (0, 1))):
         at = MATTER.index(matter)
         pair = compare(risk[a, at], risk[b, at], names=[("Lasso", "Ridge")[each] for each in (a, b)])
