@@ -36,7 +36,7 @@ ABOUT = """{rows}. {setting} Large has 4 x 512 units, *L2* is 0.001 on the hidde
 
 def main(config: Config) -> None:
     data = higgs.splits(config)
-    about = ABOUT.format(rows=higgs.ROWS[config.rows].capitalize(), setting=higgs.SETTING, decay=higgs.DECAY, noise=higgs.NOISE)
+    about = ABOUT.format(rows=higgs.ROWS[config.rows], setting=higgs.SETTING, decay=higgs.DECAY, noise=higgs.NOISE)
     with Page("HIGGS: other fixes", config.run_dir, about) as page:
         runs = higgs.trained(config, NETS, data)
         study = higgs.together(runs)

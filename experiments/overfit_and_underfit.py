@@ -44,7 +44,7 @@ ABOUT = """{rows}. {setting} Large has 4 x 512 units. *L2* is 0.001 on the hidde
 
 def main(config: Config) -> None:
     data = higgs.splits(config)
-    about = ABOUT.format(rows=higgs.ROWS[config.rows].capitalize(), setting=higgs.SETTING, margin=MARGIN)
+    about = ABOUT.format(rows=higgs.ROWS[config.rows], setting=higgs.SETTING, margin=MARGIN)
     with Page(f"HIGGS: overfitting and underfitting ({config.rows})", config.run_dir, about) as page:
         runs = higgs.trained(config, NETS, data)
         sizes(page, runs)
