@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from claims import words
 from options import WithSeeds
 from pages import Page
 
@@ -94,9 +95,9 @@ def report(config: Config, page: Page) -> None:
     best = 2  # degree 3, which had the least test error in earlier draws
     names = [f"degree {int(every[i])}" for i in (0, best, -1)]
     under = ff.statistics.compare(logs["test"][0], logs["test"][best], names=names[:2])
-    page.claim("source", "too low a degree underfits", under, f"log10 of the test mse: {under}")
+    page.claim("source", "too low a degree underfits", under, f"log10 of the test mse: {words(under)}")
     over = ff.statistics.compare(logs["test"][-1], logs["test"][best], names=names[:0:-1])
-    page.claim("source", "too high a degree overfits: a higher test error", over, f"log10 of the test mse: {over}")
+    page.claim("source", "too high a degree overfits: a higher test error", over, f"log10 of the test mse: {words(over)}")
     falls = np.diff(errors["train"], axis=0).max()
     statistic = f"largest rise {falls:.1e}" if falls > 0 else "it rose in none"
     page.claim("source", "with each degree the training error falls, in each draw", bool(falls <= 1e-6), statistic)
