@@ -2,7 +2,7 @@
 
 Trains four sizes of a network, and the largest with L2, with dropout and with both. Each claim is read at the best epoch, on test rows that
 chose nothing, and at the end of training, as the source reads its curves. `--rows first --seeds 5 --large-seeds 5 --run-dir
-runs/overfit_and_underfit_first` trains on the first rows of HIGGS. Each seed of the large networks takes 13 minutes on 2 cores. It may be
+runs/overfit_and_underfit_first` trains on the first rows of HIGGS. Each seed of the large networks takes 10 minutes on 2 cores. It may be
 stopped at any time: the same command resumes it. `tensorboard --logdir runs/higgs/sample/logs` shows the curves while it trains. The data
 are downloaded when they are first needed, 3 MB of the data set's 2.6 GB.
 """
