@@ -2,7 +2,7 @@
 
 The networks are 784-128-128-10, trained by Adam with learning rate 0.001 in batches of 64 for 20 epochs, on Fashion-MNIST and on MNIST.
 10,000 of the 60,000 training images validate; the test images are evaluated once, after the last epoch. The source reports neither
-numbers nor its batch size and epochs. Expect test accuracies of 0.87 to 0.89 and of 0.973 to 0.98, and about 7 minutes on 2 cores. The
+numbers nor its batch size and epochs. Expect test accuracies of 0.87 to 0.89 and of 0.973 to 0.98, and about 6 minutes on 2 cores. The
 same command resumes what was stopped.
 """
 

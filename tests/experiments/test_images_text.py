@@ -59,7 +59,7 @@ def test_the_first_two_steps_of_the_source_are_none():
     assert (start["Dense_6"]["bias"] != moved["Dense_6"]["bias"]).all()
 
 
-def test_a_rate_that_fells_a_run_ends_what_it_bears():
+def test_a_rate_that_breaks_a_run_ends_what_it_bears():
     never, at_once, later = np.full(8, 80.0), np.r_[80.0, np.full(7, 70.0)], np.r_[80, 79, 76, 74, 80, 80, 80, 80.0]
     assert mnist_dropout.borne(np.stack([never, at_once, later], 1)).tolist() == [0.9, 0.0, 0.2]
 
