@@ -82,6 +82,27 @@ def words(comparison: Comparison, wanted: Wanted = "better") -> str:
     return text
 
 
+def most(runs: Sequence[tuple[int, int]]) -> tuple[bool | None, float]:
+    """Whether in each of several settings more than half of the runs do what a claim says, by binomial tests, and the p-value.
+
+    As in `decided`, that all do needs no correction for their number, and that one does not gets Bonferroni's.
+
+    Args:
+      runs: for each setting how many runs do so, and of how many.
+
+    Example:
+      >>> most([(19, 20), (5, 5)]), most([(19, 20), (2, 20)])[0], most([(19, 20), (4, 5)])[0]
+      ((True, 0.03125), False, None)
+    """
+    from scipy.stats import binomtest
+
+    against = min(binomtest(few, of, alternative="less").pvalue for few, of in runs) * len(runs)
+    if against < 0.05:
+        return False, float(against)
+    for_all = max(binomtest(many, of, alternative="greater").pvalue for many, of in runs)
+    return (True if for_all < 0.05 else None), float(for_all)
+
+
 def holds(found: Interval, value: float) -> bool | None:
     """Whether a value lies in an interval: None where there is none.
 
