@@ -10,6 +10,8 @@ import optax
 import pytest
 
 import flaxfit as ff
+from flaxfit.devices.sharding import Placement
+from flaxfit.programs import program
 from flaxfit.programs.step import train_step
 from flaxfit.task.packing import LARGEST, Packed, packing_of
 
@@ -132,3 +134,13 @@ def test_a_collection_that_looks_like_the_weights_stays_as_it_is():
     copies = result.last.collections["copies"]
     assert jax.tree.structure(copies) == jax.tree.structure(result.last.params)
     assert 0 < np.abs(np.asarray(copies["kernel"]) - np.asarray(result.last.params["kernel"])).max() < 0.1  # one step behind
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_arrays_are_joined_on_cpus_only(platform, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Placement, "platform", platform)
+    monkeypatch.setattr(program, "packing_of", lambda *args: asked.append(args))
+    data = ff.Dataset(np.zeros((8, 3), np.float32), np.zeros(8, np.float32))
+    ff.fit(ff.Task(ff.nn.MLP((4,), 1), ff.losses.mse, optax.adam(1e-3)), data, epochs=1)
+    assert bool(asked) == (platform == "cpu")

@@ -58,12 +58,13 @@ def test_skipped_epochs_are_nan_and_change_nothing_else(task, table):
     third = ff.fit(task, train, validation=validation, epochs=10, validation_every=3)
     mask = np.arange(1, 11) % 3 == 0
     assert (third.history.validated == mask).all()
+    rtol = 0 if jax.default_backend() == "cpu" else 1e-6  # other compilers may choose other kernels for another program
     for name in every:
         if name in VALIDATED:
-            np.testing.assert_array_equal(third.history[name][mask], every[name][mask])
+            np.testing.assert_allclose(third.history[name][mask], every[name][mask], rtol)
             assert np.isnan(third.history[name][~mask]).all()
         elif name != "best_epoch":
-            np.testing.assert_array_equal(third.history[name], every[name])
+            np.testing.assert_allclose(third.history[name], every[name], rtol)
     losses = every["val_binary_crossentropy"]
     assert third.best_epoch == 3 * (1 + np.argmin(losses[mask]))
     assert third.stop_reason == "epochs"
