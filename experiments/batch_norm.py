@@ -116,6 +116,7 @@ def report(page, name: str, splits, study) -> None:
     figure, axes = ff.plots.panels(2, size=(11, 4.2))
     for metric, ax in zip(("accuracy", "categorical_crossentropy"), axes, strict=True):
         ff.plots.study_curves(curves, metric, ax=ax)
+    axes[0].legend().remove()  # the same as on the right
     page.plot(f"{name}_curves", figure, f"{title}, training (running means) and validation: means with 10% to 90% of the runs")
     scores = {row.setting["net"]: row.scores for row in study.table(test).rows}
     page.plot(f"{name}_test", ff.plots.scores(scores, "test accuracy (percent)", title=title), f"{title}: test accuracy of each seed")

@@ -77,12 +77,8 @@ def dropout(page: Page, digits: ff.data.Splits, how: dict[str, Any], ax: Any) ->
     scores = {name: np.array([ff.evaluate(each, run.last, digits.test)[LOSS] for run in runs]) for name, each in tasks.items()}
     claim = "at test time dropout scales by the dropped share: the test cross-entropy is lower than with the kept share"
     better = ff.statistics.compare(*[*scores.values()][:2])
-    page.claim(
-        "source",
-        claim,
-        better,
-        f"p {better.p_value:.2g}; " + ", ".join(f"{name}: {ff.statistics.interval(score)}" for name, score in scores.items()),
-    )
+    found = ", ".join(f"{name}: {ff.statistics.interval(score)}" for name, score in scores.items())
+    page.claim("source", claim, better, f"p {better.p_value:.2g}; {found}")
     ax.plot(np.repeat([*tasks], len(runs)), np.concatenate([*scores.values()]), "o", alpha=0.4, color=ff.plots.PALETTE[0])
     ax.set(xlabel="factor at test time", ylabel="test cross-entropy (nats a row)")
 

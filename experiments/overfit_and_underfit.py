@@ -46,7 +46,8 @@ ABOUT = """{rows}. {setting} Large has 4 x 512 units. *L2* is 0.001 on the hidde
 def main(config: Config) -> None:
     data = higgs.splits(config)
     about = ABOUT.format(rows=higgs.ROWS[config.rows], setting=higgs.SETTING, margin=MARGIN)
-    with Page(f"HIGGS: overfitting and underfitting ({config.rows})", config.run_dir, about) as page:
+    which = {"sample": "sample", "first": "first rows"}[config.rows]
+    with Page(f"HIGGS: overfitting and underfitting ({which})", config.run_dir, about) as page:
         runs = higgs.trained(config, NETS, data)
         sizes(page, runs)
         regularizers(page, runs, data)
