@@ -85,7 +85,8 @@ def words(comparison: Comparison, wanted: Wanted = "better") -> str:
 def most(runs: Sequence[tuple[int, int]]) -> tuple[bool | None, float]:
     """Whether in each of several settings more than half of the runs do what a claim says, by binomial tests, and the p-value.
 
-    As in `decided`, that all do needs no correction for their number, and that one does not gets Bonferroni's.
+    As in `decided`, that all do needs no correction for their number, and that one does not gets Bonferroni's. The tests are one-sided, at
+    5%: five runs of a setting show it only if all of them do so, and never that most do not, where there are other settings.
 
     Args:
       runs: for each setting how many runs do so, and of how many.

@@ -50,8 +50,9 @@ ABOUT = """ReLU networks on reviews as multi-hot vectors in Keras's layout, vali
     learning rate 0.001 and epsilon 1e-7, no regularization. "10,000 words" (9,996 and four other columns): batches of 512, 20 epochs. "100
     words" (96 and four): batches of 500, 20 epochs, and 300 of *overfitting*, as in the source. Epochs count from 0, as in the source's
     plot. The *onset* of overfitting is the epoch of the least test loss. The *rise* is the mean change of the test loss an epoch over the 5
-    epochs after it, or to the end. A run whose test loss never falls below 0.69 has died (a coin's is 0.693) and is left out: numbers in
-    brackets are those of the others. Scores at the best epoch flatter, because the test reviews chose it."""
+    epochs after it, or to the end. A run whose test loss never falls below 0.69 has died (a coin's is 0.693) and is left out. Onsets are
+    compared over all runs (Welch's test); where those of a network agree, its variance counts as 0, and p is too small. Scores at the best
+    epoch are too good, because the test reviews chose it."""
 TABLES = {
     "Losses": {"onset": "onset", "best": "test loss, best", "last": "last", "rise": "rise an epoch", "training": "training, last"},
     "Kernels": {"before": "sum of |w|, best", "after": "last", "growth": "last / best"},
@@ -72,7 +73,7 @@ def main(config: Config) -> None:
                 rows.append((f"{name} {'-'.join(map(str, HIDDEN[name]))}-1", second.get(name), *cells))
             page.table(title, ("net", "source's onset" if title == "Losses" else "weights", *columns.values()), rows)
         for names, words in zip(SMALL_TO_LARGE, (config.vocabulary, FEW_WORDS), strict=True):
-            caption = f"{words:,} words: mean loss, and how the weights grow, with 10% to 90% of the runs. The axes count epochs from 1"
+            caption = f"{words:,} words: means with 10% to 90% of the runs. The axes count epochs from 1, triangles are of the mean curve"
             page.plot(f"curves_{names[0]}", drawn({name: studies[name] for name in names}), caption)
         layers = ff.summary(make_task(ff.nn.MLP(HIDDEN["baseline"], 1)), np.zeros((1, config.vocabulary), np.uint8))
         page.text(f"<details><summary>The layers of the baseline</summary>\n\n```text\n{layers}\n```\n\n</details>")
@@ -131,7 +132,7 @@ def decide(page: Page, nets: dict[str, dict[str, np.ndarray]], weights: dict[str
     ranks: dict[str, Any] = {n: spearmanr(*alive(net["after"], net["last"] - net["best"])) for n, net in nets.items() if n not in FEW_RUNS}
     signs = [np.sign(each.statistic) for each in ranks.values() if each.pvalue < 0.05 / len(ranks)]
     text = "; ".join(f"{name} {each.statistic:+.2f}, p {each.pvalue:.2g}" for name, each in ranks.items())
-    claim = "of the runs of one net, those that end with a larger sum of |w| overfit more (rank correlation with the rise of the test loss)"
+    claim = "of the runs of one net, those that end with a larger sum of |w| overfit more (rank correlation with last minus best test loss)"
     page.claim("ours", claim, False if -1 in signs else len(signs) == len(ranks) or None, text)
 
 

@@ -1,7 +1,7 @@
 """Shows on HIGGS how the size of a network and regularization decide about overfitting, after TensorFlow's "Overfit and underfit".
 
 Trains four sizes of a network, and the largest with L2, with dropout and with both. Each claim is read at the best epoch, on test rows that
-chose nothing, and at the end of training, as the source reads its curves. `--rows first --seeds 5 --large-seeds 5 --run-dir
+chose nothing, and at the end of training, as the source reads its curves. `--rows first --large-seeds 5 --run-dir
 runs/overfit_and_underfit_first` trains on the first rows of HIGGS. Each seed of the large networks takes 10 minutes on 2 cores. It may be
 stopped at any time: the same command resumes it. `tensorboard --logdir runs/higgs/sample/logs` shows the curves while it trains. The data
 are downloaded when they are first needed, 3 MB of the data set's 2.6 GB.
@@ -37,16 +37,17 @@ MARGIN = 0.005  # nats, about what the best epoch of Tiny differs by from seed t
 ENDS = ("best epoch", "end")
 ABOUT = """{rows}. {setting} Large has 4 x 512 units. *L2* is 0.001 on the hidden kernels, *dropout* 0.5 after each hidden layer, *combined*
     L2 0.0001 with dropout 0.5. A claim about a *best epoch* compares the cross-entropy on 4,978 rows of the sample that neither
-    trained nor chose anything, and its interval covers seeds and rows. One about the *end* compares the validation cross-entropy
+    trained nor chose anything{but}, and its interval covers seeds and rows. One about the *end* compares the validation cross-entropy
     after the last epoch, as the source reads its curves, over seeds. *Does not beat* means: is not better by more than {margin:g}.
     A run overfits if `flaxfit.diagnose` says that it did, or that it did slightly: validation gets worse, beyond its noise, while training
-    does not; a run that stops while both still improve has not overfitted. *Most* is decided by binomial tests."""
+    does not. Neither *memorized* (validation ends far above training, but does not rise) nor *still improving* (the trend of validation
+    falls, though no epoch was a new best for 200) counts as overfitting. *Most* is decided by binomial tests over the seeds."""
 
 
 def main(config: Config) -> None:
     data = higgs.splits(config)
-    about = ABOUT.format(rows=higgs.ROWS[config.rows], setting=higgs.SETTING, margin=MARGIN)
-    which = {"sample": "sample", "first": "first rows"}[config.rows]
+    which, but = {"sample": ("sample", ""), "first": ("first rows", " (but for one, which trains, too)")}[config.rows]
+    about = ABOUT.format(rows=higgs.ROWS[config.rows], setting=higgs.SETTING, margin=MARGIN, but=but)
     with Page(f"HIGGS: overfitting and underfitting ({which})", config.run_dir, about) as page:
         runs = higgs.trained(config, NETS, data)
         sizes(page, runs)
@@ -65,13 +66,13 @@ def sizes(page: Page, runs: dict[str, ff.Study]) -> None:
     only_tiny, p = claims.most(counts)
     said = "; ".join(f"{net} {overfitted[net]}/{len(runs[net])} ({ff.verdicts(diagnoses[net])})" for net in SIZES)
     claim = "only Tiny escapes: most of its runs do not overfit, most runs of each other net do"
-    page.claim("upstream", claim, only_tiny, f"{said}; p {p:.2g}")
+    page.claim("upstream", claim, only_tiny, f"{said}; p that {'one does not' if only_tiny is False else 'all do'} {p:.2g}")
     study = higgs.together({net: runs[net] for net in SIZES})
     epochs = np.log(study.scores("best_epoch", "last"))
     steps = [study.compare({"net": a}, {"net": b}, epochs, mode="min") for a, b in pairwise(SIZES)]
     medians = ", ".join(f"{net} {np.median(runs[net].scores('best_epoch', 'last')):.0f}" for net in SIZES)
     statistic = f"median best epoch: {medians}; p of each step, of logarithms: {', '.join(f'{c.p_value:.2g}' for c in steps)}"
-    page.claim("upstream", "the larger, the sooner it overfits (best epoch, each size against the next)", steps, statistic)
+    page.claim("upstream", "the larger, the sooner it overfits: the earlier its best epoch, each size against the next", steps, statistic)
 
 
 def regularizers(page: Page, runs: dict[str, ff.Study], data: ff.data.Splits) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -257,7 +257,16 @@ def summary(task: Task, x: Any) -> str:
     """
     rngs = {name: jax.random.key(0) for name in ("params", *task.rngs)}
     console = {"force_terminal": False, "no_color": True, "width": 140}
-    return Plain(task.network.tabulate(rngs, task.prepared(arrays(x, "x")), compute_flops=True, console_kwargs=console).strip("\n"))
+    with _on_cpu():
+        return Plain(task.network.tabulate(rngs, task.prepared(arrays(x, "x")), compute_flops=True, console_kwargs=console).strip("\n"))
+
+
+def _on_cpu() -> Any:
+    """Compiles for a CPU where there is one, because XLA does not count the operations of programs for GPUs."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return nullcontext()
 
 
 def _evaluated(task: Task, state: Any, shapes: TrainState, x: Any) -> TrainState:
