@@ -48,11 +48,10 @@ SMALL_TO_LARGE = (("smaller", "baseline", "bigger"), ("basic", "overfitting"))
 SOURCE = {"smaller": 6, "baseline": 4}  # the epoch from about which the source sees it overfit
 ABOUT = """ReLU networks on reviews as multi-hot vectors in Keras's layout, validated on the test reviews as in the source. Adam with
     learning rate 0.001 and epsilon 1e-7, no regularization. "10,000 words" (9,996 and four other columns): batches of 512, 20 epochs. "100
-    words" (96 and four): batches of 500, 20 epochs, and 300 of *overfitting*, as in the source. Epochs count from 0, as in the source's
-    plot. The *onset* of overfitting is the epoch of the least test loss. The *rise* is the mean change of the test loss an epoch over the 5
-    epochs after it, or to the end. A run whose test loss never falls below 0.69 has died (a coin's is 0.693) and is left out. Onsets are
-    compared over all runs (Welch's test); where those of a network agree, its variance counts as 0, and p is too small. Scores at the best
-    epoch are too good, because the test reviews chose it."""
+    words" (96 and four): batches of 500, 20 epochs, 300 of *overfitting*. Epochs count from 0. The *onset* of overfitting is the epoch of
+    the least test loss. The *rise* is the mean change of the test loss an epoch over the 5 epochs after it, or to the end. A run whose test
+    loss never falls below 0.69 has died (a coin's is 0.693) and is left out. Onsets are compared over all runs (Welch's test); where those
+    of a network agree, its variance counts as 0, and p is too small. Scores at the best epoch are too good: test reviews chose it."""
 TABLES = {
     "Losses": {"onset": "onset", "best": "test loss, best", "last": "last", "rise": "rise an epoch", "training": "training, last"},
     "Kernels": {"before": "sum of |w|, best", "after": "last", "growth": "last / best"},
