@@ -134,7 +134,8 @@ def curves(page: Page, name: str, runs: dict[str, ff.Study], nets: Sequence[str]
     histories = {net: [result.history for result in runs[net].results] for net in nets}
     colors = {net: ff.plots.PALETTE[color] for net, color in COLORS.items()}
     figure = ff.plots.study_curves(histories, LOSS, log_x=True, ylim=(0.5, 0.7), smooth=10, colors=colors, title=f"HIGGS: {name}")
-    page.plot(name, figure, f"Learning curves, {name}: means over seeds, smoothed by a Gaussian with a standard deviation of 10 epochs")
+    caption = f"Learning curves, {name}: means over seeds, smoothed by a Gaussian with a standard deviation of 10 epochs"
+    page.plot(name.replace(" ", "_"), figure, caption)
 
 
 def table(page: Page, runs: dict[str, ff.Study], test: ff.Dataset) -> None:

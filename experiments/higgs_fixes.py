@@ -1,6 +1,6 @@
 """Shows on HIGGS what other fixes do for the large network: AdamW's weight decay, batch norm, and noise on the inputs, beside L2.
 
-It shares its runs with `overfit_and_underfit.py`. Each seed takes 6 minutes on 2 cores, where that study has not trained Large and L2
+It shares its runs with `overfit_and_underfit.py`. Each seed takes 8 minutes on 2 cores, where that study has not trained Large and L2
 already. The same command resumes what was stopped.
 """
 
