@@ -127,7 +127,7 @@ def test_training_size(tmp_path, inside, data, written):
     page = inside("training_size", tmp_path, **short)
     assert [row[0] for row in page.table("MNIST: 1,000")] == [
         *("plain", "dropout 0.2", "dropout 0.5", "dropout 0.8", "L2 1e-05", "L2 0.0001", "L2 0.001"),
-        *("shifts of 1", "shifts of 2", "shifts of 3", "10,000 rows, plain"),
+        *("translation 1", "translation 2", "translation 3", "10,000 rows, plain"),
     ]
     assert [float(row[3].split()[0]) > 0 for row in page.table("sonar")] == [True, True]
     count, times = written(tmp_path)
