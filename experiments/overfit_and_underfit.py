@@ -40,8 +40,8 @@ ABOUT = """{rows}. {setting} Large has 4 x 512 units. *L2* is 0.001 on the hidde
     trained nor chose anything{but}, and its interval covers seeds and rows. One about the *end* compares the validation cross-entropy
     after the last epoch, as the source reads its curves, over seeds. *Does not beat* means: is not better by more than {margin:g}.
     A run overfits if `flaxfit.diagnose` says that it did, or that it did slightly: validation gets worse, beyond its noise, while training
-    does not. Neither *memorized* (validation ends far above training, but does not rise) nor *still improving* (the trend of validation
-    falls, though no epoch was a new best for 200) counts as overfitting. *Most* is decided by binomial tests over the seeds."""
+    does not. *Memorized* (validation ends far above training, but does not rise), *still improving* (the trend of validation falls, though
+    no epoch was a new best for 200) and *no change detected* do not count. *Most* is decided by binomial tests over the seeds."""
 
 
 def main(config: Config) -> None:
@@ -66,7 +66,7 @@ def sizes(page: Page, runs: dict[str, ff.Study]) -> None:
     only_tiny, p = claims.most(counts)
     said = "; ".join(f"{net} {overfitted[net]}/{len(runs[net])} ({ff.verdicts(diagnoses[net])})" for net in SIZES)
     claim = "only Tiny escapes: most of its runs do not overfit, most runs of each other net do"
-    page.claim("upstream", claim, only_tiny, f"{said}; p that {'one does not' if only_tiny is False else 'all do'} {p:.2g}")
+    page.claim("upstream", claim, only_tiny, f"{said}; p of '{'one does not' if only_tiny is False else 'all do'}' {p:.2g}")
     study = higgs.together({net: runs[net] for net in SIZES})
     epochs = np.log(study.scores("best_epoch", "last"))
     steps = [study.compare({"net": a}, {"net": b}, epochs, mode="min") for a, b in pairwise(SIZES)]
