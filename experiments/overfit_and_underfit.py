@@ -46,7 +46,8 @@ ABOUT = """{rows}. {setting} Large has 4 x 512 units. *L2* is 0.001 on the hidde
 
 def main(config: Config) -> None:
     data = higgs.splits(config)
-    which, but = {"sample": ("sample", ""), "first": ("first rows", " (but for one, which trains, too)")}[config.rows]
+    which = {"sample": "sample", "first": "first rows"}[config.rows]
+    but = f" (but for {shared} that also trained)" if (shared := higgs.shared(data)) else ""
     about = ABOUT.format(rows=higgs.ROWS[config.rows], setting=higgs.SETTING, margin=MARGIN, but=but)
     with Page(f"HIGGS: overfitting and underfitting ({which})", config.run_dir, about) as page:
         runs = higgs.trained(config, NETS, data)
